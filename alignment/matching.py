@@ -1,0 +1,39 @@
+"""What a matcher returns: one permutation per group, and how it was found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignment.permutation import Permutation
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The permutation that brings a candidate to a reference.
+
+    permutation  one index tensor per group; see `alignment.permutation`
+    objective    Σ ⟨W_ref, P(W_cand)⟩ over the tensors of the spec that are no buffers, in fp64
+    gain         objective minus that of the identity permutation
+    sweeps       passes over the groups, of the restart that was kept
+    converged    whether the last pass changed nothing past the tolerance
+    """
+
+    permutation: Mapping[str, Tensor]
+    objective: float
+    gain: float
+    sweeps: int
+    converged: bool
+
+    @property
+    def moved(self) -> dict[str, float]:
+        """The fraction, 0..1, of each group's units that the permutation moves."""
+        return {name: _fraction_moved(index) for name, index in self.permutation.items()}
+
+
+def _fraction_moved(index: Tensor) -> float:
+    return (index != torch.arange(index.shape[-1], device=index.device)).double().mean().item()
+
+
+__all__ = ["Matching", "Permutation"]
