@@ -1,0 +1,10 @@
+"""The networks we ship, and the way to any other.
+
+network = models.build(Architecture("resnet20", shape=(3, 32, 32), classes=10, width=32), seed=0)
+"""
+
+from models.architecture import Architecture
+from models.build import FAMILIES, Family, build, head_name
+from models.errors import ModelError
+
+__all__ = ["FAMILIES", "Architecture", "Family", "ModelError", "build", "head_name"]
