@@ -1,0 +1,101 @@
+"""BatchNorm statistics of a merged network, recomputed exactly.
+
+The mean of two networks needs new statistics: the variance of its units is less than in either network
+(REPAIR, arXiv 2211.08403), and the old running averages belong to neither.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from alignment.batches import Batch, inputs_of, network_with
+from alignment.errors import StateError
+from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
+from alignment.spec import State
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def batch_norm_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """The moments of the inputs of every BatchNorm layer that keeps running statistics.
+
+    Each BatchNorm layer normalises by the statistics of the batch at hand, as in training; all else, dropout
+    too, is in eval mode. So a layer sees inputs that are normalised as they will be once the new statistics
+    are written, not as the stale ones would have it. Larger, well mixed batches make the two agree better.
+    One pass, without gradients; ``model`` is not touched. A batch of one sample joins its neighbour, since
+    one value has no variance.
+    """
+    network = network_with(model)
+    moments: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        for name, layer in batch_norms(network).items():
+            layer.train()
+            hooks.enter_context(layer.register_forward_pre_hook(_adder(moments, name)))
+        with torch.no_grad():
+            for inputs in _joined(inputs_of(batches, network)):
+                network(inputs)
+    return moments
+
+
+def write_moments(state: State, moments: Moments) -> dict[str, Tensor]:
+    """``state`` with the running mean and running (unbiased) variance of each layer in ``moments``.
+
+    Layers without moments, and ``num_batches_tracked``, stay as they are. Raises `StateError` for a layer
+    that the state does not hold in that shape, and for one that saw fewer than two values.
+    """
+    written = dict(state)
+    for layer in layers_of(moments):
+        count, mean, variance = mean_and_variance(moments, layer)
+        if count < 2:
+            raise StateError(f"moments of {layer!r}: {count:g} values have no variance")
+        for name, value in (("running_mean", mean), ("running_var", variance * count / (count - 1))):
+            key = f"{layer}.{name}".removeprefix(".")
+            if key not in state or state[key].shape != value.shape:
+                raise StateError(
+                    f"moments of {layer!r}: the state has no {key!r} of shape {tuple(value.shape)}"
+                )
+            written[key] = value.to(state[key].device, state[key].dtype)
+    return written
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Rewrites the BatchNorm statistics of ``model``, in place, from one pass over ``batches``.
+
+    What resetting them and training with ``momentum=None`` would do, but exact: batches count by their size,
+    and the variance is that of the pooled values, the variance between batches included. See
+    `batch_norm_moments`.
+    """
+    moments = batch_norm_moments(model, batches)
+    model.load_state_dict(write_moments(model.state_dict(), moments))
+
+
+def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorm layers that keep running statistics, by name."""
+    modules = cast(Iterable[tuple[str, nn.Module]], network.named_modules())
+    return {
+        name: module
+        for name, module in modules
+        if isinstance(module, BATCH_NORMS) and module.running_mean is not None
+    }
+
+
+def _adder(moments: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        add_moments(moments, name, inputs[0], axis=1)
+
+    return add
+
+
+def _joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """``batches``, each lone sample joined to its neighbour."""
+    held: Tensor | None = None
+    for batch in batches:
+        if held is not None and min(len(held), len(batch)) > 1:
+            yield held
+            held = None
+        held = batch if held is None else torch.cat((held, batch))
+    if held is not None:
+        yield held

@@ -1,0 +1,47 @@
+"""What the measurements read: batches of a caller's data, and a private copy of the caller's network."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from alignment.errors import StateError
+from alignment.spec import State
+
+# A batch of inputs, alone or followed by what belongs to it: (inputs, targets, …).
+Batch = Tensor | Sequence[Tensor]
+
+T = TypeVar("T")
+
+
+def reusable(batches: Iterable[T]) -> Iterable[T]:
+    """``batches`` if it can be read again, else all of it as a list."""
+    return list(batches) if isinstance(batches, Iterator) else batches
+
+
+def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
+    """The inputs of each batch, on the device of ``network``."""
+    for batch in batches:
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        yield on_device_of(network, inputs)
+
+
+def on_device_of(network: nn.Module, tensor: Tensor) -> Tensor:
+    """``tensor``, where the parameters of ``network`` are."""
+    parameter = next(network.parameters(), None)
+    return tensor if parameter is None else tensor.to(parameter.device)
+
+
+def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
+    """A copy of ``model`` that holds ``state``, in eval mode and without gradients; ``model`` is not touched.
+
+    Raises `StateError` when the state is not one of this model.
+    """
+    network = deepcopy(model).eval().requires_grad_(False)
+    if state is not None:
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise StateError(f"the state does not fit {type(model).__name__}: {error}") from error
+    return network
