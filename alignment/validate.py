@@ -1,5 +1,6 @@
 """What two states must be before they can be matched."""
 
+import torch
 from torch import Tensor
 
 from alignment.errors import StateError
@@ -19,4 +20,7 @@ def check_pair(spec: PermutationSpec, reference: State, candidate: State) -> Non
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    # One pass and no copy; a NaN is both the least and the greatest value.
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())

@@ -54,15 +54,12 @@ def algorithm_1(
     groups = list(spec.groups)
     for sweep in range(1, max_sweeps + 1):
         moved = False
-        order: list[int] = torch.randperm(len(groups), generator=generator).tolist()
-        for k in order:
-            gain = similarity(spec, reference, candidate, permutation, groups[k])
+        for k in torch.randperm(len(groups), generator=generator):
+            group = groups[int(k)]
+            gain = similarity(spec, reference, candidate, permutation, group)
             best = assign(gain)
-            if (
-                total(gain, best)
-                > total(gain, permutation[groups[k]]) + 1e-7 * gain.abs().amax(1).sum().item()
-            ):
-                permutation[groups[k]], moved = best, True
+            if total(gain, best) > total(gain, permutation[group]) + 1e-7 * gain.abs().amax(1).sum().item():
+                permutation[group], moved = best, True
         if not moved:
             return permutation, sweep
     return permutation, max_sweeps
