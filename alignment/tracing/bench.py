@@ -1,0 +1,118 @@
+"""A place to run a network with other weights, leaving the network itself as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from alignment.spec import State
+from alignment.tracing.recording import tensors_in
+from alignment.tracing.switches import evaluation, plain_operations
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A network, evaluated on ``inputs`` in ``dtype``."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    dtype: torch.dtype
+
+    @property
+    def tolerance(self) -> float:
+        """The greatest rounding difference, relative to the greatest output."""
+        return 1e-9 if self.dtype == torch.float64 else 1e-4
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the tensors of the state dict."""
+        tensors = self.model.state_dict().items()
+        return {key: tensor.clone() for key, tensor in tensors if isinstance(tensor, Tensor)}
+
+    def load(self, state: State) -> None:
+        """Writes ``state`` into the network."""
+        self.model.load_state_dict(dict(state), strict=False)
+
+    def outputs(self, inputs: Sequence[Any]) -> list[Tensor]:
+        """All output tensors on a copy of ``inputs``; random numbers are drawn from one seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return tensors_in(self.model(*_converted(inputs, self.dtype)))
+
+
+@contextmanager
+def bench(model: nn.Module, inputs: Sequence[Any]) -> Iterator[Bench]:
+    """A `Bench` in fp64 on a copy of ``model`` where both are possible, in evaluation mode.
+
+    A network that cannot be copied is used itself and gets its weights back. One that computes in fixed dtypes runs in
+    its own, half precision in fp32. Raises what the network raises on ``inputs``.
+    """
+    with plain_operations():
+        double = _double(model, inputs)
+        if double is not None:
+            yield double
+            return
+        with _own_precision(model, inputs) as own:
+            own.outputs(own.inputs)
+            yield own
+
+
+def in_precision_of(model: nn.Module) -> torch.dtype:
+    """The dtype to run ``model`` in: its own, fp32 for half precision."""
+    floating = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    return torch.float64 if floating == {torch.float64} else torch.float32
+
+
+@contextmanager
+def own_precision(model: nn.Module, inputs: Sequence[Any]) -> Iterator[Bench]:
+    """A `Bench` in the precision of ``model``, on a copy where that is possible."""
+    with plain_operations(), _own_precision(model, inputs) as own:
+        yield own
+
+
+@contextmanager
+def _own_precision(model: nn.Module, inputs: Sequence[Any]) -> Iterator[Bench]:
+    dtype = in_precision_of(model)
+    if (twin := _copy(model)) is not None:
+        yield Bench(twin.to(dtype).eval(), _converted(inputs, dtype), dtype)
+        return
+    borrowed = Bench(model, _converted(inputs, dtype), dtype)
+    before = borrowed.state()
+    with evaluation(model):
+        try:
+            yield borrowed
+        finally:
+            borrowed.load(before)
+
+
+def _double(model: nn.Module, inputs: Sequence[Any]) -> Bench | None:
+    twin = _copy(model)
+    if twin is None:
+        return None
+    double = Bench(twin.double().eval(), _converted(inputs, torch.float64), torch.float64)
+    try:
+        double.outputs(double.inputs)
+    except Exception:  # whatever stops it, the network's own precision is next
+        return None
+    return double
+
+
+def _copy(model: nn.Module) -> nn.Module | None:
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # modules refuse to be copied in ways of their own
+        return None
+
+
+def _converted(inputs: Sequence[Any], dtype: torch.dtype) -> tuple[Any, ...]:
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+    converted: tuple[Any, ...] = pytree.tree_map_only(Tensor, convert, tuple(inputs))
+    return converted

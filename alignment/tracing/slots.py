@@ -1,0 +1,82 @@
+"""Reshapes whose meaning shows only later: is ``view(3, h, d)`` three tensors in one, or a product?
+
+A packed projection is read slot by slot (``qkv.view(B, N, 3, h, d).unbind(2)``): its slots need not move alike. Heads are
+used together (``x.view(B, N, h, d)``): every unit below a head moves with it. At the reshape both look the same. So the
+parts of a reshaped dim stay *pending* while operations only move, copy or take them apart, and are settled by the first
+operation that reads a slot or computes on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from alignment.tracing.dims import Axes, Dim, Expr, Product, fix, merge, resolve, root, unify
+
+
+@dataclass(eq=False)
+class Pending:
+    """``source`` seen as ``parts``, outermost first; ``slots[i]`` are the inner parts below position i of the first."""
+
+    source: Dim
+    parts: tuple[Dim, ...]
+    slots: list[tuple[Dim, ...]] = field(default_factory=list[tuple[Dim, ...]])
+    settled: bool = False
+
+
+def defer(source: Dim, sizes: Sequence[int]) -> list[Expr]:
+    """The axes of ``sizes``, all above 1, that ``source`` is split into, their meaning left open."""
+    parts = tuple(Dim(size) for size in sizes)
+    pending = Pending(source, parts)
+    for part in parts:
+        part.pending = pending
+    return [((part,),) for part in parts]
+
+
+def settle(axes: Iterable[Expr], why: str) -> None:
+    """Decides all that is pending on ``axes``: a product, or slots that move alike from now on."""
+    for dim in (dim for expr in axes for product in resolve(expr) for dim in product):
+        pending = _pending(dim)
+        if pending is None:
+            continue
+        pending.settled = True
+        for slot in pending.slots:
+            for part, own in zip(pending.parts[1:], slot, strict=True):
+                unify(((part,),), ((own,),), why)
+        if not pending.slots:
+            unify(((pending.source,),), (pending.parts,), why)
+
+
+def settle_unless_outermost(expr: Expr, why: str) -> bool:
+    """Whether ``expr`` is the outermost part of something pending; any other part is settled."""
+    dims = [dim for product in resolve(expr) for dim in product]
+    pending = _pending(dims[0]) if len(dims) == 1 else None
+    if pending is not None and pending.parts[0] is dims[0]:
+        return True
+    settle((expr,), why)
+    return False
+
+
+def take_slot(axes: Axes, outermost: Expr, index: int, why: str) -> Axes:
+    """``axes`` at position ``index`` of the pending part ``outermost``."""
+    pending = _pending(resolve(outermost)[0][0])
+    assert pending is not None
+    if not pending.slots:
+        _open(pending, why)
+    own = dict(zip(pending.parts[1:], pending.slots[index], strict=True))
+    return tuple(
+        tuple(tuple(own.get(root(dim), root(dim)) for dim in product) for product in resolve(expr)) for expr in axes
+    )
+
+
+def _open(pending: Pending, why: str) -> None:
+    outermost, *inner = pending.parts
+    fix(((outermost,),), f"{why}: read slot by slot")
+    pending.slots = [tuple(Dim(part.size) for part in inner) for _ in range(outermost.size)]
+    segments: tuple[Product, ...] = tuple(segment for slot in pending.slots for segment in merge([(slot,)]))
+    unify(((pending.source,),), segments, why)
+
+
+def _pending(dim: Dim) -> Pending | None:
+    pending = root(dim).pending
+    return pending if isinstance(pending, Pending) and not pending.settled else None
