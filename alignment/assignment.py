@@ -10,5 +10,5 @@ def assign(gain: Float[Tensor, "units units"], incumbent: Int64[Tensor, " units"
     """q that maximises Σ gain[i, q(i)]; the incumbent where no row has anything better."""
     if bool((gain.gather(1, incumbent[:, None])[:, 0] >= gain.amax(1)).all()):
         return incumbent
-    # scipy minimises an fp64 matrix in place of copying it; asked to maximise it would copy.
-    return torch.from_numpy(linear_sum_assignment(gain.double().neg_().numpy())[1])
+    # A copy, so that an fp64 ``gain`` keeps its sign. scipy takes fp64 as it is; asked to maximise it would copy again.
+    return torch.from_numpy(linear_sum_assignment(gain.to(torch.float64, copy=True).neg_().numpy())[1])
