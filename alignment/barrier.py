@@ -76,6 +76,8 @@ def loss_barrier(
     fresh = None if recalibrate_with is None else reusable(recalibrate_with)
     lambdas = [k / (points - 1) for k in range(points)]
     sums = [loss_sums(model, interpolate(reference, aligned, lam), batches, loss, fresh) for lam in lambdas]
+    if not sums or sums[0].count == 0:
+        raise ValueError("no batches to measure on")
     losses = [at.loss / at.count for at in sums]
     return barrier_from_losses(lambdas, losses, [at.correct / at.count for at in sums])
 
@@ -95,9 +97,7 @@ def loss_sums(
         return sum((_sums(network, inputs, targets, loss) for inputs, targets in batches), LossSums())
 
 
-def barrier_from_losses(
-    lambdas: Sequence[float], losses: Sequence[float], accuracies: Sequence[float]
-) -> Barrier:
+def barrier_from_losses(lambdas: Sequence[float], losses: Sequence[float], accuracies: Sequence[float]) -> Barrier:
     """The barrier of a path that was measured elsewhere, at λ from 0 to 1 in ascending order.
 
     Raises `ValueError` when the path lacks an end or a measurement.
@@ -105,9 +105,7 @@ def barrier_from_losses(
     if len(lambdas) < 2 or lambdas[0] != 0 or lambdas[-1] != 1:
         raise ValueError(f"a path runs from λ = 0 to λ = 1, got {list(lambdas)}")
     if not len(lambdas) == len(losses) == len(accuracies):
-        raise ValueError(
-            f"{len(lambdas)} λ, {len(losses)} losses, {len(accuracies)} accuracies: expected as many"
-        )
+        raise ValueError(f"{len(lambdas)} λ, {len(losses)} losses, {len(accuracies)} accuracies: expected as many")
     height = max(losses) - (losses[0] + losses[-1]) / 2
     return Barrier(tuple(lambdas), tuple(losses), tuple(accuracies), height)
 

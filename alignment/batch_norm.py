@@ -4,14 +4,14 @@ The mean of two networks needs new statistics: the variance of its units is less
 (REPAIR, arXiv 2211.08403), and the old running averages belong to neither.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from alignment.batches import Batch, inputs_of, network_with
+from alignment.batches import Batch, inputs_of, joined, network_with
+from alignment.channels import named_modules
 from alignment.errors import StateError
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
 from alignment.spec import State
@@ -31,11 +31,9 @@ def batch_norm_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
     network = network_with(model)
     moments: dict[str, Tensor] = {}
     with ExitStack() as hooks:
-        for name, layer in batch_norms(network).items():
-            layer.train()
-            hooks.enter_context(layer.register_forward_pre_hook(_adder(moments, name)))
+        watch_batch_norms(network, moments, hooks)
         with torch.no_grad():
-            for inputs in _joined(inputs_of(batches, network)):
+            for inputs in joined(inputs_of(batches, network)):
                 network(inputs)
     return moments
 
@@ -54,9 +52,7 @@ def write_moments(state: State, moments: Moments) -> dict[str, Tensor]:
         for name, value in (("running_mean", mean), ("running_var", variance * count / (count - 1))):
             key = f"{layer}.{name}".removeprefix(".")
             if key not in state or state[key].shape != value.shape:
-                raise StateError(
-                    f"moments of {layer!r}: the state has no {key!r} of shape {tuple(value.shape)}"
-                )
+                raise StateError(f"moments of {layer!r}: the state has no {key!r} of shape {tuple(value.shape)}")
             written[key] = value.to(state[key].device, state[key].dtype)
     return written
 
@@ -72,14 +68,12 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
     model.load_state_dict(write_moments(model.state_dict(), moments))
 
 
-def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """The BatchNorm layers that keep running statistics, by name."""
-    modules = cast(Iterable[tuple[str, nn.Module]], network.named_modules())
-    return {
-        name: module
-        for name, module in modules
-        if isinstance(module, BATCH_NORMS) and module.running_mean is not None
-    }
+def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: ExitStack) -> None:
+    """Until ``hooks`` closes, BatchNorm layers use the statistics of the batch and add their inputs to ``moments``."""
+    for name, layer in named_modules(network):
+        if isinstance(layer, BATCH_NORMS) and layer.running_mean is not None:
+            layer.train()
+            hooks.enter_context(layer.register_forward_pre_hook(_adder(moments, name)))
 
 
 def _adder(moments: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -87,15 +81,3 @@ def _adder(moments: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[
         add_moments(moments, name, inputs[0], axis=1)
 
     return add
-
-
-def _joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:
-    """``batches``, each lone sample joined to its neighbour."""
-    held: Tensor | None = None
-    for batch in batches:
-        if held is not None and min(len(held), len(batch)) > 1:
-            yield held
-            held = None
-        held = batch if held is None else torch.cat((held, batch))
-    if held is not None:
-        yield held

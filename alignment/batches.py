@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from alignment.errors import StateError
@@ -25,6 +26,25 @@ def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
     for batch in batches:
         inputs = batch if isinstance(batch, Tensor) else batch[0]
         yield on_device_of(network, inputs)
+
+
+def first_inputs(batches: Iterable[Batch], network: nn.Module) -> Tensor:
+    """The inputs of the first batch; raises `ValueError` when there is none."""
+    for inputs in inputs_of(batches, network):
+        return inputs
+    raise ValueError("no batches to measure on")
+
+
+def joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """``batches``, each lone sample joined to its neighbour: one value has no variance."""
+    held: Tensor | None = None
+    for batch in batches:
+        if held is not None and min(len(held), len(batch)) > 1:
+            yield held
+            held = None
+        held = batch if held is None else torch.cat((held, batch))
+    if held is not None:
+        yield held
 
 
 def on_device_of(network: nn.Module, tensor: Tensor) -> Tensor:

@@ -124,3 +124,9 @@ def _by_hand(model: nn.Module, state: dict[str, Tensor], train: Batches, held: B
 def test_a_state_of_another_network_is_refused():
     with pytest.raises(StateError, match="does not fit MLP"):
         loss_sums(mlp(0), {"weight": torch.zeros(1)}, digits()[1], cross_entropy)
+
+
+def test_without_batches_there_is_no_barrier():
+    state = mlp(0).state_dict()
+    with pytest.raises(ValueError, match="no batches"):
+        loss_barrier(mlp(0), state, state, [], cross_entropy, points=2)

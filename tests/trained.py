@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import models
+from alignment.spec import PermutationSpec
 from models import Architecture
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -55,3 +56,17 @@ def fit(network: nn.Module, batches: Batches, epochs: int) -> None:
             cross_entropy(network(x), y).backward()
             optimiser.step()
             steps.step()
+
+
+def perceptron_spec(network: nn.Module) -> PermutationSpec:
+    """The permutation spec of an MLP of `models`: one group for each hidden layer."""
+    state, axes = network.state_dict(), dict[str, tuple[str | None, ...]]()
+    before: str | None = None
+    for name, tensor in state.items():
+        group = ".".join(name.split(".")[:2])
+        if tensor.ndim == 2:
+            rows = None if name == "fc.weight" else group
+            axes[name], before = (rows, before), rows
+        elif tensor.ndim == 1 and name != "fc.bias":
+            axes[name] = (group,)
+    return PermutationSpec.by_hand(state, axes, frozenset(name for name in state if ".running_" in name))

@@ -1,0 +1,60 @@
+"""On which axis of its outputs a layer has its units."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+# Layers whose outputs scale with weight and bias, and shift with bias: an affine correction folds into them.
+AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm)
+
+
+def named_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of ``network``, itself included, by name."""
+    yield from cast(Iterable[tuple[str, nn.Module]], network.named_modules())
+
+
+def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """For each layer of kind `AFFINE` that has a bias and runs on ``inputs``, the axis of its units.
+
+    The axis is found by trial, not by kind, since a LayerNorm may well sit between two transpositions.
+    """
+    seen: dict[str, Tensor] = {}
+    with ExitStack() as hooks, torch.no_grad():
+        for name, layer in named_modules(network):
+            if isinstance(layer, AFFINE) and cast(Tensor | None, layer.bias) is not None:
+                hooks.enter_context(layer.register_forward_pre_hook(_catcher(seen, name)))
+        network(inputs)
+    layers = dict(named_modules(network))
+    found = {name: _channel_axis(layers[name], caught) for name, caught in seen.items()}
+    return {name: axis for name, axis in found.items() if axis is not None}
+
+
+def along(axis: int, vector: Tensor, like: Tensor) -> Tensor:
+    """``vector``, in the dtype and on the device of ``like``, shaped to lie on its ``axis``."""
+    shape = [1] * like.ndim
+    shape[axis] = len(vector)
+    return vector.to(like.device, like.dtype).reshape(shape)
+
+
+def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
+    """The axis on which a shift of the bias by 1, 2, 3… appears, or None."""
+    bias = cast(Tensor, layer.bias)
+    ramp = torch.arange(1, bias.numel() + 1, dtype=torch.float64)
+    with torch.no_grad():
+        after: Tensor = functional_call(layer, {"bias": bias + ramp.reshape(bias.shape).to(bias)}, (inputs,))
+        shift = after - cast(Tensor, layer(inputs))
+    for axis in range(1, shift.ndim if bias.ndim == 1 else 0):
+        if shift.shape[axis] == len(ramp) and shift.allclose(along(axis, ramp, shift), atol=0.1):
+            return axis
+    return None
+
+
+def _catcher(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def catch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[name] = inputs[0].detach()
+
+    return catch

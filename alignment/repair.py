@@ -1,0 +1,143 @@
+"""REPAIR: the statistics of a merged network's units, put between those of its ends (arXiv 2211.08403)."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from alignment.batch_norm import watch_batch_norms, write_moments
+from alignment.batches import Batch, first_inputs, inputs_of, joined, network_with, reusable
+from alignment.channels import along, channel_axes, named_modules
+from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
+from alignment.precision import as_double
+from alignment.spec import State
+
+# Added to variances before their root, as BatchNorm would, but small: outputs are not normalised.
+EPSILON = 1e-8
+
+Vector = Float64[Tensor, "channels"]
+
+
+def repair(
+    model: nn.Module,
+    reference: State,
+    aligned: State,
+    merged: State,
+    batches: Iterable[Batch],
+    weight: float = 0.5,
+) -> dict[str, Tensor]:
+    """``merged``, rescaled so that its units vary as those of its two ends.
+
+    REPAIR (arXiv 2211.08403): along a straight path the variance of the units collapses, layer upon layer.
+    With
+    ``merged`` = (1 - w) · ``reference`` + w · ``aligned``, each output of a layer with a bias (linear,
+    convolution, LayerNorm, GroupNorm), the classifier's logits included, gets the mean and standard deviation
+
+        (1 - w) · μ_ref + w · μ_aligned        (1 - w) · σ_ref + w · σ_aligned
+
+    by an affine map that is folded into the layer's weight and bias. BatchNorm statistics are recomputed in
+    the same pass, as `recalibrate` does. Each layer sees what the corrected ones before it give, normalised
+    by the batch at hand.
+
+    Costs one pass over ``batches`` for each of the three networks. ``model`` gives the architecture alone and
+    is not touched. Raises `StateError` for a state that does not fit it.
+    """
+    kept = reusable(batches)
+    ends = [network_with(model, state) for state in (reference, aligned)]
+    axes = channel_axes(ends[0], first_inputs(kept, ends[0])[:2])
+    goals = _between([_unit_moments(end, axes, kept) for end in ends], weight)
+    measured, batch_norm = _measure(network_with(model, merged), axes, goals, kept)
+    return write_moments(_folded(merged, measured, goals), batch_norm)
+
+
+class Goal(NamedTuple):
+    """What the outputs of one layer shall have."""
+
+    mean: Vector
+    deviation: Vector
+
+    def map_from(self, mean: Vector, variance: Vector) -> tuple[Vector, Vector]:
+        """(scale, shift) of the affine map that leads there."""
+        scale = self.deviation / variance.clamp(min=EPSILON).sqrt()
+        return scale, self.mean - scale * mean
+
+
+def _between(ends: Sequence[Moments], weight: float) -> dict[str, Goal]:
+    goals: dict[str, Goal] = {}
+    for layer in layers_of(ends[0]):
+        (_, mean, variance), (_, other_mean, other_variance) = (mean_and_variance(end, layer) for end in ends)
+        deviation = torch.lerp(variance.sqrt(), other_variance.sqrt(), weight)
+        goals[layer] = Goal(torch.lerp(mean, other_mean, weight), deviation)
+    return goals
+
+
+def _unit_moments(network: nn.Module, axes: Mapping[str, int], batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """The moments of the outputs of the layers in ``axes``."""
+    moments: dict[str, Tensor] = {}
+    layers = dict(named_modules(network))
+    with ExitStack() as hooks, torch.no_grad():
+        for name, axis in axes.items():
+            hooks.enter_context(layers[name].register_forward_hook(_reader(moments, name, axis)))
+        for inputs in inputs_of(batches, network):
+            network(inputs)
+    return moments
+
+
+def _measure(
+    network: nn.Module, axes: Mapping[str, int], goals: Mapping[str, Goal], batches: Iterable[Batch]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The moments of the layers' outputs and of the BatchNorm layers' inputs, all layers before them corrected."""
+    moments: dict[str, Tensor] = {}
+    batch_norm: dict[str, Tensor] = {}
+    layers = dict(named_modules(network))
+    with ExitStack() as hooks, torch.no_grad():
+        watch_batch_norms(network, batch_norm, hooks)
+        for name, axis in axes.items():
+            corrector = _corrector(moments, name, axis, goals[name])
+            hooks.enter_context(layers[name].register_forward_hook(corrector))
+        for inputs in joined(inputs_of(batches, network)):
+            network(inputs)
+    return moments, batch_norm
+
+
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+
+
+def _reader(moments: dict[str, Tensor], name: str, axis: int) -> Hook:
+    def read(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        add_moments(moments, name, outputs, axis)
+
+    return read
+
+
+def _corrector(moments: dict[str, Tensor], name: str, axis: int, goal: Goal) -> Hook:
+    def correct(layer: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> Tensor:
+        add_moments(moments, name, outputs, axis)
+        batch: dict[str, Tensor] = {}
+        add_moments(batch, name, outputs, axis)
+        _, mean, variance = mean_and_variance(batch, name)
+        scale, shift = (along(axis, vector, outputs) for vector in goal.map_from(mean, variance))
+        return outputs * scale + shift
+
+    return correct
+
+
+def _folded(state: State, measured: Moments, goals: Mapping[str, Goal]) -> dict[str, Tensor]:
+    folded = dict(state)
+    for layer in layers_of(measured):
+        _, mean, variance = mean_and_variance(measured, layer)
+        scale, shift = goals[layer].map_from(mean, variance)
+        weight, bias = (f"{layer}.{name}".removeprefix(".") for name in ("weight", "bias"))
+        folded[weight] = _mapped(state[weight], scale)
+        folded[bias] = _mapped(state[bias], scale, shift)
+    return folded
+
+
+def _mapped(tensor: Tensor, scale: Vector, shift: Vector | None = None) -> Tensor:
+    """Row k of ``tensor`` times ``scale[k]``, plus ``shift[k]``, in fp64."""
+    wide = as_double(tensor)
+    mapped = wide * along(0, scale, wide)
+    return (mapped if shift is None else mapped + along(0, shift, wide)).to(tensor.device, tensor.dtype)

@@ -1,0 +1,150 @@
+"""REPAIR: the merged network's units get the statistics of its ends."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from alignment.barrier import loss_sums
+from alignment.batch_norm import recalibrate
+from alignment.channels import channel_axes
+from alignment.errors import StateError
+from alignment.interpolate import interpolate
+from alignment.permutation import permute
+from alignment.repair import repair
+from alignment.spec import State
+from alignment.weight_matching import match_weights
+from models.norms import ChannelNorm
+from tests.hand_specs import resnet_spec
+from tests.trained import digits, digits_network, perceptron_spec, trained
+
+Kind = tuple[str, str, int, int]  # name, norm, width, depth
+NETWORKS: list[Kind] = [
+    ("mlp", "none", 32, 3),
+    ("mlp", "layer", 32, 3),
+    ("mlp", "batch", 32, 3),
+    ("resnet20", "layer", 16, 8),
+]
+
+
+def pair(name: str, norm: str, width: int, depth: int) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
+    first, second = (trained(name, norm, width, seed, depth) for seed in (0, 1))
+    spec = perceptron_spec(first) if name == "mlp" else resnet_spec(first.state_dict())
+    matching = match_weights(spec, first.state_dict(), second.state_dict())
+    return first, first.state_dict(), permute(spec, matching.permutation, second.state_dict())
+
+
+def held_out_loss(model: nn.Module, state: State) -> float:
+    sums = loss_sums(model, state, digits()[1], cross_entropy)
+    return sums.loss / sums.count
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_middle_of_the_path_loses_less_repaired(network: Kind):
+    model, a, b = pair(*network)
+    middle = interpolate(a, b, 0.5)
+    repaired = repair(model, a, b, middle, digits()[0])
+    fresh = digits_network(network[0], network[1], network[2], 0, network[3])
+    fresh.load_state_dict(middle)
+    recalibrate(fresh, digits()[0])
+    assert held_out_loss(model, repaired) < 0.9 * held_out_loss(fresh, fresh.state_dict())
+
+
+def layer_statistics(model: nn.Module, state: State, layer: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    seen: list[Tensor] = []
+    model.load_state_dict(state)
+
+    def see(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        seen.append(outputs)
+
+    with model.get_submodule(layer).register_forward_hook(see), torch.no_grad():
+        model.eval()(x)
+    rows = seen[0].double() if seen[0].ndim == 2 else seen[0].double().movedim(1, -1).flatten(0, -2)
+    return rows.mean(0), rows.std(0, correction=0)
+
+
+@pytest.mark.parametrize("weight", [0.5, 0.2])
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [
+        (("mlp", "none", 32, 3), ("layers.0.0", "layers.1.0", "fc")),
+        (("resnet20", "layer", 8, 8), ("bn1", "layer2.0.bn2", "fc")),
+    ],
+)
+def test_on_one_batch_every_unit_has_the_mean_and_deviation_between_those_of_the_ends(
+    network: Kind, layers: tuple[str, ...], weight: float
+):
+    _, a, b = pair(*network)
+    x = digits()[0][0][0]
+    model = digits_network(network[0], network[1], network[2], 0, network[3])
+    repaired = repair(model, a, b, interpolate(a, b, weight), [x], weight)
+    for layer in layers:
+        found, of_a, of_b = (layer_statistics(model, state, layer, x) for state in (repaired, a, b))
+        for got, first, second in zip(found, of_a, of_b, strict=True):
+            torch.testing.assert_close(got, torch.lerp(first, second, weight), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("network", NETWORKS[:2])
+def test_a_network_merged_with_itself_is_left_alone(network: Kind):
+    model, a, _ = pair(*network)
+    repaired = repair(model, a, a, a, digits()[0][:1])
+    for name, tensor in a.items():
+        torch.testing.assert_close(repaired[name], tensor, atol=1e-4, rtol=1e-4)
+
+
+def test_batch_norm_statistics_are_those_that_recalibration_gives():
+    model, a, b = pair("resnet20", "batch", 8, 8)
+    middle = interpolate(a, b, 0.5)
+    repaired = repair(model, a, b, middle, digits()[0])
+    fresh = digits_network("resnet20", "batch", 8, 0, depth=8)
+    fresh.load_state_dict(middle)
+    recalibrate(fresh, digits()[0])
+    for name, tensor in fresh.state_dict().items():
+        if not name.startswith("fc."):
+            torch.testing.assert_close(repaired[name], tensor)
+
+
+def test_keys_and_dtypes_and_the_callers_networks_stay():
+    model, a, b = pair("mlp", "batch", 32, 3)
+    before = {name: tensor.clone() for name, tensor in a.items()}
+    middle = interpolate(a, b, 0.5)
+    repaired = repair(model, a, b, middle, digits()[0][:2])
+    assert [(name, tensor.dtype) for name, tensor in repaired.items()] == [
+        (name, tensor.dtype) for name, tensor in middle.items()
+    ]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+
+
+def test_a_unit_that_never_varies_stays_finite():
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    state = model.state_dict()
+    state["0.weight"][0] = 0
+    repaired = repair(model, state, state, state, [torch.randn(8, 3)])
+    assert all(tensor.isfinite().all() for tensor in repaired.values())
+
+
+class Turned(nn.Module):
+    """Square outputs, whose channels no shape tells from the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(4)
+        self.convolution = nn.Conv2d(4, 4, 1)
+        self.linear = nn.Linear(4, 4)
+        self.silent = nn.Linear(4, 4)
+        self.without = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.without(self.linear(self.convolution(self.norm(x))))
+
+
+def test_the_axis_of_the_units_is_found_where_all_sizes_agree():
+    assert channel_axes(Turned(), torch.randn(4, 4, 4, 4)) == {"norm": 1, "convolution": 1, "linear": 3}
+
+
+def test_without_batches_or_with_a_state_of_another_network_it_says_so():
+    model, a, b = pair("mlp", "none", 32, 3)
+    with pytest.raises(ValueError, match="no batches"):
+        repair(model, a, b, a, [])
+    with pytest.raises(StateError, match="does not fit MLP"):
+        repair(model, a, b, {"fc.bias": a["fc.bias"]}, digits()[0])
