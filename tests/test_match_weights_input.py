@@ -1,0 +1,151 @@
+"""What `match_weights` accepts, refuses and promises whatever the network."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignment.errors import SpecError, StateError
+from alignment.permutation import identity_permutation, random_permutation
+from alignment.spec import PermutationSpec
+from alignment.weight_matching import match_weights
+from tests.hand_specs import SPECS, mlp_spec, mlp_state, random_state
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture
+def pair() -> tuple[PermutationSpec, State, State]:
+    generator = torch.Generator().manual_seed(0)
+    reference, candidate = (mlp_state((6, 9, 7, 3), generator) for _ in range(2))
+    return mlp_spec(reference), reference, candidate
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+def test_a_value_that_is_not_finite_is_refused_by_name(
+    pair: tuple[PermutationSpec, State, State], role: str, value: float
+) -> None:
+    spec, reference, candidate = pair
+    (reference if role == "reference" else candidate)["1.weight"][2, 3] = value
+    with pytest.raises(StateError, match=rf"{role}.*'1\.weight'"):
+        match_weights(spec, reference, candidate)
+
+
+def test_a_missing_tensor_is_refused_by_name(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, candidate = pair
+    del candidate["1.bias"]
+    with pytest.raises(StateError, match=r"candidate.*'1\.bias'"):
+        match_weights(spec, reference, candidate)
+
+
+def test_a_tensor_that_only_one_state_has_is_refused_by_name(
+    pair: tuple[PermutationSpec, State, State],
+) -> None:
+    spec, reference, candidate = pair
+    candidate["counter"] = torch.tensor(3)
+    with pytest.raises(StateError, match="'counter'"):
+        match_weights(spec, reference, candidate)
+
+
+def test_a_misshapen_tensor_is_refused_by_name(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, candidate = pair
+    candidate["0.weight"] = torch.randn(9, 7)
+    with pytest.raises(StateError, match=r"candidate.*'0\.weight'.*\(9, 7\).*\(9, 6\)"):
+        match_weights(spec, reference, candidate)
+
+
+def test_a_start_that_is_no_permutation_is_refused(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, candidate = pair
+    start = {**identity_permutation(spec), "P1": torch.zeros(7, dtype=torch.int64)}
+    with pytest.raises(SpecError, match="P1"):
+        match_weights(spec, reference, candidate, start)
+
+
+def test_states_may_differ_in_dtype(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, candidate = pair
+    half = {name: tensor.half() for name, tensor in reference.items()}
+    assert match_weights(spec, half, reference).gain == 0
+    assert match_weights(spec, half, {n: t.double() for n, t in candidate.items()}).gain > 0
+
+
+def test_half_precision_is_matched_as_its_values_in_single_precision(
+    pair: tuple[PermutationSpec, State, State],
+) -> None:
+    spec, states = pair[0], pair[1:]
+    halves = [{name: tensor.bfloat16() for name, tensor in state.items()} for state in states]
+    singles = [{name: tensor.float() for name, tensor in state.items()} for state in halves]
+    narrow, wide = (match_weights(spec, both[0], both[1]) for both in (halves, singles))
+    assert narrow.objective == wide.objective
+
+
+def test_neither_state_nor_start_is_written_to(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, candidate = pair
+    start = random_permutation(spec, torch.Generator().manual_seed(1))
+    before = [{n: t.clone() for n, t in x.items()} for x in (reference, candidate, start)]
+    match_weights(spec, reference, candidate, start, restarts=3)
+    for kept, now in zip(before, (reference, candidate, start), strict=True):
+        assert all(torch.equal(kept[name], now[name]) for name in kept)
+
+
+def test_buffers_and_integers_are_no_evidence() -> None:
+    spec = PermutationSpec.by_hand(
+        {"weight": torch.zeros(4, 2), "mean": torch.zeros(4), "count": torch.zeros(4, dtype=torch.int64)},
+        {"weight": ("P", None), "mean": ("P",), "count": ("P",)},
+        frozenset({"mean"}),
+    )
+    weight = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    flip = {"mean": torch.tensor([0.0, 0.0, 0.0, 99.0]), "count": torch.tensor([0, 0, 0, 99])}
+    flop = {"mean": torch.tensor([99.0, 0.0, 0.0, 0.0]), "count": torch.tensor([99, 0, 0, 0])}
+    matching = match_weights(spec, {"weight": weight, **flip}, {"weight": weight + 0.01, **flop})
+    assert matching.moved == {"P": 0.0}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_one_seed_gives_one_answer(spec: PermutationSpec) -> None:
+    generator = torch.Generator().manual_seed(5)
+    reference, candidate = random_state(spec, generator), random_state(spec, generator)
+    first, second = (
+        match_weights(spec, reference, candidate, None, torch.Generator().manual_seed(9), restarts=4) for _ in range(2)
+    )
+    assert first.objective == second.objective
+    assert all(torch.equal(first.permutation[name], second.permutation[name]) for name in spec.groups)
+
+
+def test_more_restarts_never_end_lower(pair: tuple[PermutationSpec, State, State]) -> None:
+    objectives = [match_weights(*pair, restarts=restarts).objective for restarts in (1, 2, 5, 20)]
+    assert objectives == sorted(objectives)
+    assert objectives[-1] > objectives[0]
+
+
+def test_ties_keep_the_incumbent(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, _ = pair
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in reference.items()}
+    start = random_permutation(spec, torch.Generator().manual_seed(2))
+    matching = match_weights(spec, reference, zeros, start)
+    assert matching.sweeps == 1
+    assert all(torch.equal(matching.permutation[name], start[name]) for name in start)
+
+
+def test_a_tolerance_ends_the_ascent_early(pair: tuple[PermutationSpec, State, State]) -> None:
+    start = random_permutation(pair[0], torch.Generator().manual_seed(2))
+    loose = match_weights(*pair, start, tolerance=10.0)
+    assert (loose.sweeps, loose.converged) == (1, True)
+    assert loose.objective < match_weights(*pair, start).objective
+
+
+def test_a_cut_ascent_says_that_it_did_not_converge(pair: tuple[PermutationSpec, State, State]) -> None:
+    cut = match_weights(*pair, max_sweeps=1)
+    assert (cut.sweeps, cut.converged) == (1, False)
+    assert match_weights(*pair).converged
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_number_of_threads_changes_nothing(pair: tuple[PermutationSpec, State, State], threads: int) -> None:
+    alone = match_weights(*pair)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        matching = match_weights(*pair)
+    finally:
+        torch.set_num_threads(before)
+    assert matching.objective == pytest.approx(alone.objective, rel=1e-9)

@@ -1,0 +1,136 @@
+"""Each shortcut of `match_weights` gives what the long way gives, and is really taken."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alignment import plain_group
+from alignment.ascent import Ascent
+from alignment.assignment import assign
+from alignment.certificate import certain_assignment
+from alignment.copies import recognise_copy
+from alignment.flat import Position, edges_of, flat_index, flatten
+from alignment.pair import Pair
+from alignment.permutation import identity_permutation, permute, permute_block, random_permutation
+from alignment.similarity import Similarity
+from alignment.spec import PermutationSpec
+from alignment.weight_matching import match_weights
+from tests.hand_specs import SPECS, mlp_spec, mlp_state, random_state
+from tests.oracle import similarity
+
+seeds = st.integers(0, 2**32)
+few = settings(max_examples=10, deadline=None)
+
+
+def mlp_pair(seed: int, widths: tuple[int, ...] = (8, 20, 16, 5)) -> tuple[Pair, torch.Generator]:
+    generator = torch.Generator().manual_seed(seed)
+    reference, candidate = mlp_state(widths, generator), mlp_state(widths, generator)
+    return Pair(mlp_spec(reference), reference, candidate), generator
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+@few
+@given(seeds)
+def test_a_flat_block_moves_as_the_block_does(spec: PermutationSpec, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    state, permutation = random_state(spec, generator), random_permutation(spec, generator)
+    for block in spec.blocks:
+        flat = flatten(block)
+        moved = flat.of(state[block.tensor])
+        for axis, mover in enumerate(flat.movers):
+            if mover is not None:
+                moved = moved.index_select(axis, flat_index(mover, permutation))
+        expected = permute_block(block, permutation, state[block.tensor])
+        assert torch.equal(moved, expected.permute(flat.order).reshape(flat.shape))
+
+
+@few
+@given(seeds, st.integers(0, 16))
+def test_an_updated_similarity_is_the_one_computed_anew(seed: int, n_moved: int) -> None:
+    pair, _ = mlp_pair(seed)
+    position = Position(pair.spec, identity_permutation(pair.spec))
+    kept = Similarity(pair, [edge for _, edge in edges_of([flatten(b) for b in pair.blocks], "P0")], 20)
+    kept.matrix(position)
+    shifted = torch.arange(16)
+    shifted[:n_moved] = shifted[:n_moved].roll(1)
+    position.move({"P1": shifted})
+    expected = similarity(pair.spec, pair.reference, pair.candidate, position.permutation, "P0")
+    assert torch.allclose(kept.matrix(position).double(), expected, atol=1e-4)
+
+
+@few
+@given(seeds, st.floats(0, 1.5))
+def test_a_certain_assignment_is_the_best_one(seed: int, noise: float) -> None:
+    pair, generator = mlp_pair(seed, (300, 20, 5))
+    planted = random_permutation(pair.spec, generator)
+    copy = permute(pair.spec, planted, pair.reference)
+    noisy = {n: t + noise * torch.randn(t.shape, generator=generator) for n, t in copy.items()}
+    pair = Pair(pair.spec, pair.reference, noisy)
+    edges = [edge for _, edge in edges_of([flatten(block) for block in pair.blocks], "P0")]
+    position = Position(pair.spec, identity_permutation(pair.spec))
+    found = certain_assignment(pair, edges, position)
+    expected = similarity(pair.spec, pair.reference, noisy, position.permutation, "P0")
+    if found is not None:
+        assert torch.equal(found, assign(expected, torch.arange(20)))
+    assert found is not None or noise > 0.1
+
+
+def test_unlike_networks_give_no_certain_assignment() -> None:
+    pair, _ = mlp_pair(0)
+    edges = [edge for _, edge in edges_of([flatten(block) for block in pair.blocks], "P0")]
+    assert certain_assignment(pair, edges, Position(pair.spec, identity_permutation(pair.spec))) is None
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+def test_a_copy_is_recognised_and_another_network_is_not(spec: PermutationSpec) -> None:
+    generator = torch.Generator().manual_seed(4)
+    reference, planted = random_state(spec, generator), random_permutation(spec, generator)
+    flats = [flatten(block) for block in spec.blocks]
+    edges = {name: list(edges_of(flats, name)) for name in spec.groups if name not in spec.parents}
+    copy = Pair(spec, reference, permute(spec, planted, reference))
+    found = recognise_copy(copy, edges)
+    assert found is not None
+    assert all(torch.equal(t, reference[n]) for n, t in permute(spec, found, copy.candidate).items())
+    assert recognise_copy(Pair(spec, reference, random_state(spec, generator)), edges) is None
+
+
+@few
+@given(seeds, st.integers(1, 12))
+def test_the_incumbent_is_kept_where_nothing_is_better(seed: int, units: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    incumbent = torch.randperm(units, generator=generator)
+    gain = torch.randint(0, 3, (units, units), generator=generator).double()
+    best = assign(gain, incumbent)
+    assert torch.equal(best.sort().values, torch.arange(units))
+    top = gain.gather(1, best[:, None]).sum()
+    if gain.gather(1, incumbent[:, None]).sum() == gain.amax(1).sum():
+        assert torch.equal(best, incumbent)
+    assert top >= gain.gather(1, incumbent[:, None]).sum()
+
+
+def test_a_group_is_solved_again_only_when_a_neighbour_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, generator = mlp_pair(1, (8, 40, 40, 40, 40, 5))
+    solved: list[str] = []
+    solve = plain_group.PlainGroup.solve
+
+    def counting(self: plain_group.PlainGroup, position: Position) -> dict[str, Tensor]:
+        solved.append(self.group)
+        return solve(self, position)
+
+    monkeypatch.setattr(plain_group.PlainGroup, "solve", counting)
+    ascent = Ascent(pair, 1e-7)
+    climb = ascent.climb(identity_permutation(pair.spec), generator, 100)
+    assert climb.sweeps > 2
+    assert len(solved) < 4 * climb.sweeps
+    count = len(solved)
+    ascent.climb(climb.permutation, generator, 100)
+    assert len(solved) - count <= 4
+
+
+def test_identical_states_are_recognised_without_a_sweep() -> None:
+    pair, _ = mlp_pair(2)
+    clone = {name: tensor.clone() for name, tensor in pair.reference.items()}
+    matching = match_weights(pair.spec, pair.reference, clone)
+    assert (matching.sweeps, matching.converged, matching.gain) == (0, True, 0.0)
