@@ -1,0 +1,69 @@
+"""Whether a training reply may enter the merge. Each is judged alone; a bad one costs its site the turn only."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+from torch import Tensor
+
+from strategies.errors import Reason, RefusedReply
+from strategies.protocol import to_state
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """One site's network and what it weighs."""
+
+    site: str
+    state: State
+    weight: float
+    message: Message
+
+
+def admit(site: str, reply: Message | None, reference: State, weighted_by: str) -> Admitted:
+    """The reply, judged against the reference: records, keys, dtypes, shapes, finite values, weight.
+
+    Raises `RefusedReply` with the first reason found.
+    """
+    if reply is None:
+        raise RefusedReply(Reason.LATE, site, "silent")
+    if reply.has_error():
+        raise RefusedReply(Reason.CLIENT_ERROR, site, f"code {reply.error.code}: {reply.error.reason}")
+    arrays, metrics = _records(site, reply)
+    weight = _weight(site, metrics, weighted_by)
+    _check_headers(site, arrays, reference)
+    state = to_state(arrays)
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise RefusedReply(Reason.NOT_FINITE, site, f"tensor {name!r}")
+    return Admitted(site, state, weight, reply)
+
+
+def _records(site: str, reply: Message) -> tuple[ArrayRecord, MetricRecord]:
+    arrays, metrics = list(reply.content.array_records.values()), list(reply.content.metric_records.values())
+    if len(arrays) != 1 or len(metrics) != 1:
+        detail = f"expected one ArrayRecord and one MetricRecord, got {len(arrays)} and {len(metrics)}"
+        raise RefusedReply(Reason.MALFORMED, site, detail)
+    return arrays[0], metrics[0]
+
+
+def _weight(site: str, metrics: MetricRecord, weighted_by: str) -> float:
+    weight = metrics.get(weighted_by)
+    if not isinstance(weight, int | float) or not math.isfinite(weight) or weight <= 0:
+        raise RefusedReply(Reason.WEIGHT, site, f"{weighted_by!r} is {weight!r}")
+    return float(weight)
+
+
+def _check_headers(site: str, arrays: ArrayRecord, reference: State) -> None:
+    if unknown := sorted(set(arrays) ^ set(reference)):
+        raise RefusedReply(Reason.KEYS, site, f"tensor {unknown[0]!r} is missing or unknown")
+    for name, tensor in reference.items():
+        expected = str(tensor.dtype).removeprefix("torch.")
+        if arrays[name].dtype != expected:
+            raise RefusedReply(Reason.DTYPE, site, f"tensor {name!r}: expected {expected}, got {arrays[name].dtype}")
+        if tuple(arrays[name].shape) != tuple(tensor.shape):
+            shapes = f"expected {tuple(tensor.shape)}, got {tuple(arrays[name].shape)}"
+            raise RefusedReply(Reason.SHAPE, site, f"tensor {name!r}: {shapes}")

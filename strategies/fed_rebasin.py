@@ -1,0 +1,181 @@
+"""FedAvg that brings every reply into the basin of one reference network before it averages."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from logging import INFO, WARNING, getLogger
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from torch import Tensor
+
+from alignment.matching import Matching
+from alignment.permutation import permute
+from alignment.spec import PermutationSpec
+from alignment.weight_matching import match_weights
+from strategies.admission import Admitted, admit
+from strategies.errors import OperatorError, RefusedReply
+from strategies.mean import exact_mean, fedavg_mean
+from strategies.metrics import shared_metrics
+from strategies.protocol import N_EXAMPLES, to_arrays, to_state
+
+logger = getLogger("fedrebasin")
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which nodes train and evaluate: `FedAvg`'s arguments of the same names."""
+
+    fraction_train: float = 1.0
+    fraction_evaluate: float = 1.0
+    min_train_nodes: int = 2
+    min_evaluate_nodes: int = 2
+    min_available_nodes: int = 2
+
+
+@dataclass(frozen=True)
+class MergedRound:
+    """What one round's merge was made of, for whoever wants to look: states and matchings by site, in site order."""
+
+    reference: str
+    replies: Mapping[str, Admitted]
+    matchings: Mapping[str, Matching]
+    aligned: Mapping[str, State]
+    refused: Sequence[RefusedReply] = field(default_factory=list[RefusedReply])
+
+
+class FedRebasin(FedAvg):
+    """Align, then average: Git Re-Basin (arXiv 2209.04836, Algorithm 1) on every reply, then the weighted mean.
+
+    A drop-in for `FedAvg` in any Flower app whose ArrayRecord is a state dict::
+
+        strategy = FedRebasin(spec=derive_spec(model, (example,)))
+        result = strategy.start(grid, ArrayRecord(model.state_dict()))
+
+    spec       the network's permutation spec
+    reference  what round 1 aligns to: ``"global"``, the network that was sent out (sites start from it); ``"largest"``,
+               the reply with most examples (sites start from their own seeds); a site's name; or a state dict.
+               From round 2 on, sites start from the merged network and it is the reference.
+    restarts   of the matching, at most; the best objective is kept
+    seed       of the order in which groups are visited
+
+    Replies are judged one by one: a malformed one is logged and left out. The mean is taken in site-name order, so
+    order of arrival never matters. When no reply is moved, float entries are `FedAvg.aggregate_train`'s, bit for bit,
+    of the replies in that order; otherwise the mean is fp64. Integer entries are the reference's.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: PermutationSpec,
+        reference: str | State = "global",
+        restarts: int = 1,
+        seed: int = 0,
+        sampling: Sampling | None = None,
+        weighted_by_key: str = N_EXAMPLES,
+    ) -> None:
+        chosen = sampling or Sampling()
+        super().__init__(
+            fraction_train=chosen.fraction_train,
+            fraction_evaluate=chosen.fraction_evaluate,
+            min_train_nodes=chosen.min_train_nodes,
+            min_evaluate_nodes=chosen.min_evaluate_nodes,
+            min_available_nodes=chosen.min_available_nodes,
+            weighted_by_key=weighted_by_key,
+        )
+        self.spec = spec
+        self.reference = reference
+        self.restarts = restarts
+        self.seed = seed
+        self.names: dict[int, str] = {}
+        self.merged: MergedRound | None = None
+        self._sent: State = {}
+
+    def summary(self) -> None:
+        """Logs what the merge will do, after FedAvg's own lines."""
+        super().summary()
+        shown = self.reference if isinstance(self.reference, str) else "a given network"
+        logger.info("align: %d groups, reference %s, %d restarts", len(self.spec.groups), shown, self.restarts)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """FedAvg's messages; remembers what was sent and how nodes are called."""
+        self.remember(arrays, {node.node_id: node.name for node in grid.get_nodes()})
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def remember(self, arrays: ArrayRecord, names: Mapping[int, str]) -> None:
+        """Takes the network that goes out this round, and the names of nodes; a nameless node is called by its id."""
+        self._sent = to_state(arrays)
+        self.names = {node_id: name or str(node_id) for node_id, name in names.items()}
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The aligned mean of the admitted replies, and their metrics as FedAvg averages them; Nones without any."""
+        judged = [(self._name(reply), reply) for reply in replies]
+        return self.merge_replies(server_round, judged)
+
+    def merge_replies(
+        self, server_round: int, replies: Iterable[tuple[str, Message | None]]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """As `aggregate_train`, of replies that come with their site's name; None stands for a silent site."""
+        admitted, refused = self._judge(replies)
+        self.merged = MergedRound("", {}, {}, {}, refused)
+        if not admitted:
+            return None, None
+        name, reference = self._reference(server_round, admitted)
+        generator = torch.Generator().manual_seed(self.seed + server_round)
+        matchings = {
+            site: match_weights(self.spec, reference, one.state, generator=generator, restarts=self.restarts)
+            for site, one in admitted.items()
+            if site != name
+        }
+        aligned = {
+            site: permute(self.spec, matchings[site].permutation, one.state) if site in matchings else one.state
+            for site, one in admitted.items()
+        }
+        self.merged = MergedRound(name, admitted, matchings, aligned, refused)
+        contents = shared_metrics([one.message.content for one in admitted.values()])
+        mean = to_arrays(self._mean(self.merged, reference))
+        return mean, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+    def _judge(self, replies: Iterable[tuple[str, Message | None]]) -> tuple[dict[str, Admitted], list[RefusedReply]]:
+        admitted: dict[str, Admitted] = {}
+        refused: list[RefusedReply] = []
+        for site, reply in replies:
+            try:
+                admitted[site] = admit(site, reply, self._sent, self.weighted_by_key)
+            except RefusedReply as verdict:
+                logger.log(WARNING, "refused: %s", verdict)
+                refused.append(verdict)
+        logger.log(INFO, "admitted %d replies, refused %d", len(admitted), len(refused))
+        return dict(sorted(admitted.items())), sorted(refused, key=lambda verdict: verdict.site)
+
+    def _reference(self, server_round: int, admitted: Mapping[str, Admitted]) -> tuple[str, State]:
+        if server_round > 1 or self.reference == "global":
+            return "global", self._sent
+        if not isinstance(self.reference, str):
+            self.spec.check_state(self.reference, "reference")
+            return "given", self.reference
+        if self.reference == "largest":
+            # Ties go to the first name: admitted is sorted, and max keeps the first of equals.
+            site = max(admitted, key=lambda name: admitted[name].weight)
+            return site, admitted[site].state
+        if self.reference not in admitted:
+            raise OperatorError(
+                f"reference {self.reference!r}: no admitted site of that name; admitted: {', '.join(admitted)}. "
+                "Set reference to one of these, to 'largest' or to 'global'."
+            )
+        return self.reference, admitted[self.reference].state
+
+    def _mean(self, merged: MergedRound, reference: State) -> dict[str, Tensor]:
+        weights = [one.weight for one in merged.replies.values()]
+        moved = any(share for matching in merged.matchings.values() for share in matching.moved.values())
+        return (exact_mean if moved else fedavg_mean)(list(merged.aligned.values()), weights, reference)
+
+    def _name(self, reply: Message) -> str:
+        node_id = reply.metadata.src_node_id
+        return self.names.get(node_id, str(node_id))

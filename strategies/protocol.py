@@ -1,0 +1,95 @@
+"""What server and sites say to each other: message types, the records in them, their keys and units.
+
+=====================  ==========================================  ===================================================
+message                server sends                                a site answers
+=====================  ==========================================  ===================================================
+``query.describe``     nothing                                     name, number of training and held-out samples
+``train``              ``arrays`` and ``config``                   ``arrays`` (its network), ``metrics``
+``query.recalibrate``  networks, or two ends and ``lambdas``       BatchNorm moments of each: counts, sums, squares
+``evaluate``           networks by name, ``config``                for each the sums of loss and of right answers
+``query.probe``        two ends, ``lambdas``, moments of each      the same sums at each λ
+=====================  ==========================================  ===================================================
+
+Sums, not means, cross the wire, so that pooling over the sites is exact. No raw sample and no per-sample value does.
+"""
+
+from collections.abc import Mapping
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from alignment.barrier import LossSums
+from strategies.errors import Reason, RefusedReply
+
+ARRAYS = "arrays"
+CONFIG = "config"
+METRICS = "metrics"
+N_EXAMPLES = "num-examples"
+CLASS_COUNTS = "class-counts"
+
+DESCRIBE = "query.describe"
+TRAIN = "train"
+RECALIBRATE = "query.recalibrate"
+EVALUATE = "evaluate"
+PROBE = "query.probe"
+
+ROUND = "server-round"
+START = "start"
+DESCRIPTION = "description"
+REFERENCE_END = "reference"
+CANDIDATE_END = "candidate"
+LAMBDAS = "lambdas"
+STATISTICS = "statistics."
+LOG_PRIOR = "log-prior."
+CORRECTED = ".corrected"
+ENSEMBLE = "ensemble"
+OWN = "own"
+
+State = Mapping[str, Tensor]
+
+
+def to_arrays(state: State) -> ArrayRecord:
+    """``state`` as it crosses the wire."""
+    return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in state.items()})
+
+
+def to_state(record: ArrayRecord) -> dict[str, Tensor]:
+    """The tensors of ``record``, in its order."""
+    return dict(record.to_torch_state_dict())
+
+
+def pack_sums(sums: Mapping[str, LossSums]) -> MetricRecord:
+    """The sums of several networks, each as ``[count, loss, correct]``."""
+    return MetricRecord({name: [float(each.count), each.loss, each.correct] for name, each in sums.items()})
+
+
+def unpack_sums(site: str, record: MetricRecord) -> dict[str, LossSums]:
+    """The inverse of `pack_sums`; raises `RefusedReply` where a value is no list of three numbers."""
+    found: dict[str, LossSums] = {}
+    for name, values in record.items():
+        if not isinstance(values, list) or len(values) != 3:
+            raise RefusedReply(Reason.MALFORMED, site, f"metric {name!r}: expected [count, loss, correct]")
+        found[name] = LossSums(int(values[0]), values[1], values[2])
+    return found
+
+
+def pack_description(name: str, n_train: int, n_held_out: int) -> ConfigRecord:
+    """What a site says of itself before the first round."""
+    return ConfigRecord({"name": name, "train-samples": n_train, "held-out-samples": n_held_out})
+
+
+def request(node_id: int, message_type: str, content: RecordDict, round_number: int, ttl: float) -> Message:
+    """A message to one site that expires after ``ttl`` seconds."""
+    return Message(content, node_id, message_type, ttl=ttl, group_id=str(round_number))
+
+
+def config_of(message: Message) -> ConfigRecord:
+    """The config record of ``message``, or an empty one."""
+    return message.content.config_records.get(CONFIG, ConfigRecord())
+
+
+def metrics_of(site: str, message: Message) -> MetricRecord:
+    """The metrics of a reply; raises `RefusedReply` when it has none."""
+    if METRICS not in message.content.metric_records:
+        raise RefusedReply(Reason.MALFORMED, site, f"no metric record {METRICS!r}")
+    return message.content.metric_records[METRICS]
