@@ -1,0 +1,1 @@
+"""What runs at a site: training, its own data, and answers in sums."""

@@ -1,0 +1,88 @@
+"""Answers to what the server asks of networks that it sends: moments and sums over the site's own samples."""
+
+from collections.abc import Iterator
+
+import torch
+from flwr.app import ArrayRecord, Message
+from torch import Tensor, nn
+
+from alignment.barrier import LossSums
+from alignment.batch_norm import batch_norm_moments
+from alignment.interpolate import interpolate
+from client.sources import Samples
+from strategies.protocol import (
+    CANDIDATE_END,
+    CORRECTED,
+    ENSEMBLE,
+    LAMBDAS,
+    LOG_PRIOR,
+    REFERENCE_END,
+    STATISTICS,
+    State,
+    config_of,
+    to_arrays,
+    to_state,
+)
+
+# Large enough that the statistics of a batch are close to those of the whole.
+batch_size = 512
+
+
+def networks(message: Message) -> Iterator[tuple[str, State]]:
+    """The networks that a message asks about: those it carries by name, or, between two ends, one for each λ."""
+    records = message.content.array_records
+    sent = {name: to_state(record) for name, record in records.items() if not name.startswith(STATISTICS)}
+    lambdas = config_of(message).get(LAMBDAS)
+    if not isinstance(lambdas, list):
+        yield from sent.items()
+        return
+    for number, lam in enumerate(lambdas):
+        state = interpolate(sent[REFERENCE_END], sent[CANDIDATE_END], float(lam))
+        statistics = records.get(f"{STATISTICS}{number}", ArrayRecord())
+        yield str(number), {**state, **to_state(statistics)}
+
+
+def moments_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+    """The BatchNorm moments of each network on ``samples``."""
+    device = next(model.parameters()).device
+    answers: dict[str, ArrayRecord] = {}
+    for name, state in networks(message):
+        model.load_state_dict(dict(state))
+        batches = samples.batches(batch_size, device)
+        answers[name] = to_arrays(batch_norm_moments(model, batches))
+    return answers
+
+
+def sums_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, LossSums]:
+    """For each network, Σ loss and Σ right answers on ``samples``.
+
+    A network with a ``log-prior.NAME`` in the config is also judged after prior correction: log p(y|x) − log p_site(y)
+    is what it would say had it seen all classes equally often. ``ensemble`` names networks whose probabilities are
+    averaged.
+    """
+    config = config_of(message)
+    logits = {name: outputs(model, state, samples) for name, state in networks(message)}
+    for name in list(logits):
+        prior = config.get(LOG_PRIOR + name)
+        if isinstance(prior, list):
+            logits[name + CORRECTED] = logits[name] - torch.tensor(prior, dtype=torch.float64)
+    members = config.get(ENSEMBLE)
+    if isinstance(members, list) and members:
+        chances = torch.stack([logits[str(name)].softmax(-1) for name in members])
+        logits[ENSEMBLE] = chances.mean(0).log()
+    return {name: judge(each, samples.targets) for name, each in logits.items()}
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, state: State, samples: Samples) -> Tensor:
+    """The logits of a network on ``samples``, in fp64 on the CPU."""
+    device = next(model.parameters()).device
+    model.load_state_dict(dict(state))
+    model.eval()
+    return torch.cat([model(inputs).double().cpu() for inputs, _ in samples.batches(batch_size, device)])
+
+
+def judge(logits: Tensor, targets: Tensor) -> LossSums:
+    """The number of samples, Σ cross-entropy in nats, Σ right answers."""
+    loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
+    return LossSums(len(targets), float(loss), float((logits.argmax(-1) == targets).sum()))

@@ -1,0 +1,163 @@
+"""The ClientApp: what a site does when the server asks."""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+
+from alignment.barrier import LossSums
+from client.answers import judge, moments_answer, outputs, sums_answer
+from client.data import SiteData, class_counts, load_site_data
+from client.own import keep_own, load_checkpoint, load_own
+from client.site import Site, choose_device, read_site
+from client.training import Schedule, train
+from models import Architecture, build
+from strategies.errors import OperatorError
+from strategies.protocol import (
+    ARRAYS,
+    CLASS_COUNTS,
+    DESCRIPTION,
+    METRICS,
+    N_EXAMPLES,
+    OWN,
+    ROUND,
+    START,
+    config_of,
+    pack_description,
+    pack_sums,
+    to_arrays,
+    to_state,
+)
+from strategies.settings import Settings, parse_settings
+
+logger = getLogger("fedrebasin")
+client_raised = 2  # Flower's code for an exception in a ClientApp
+app = ClientApp()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every answer needs: who we are, what the run asks for, our samples, and the network on its device."""
+
+    site: Site
+    settings: Settings
+    data: SiteData
+    model: nn.Module
+    device: torch.device
+
+
+def answering(
+    answer: Callable[[Bench, Message], Mapping[str, object]],
+) -> Callable[[Message, Context], Message]:
+    """A Flower handler around ``answer``, which returns the reply's records.
+
+    Whatever goes wrong is logged here, at the site, and the server learns the kind of error only: an exception's text
+    may quote a sample or a path.
+    """
+
+    def handler(message: Message, context: Context) -> Message:
+        try:
+            bench = set_up(context)
+            return Message(RecordDict(dict(answer(bench, message))), reply_to=message)  # pyright: ignore[reportArgumentType]
+        except OperatorError as error:
+            logger.error("%s", error)
+            return Message(Error(client_raised, f"{type(error).__name__}: see the site's own log"), reply_to=message)
+        except Exception as error:
+            logger.exception("answering %s failed", message.metadata.message_type)
+            return Message(Error(client_raised, f"{type(error).__name__}: see the site's own log"), reply_to=message)
+
+    return handler
+
+
+def set_up(context: Context) -> Bench:
+    """The site's bench, built from its own node config and the run's settings."""
+    settings = parse_settings(context.run_config)
+    site = read_site(context.node_config, settings)
+    if site.threads:
+        torch.set_num_threads(site.threads)
+    architecture = Architecture(
+        settings.model, settings.tensor_shape, settings.classes, settings.width, settings.depth, settings.norm
+    )
+    device = choose_device()
+    model = build(architecture, site.seed(settings.seed, "initial weights")).to(device)
+    return Bench(site, settings, load_site_data(site, settings), model, device)
+
+
+def describe(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Who this site is and how many samples it has."""
+    logger.info("client code: %s, version %s", Path(__file__), importlib.metadata.version("fedrebasin"))
+    return {DESCRIPTION: pack_description(bench.site.name, len(bench.data.train), len(bench.data.held_out))}
+
+
+def fit(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Trains from the site's own start or from the network sent, keeps the result on the site's disk, and sends it."""
+    config = config_of(message)
+    match config.get(START):
+        case "seed":
+            pass
+        case "checkpoint":
+            bench.model.load_state_dict(load_checkpoint(bench.site))
+        case _:
+            bench.model.load_state_dict(to_state(message.content.array_records[ARRAYS]))
+    schedule = schedule_of(bench.settings, bench.site, int(str(config.get(ROUND, 1))))
+    loss = train(bench.model, bench.data.train, schedule, bench.device)
+    state = own_state(bench.model)
+    keep_own(bench.site, state)
+    metrics: dict[str, int | float | list[int]] = {N_EXAMPLES: len(bench.data.train), "train-loss": loss}
+    if bench.settings.baselines:
+        metrics[CLASS_COUNTS] = class_counts(bench.data.train, bench.settings.classes)
+    return {ARRAYS: to_arrays(state), METRICS: MetricRecord(dict(metrics))}  # pyright: ignore[reportArgumentType]
+
+
+def schedule_of(settings: Settings, site: Site, round_number: int) -> Schedule:
+    """The first round trains long, from scratch; later ones go on from the merge, gently."""
+    first = round_number == 1
+    return Schedule(
+        epochs=settings.epochs if first else settings.later_epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate if first else settings.later_learning_rate,
+        weight_decay=settings.weight_decay,
+        seed=site.seed(settings.seed, f"order of samples, round {round_number}"),
+    )
+
+
+def own_state(model: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
+    """BatchNorm moments of the networks sent, on the site's training samples."""
+    return moments_answer(bench.model, message, bench.data.train)
+
+
+def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Loss and accuracy sums of the networks sent, and of the site's own when asked, on its held-out samples."""
+    sums = sums_answer(bench.model, message, bench.data.held_out)
+    own = load_own(bench.site)
+    if own is not None and config_of(message).get(OWN):
+        sums[OWN] = own_sums(bench, own)
+    return {METRICS: pack_sums(sums)}
+
+
+def own_sums(bench: Bench, own: dict[str, Tensor]) -> LossSums:
+    """How the site's own network does at home."""
+    return judge(outputs(bench.model, own, bench.data.held_out), bench.data.held_out.targets)
+
+
+def probe(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Loss and accuracy sums along the path between two networks, on held-out samples."""
+    return {METRICS: pack_sums(sums_answer(bench.model, message, bench.data.held_out))}
+
+
+app.query("describe")(answering(describe))
+app.train()(answering(fit))
+app.query("recalibrate")(answering(recalibrate))
+app.evaluate()(answering(evaluate))
+app.query("probe")(answering(probe))

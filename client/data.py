@@ -1,0 +1,65 @@
+"""A site's own samples: its part of the data, a fixed share of which is held out from training."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from client.partition import partition_rows
+from client.site import Site
+from client.sources import DataError, Samples, read_samples
+from strategies.settings import Settings
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """What the site trains on, and what it only evaluates on."""
+
+    train: Samples
+    held_out: Samples
+
+
+@lru_cache(maxsize=8)
+def load_site_data(site: Site, settings: Settings) -> SiteData:
+    """The site's samples, checked against the network's input and classes, and cut in two.
+
+    Raises `DataError` for samples of another shape, class numbers out of range, or too few of them.
+    """
+    samples = read_samples(site.data)
+    _check(samples, site, settings)
+    if site.n_partitions > 1:
+        labels = samples.targets.numpy()
+        samples = samples.take(partition_rows(labels, settings, site.partition, site.n_partitions))
+    held_out = _held_out_rows(samples, settings.held_out, site.seed(settings.seed, "held-out"))
+    data = SiteData(samples.take(~held_out), samples.take(held_out))
+    if len(data.train) < 2 or len(data.held_out) < 1:
+        got = f"{len(data.train)} and {len(data.held_out)}"
+        raise DataError(f"site {site.name!r}: expected at least 2 samples to train on and 1 held out, got {got}")
+    return data
+
+
+def class_counts(samples: Samples, classes: int) -> list[int]:
+    """The number of samples of each class."""
+    return [int(count) for count in torch.bincount(samples.targets, minlength=classes)]
+
+
+def _check(samples: Samples, site: Site, settings: Settings) -> None:
+    if tuple(samples.inputs.shape[1:]) != settings.tensor_shape:
+        got = "x".join(str(size) for size in samples.inputs.shape[1:])
+        raise DataError(f"data {site.data!r}: samples have shape {got}, the setting 'shape' says {settings.shape}")
+    low, high = int(samples.targets.min()), int(samples.targets.max())
+    if low < 0 or high >= settings.classes:
+        raise DataError(
+            f"data {site.data!r}: classes are numbered {low}..{high}, the setting 'classes' says {settings.classes}"
+        )
+
+
+def _held_out_rows(samples: Samples, share: float, seed: int) -> torch.Tensor:
+    """A mask over the rows: ``share`` of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(len(samples), dtype=torch.bool)
+    for label in range(int(samples.targets.max()) + 1):
+        members = (samples.targets == label).nonzero().flatten()
+        chosen = torch.randperm(len(members), generator=generator)[: round(share * len(members))]
+        mask[members[chosen]] = True
+    return mask
