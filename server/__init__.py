@@ -1,0 +1,1 @@
+"""The ServerApp: joins sites, runs rounds, keeps what happened."""

@@ -1,0 +1,120 @@
+"""``fedrebasin demo``: a real Flower run of a few sites on this machine, from start to report."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.status import Status
+
+from cli.interrupts import terminable
+from cli.output import Format, people, print_json, print_table, progress
+from cli.pooled import train_pooled
+from cli.superlink import FlowerError, SuperLink, local_superlink
+from client.sources import DIGITS, describe_samples, read_samples
+from server.report import write_report
+from server.store import RunStore
+from server.summary import Summary, summarise
+from strategies.settings import Settings, parse_settings
+
+Split = Literal["biased", "disjoint", "iid", "dirichlet"]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demo: the settings of its run, how many sites, and where its SuperLink listens (0: any free port)."""
+
+    settings: Settings
+    n_sites: int
+    port: int
+    with_pooled: bool
+
+    @property
+    def store(self) -> RunStore:
+        """Where the run leaves its results."""
+        return RunStore(Path(self.settings.runs_dir) / self.settings.run)
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Decides the split, every site's start and the order of samples.")] = 0,
+    sites: Annotated[int, typer.Option(min=2, help="How many sites.")] = 2,
+    width: Annotated[int, typer.Option(min=1, help="Channels of the ResNet's first stage.")] = 32,
+    split: Annotated[Split, typer.Option(help="How the data falls to the sites.")] = "biased",
+    rounds: Annotated[int, typer.Option(min=1, help="One merge of independent starts, then ordinary rounds.")] = 3,
+    data: Annotated[str, typer.Option(help="digits, a path that datasets reads, or module:function.")] = "digits",
+    with_pooled: Annotated[bool, typer.Option("--with-pooled", help="Also train on all sites' data together.")] = False,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    name: Annotated[str, typer.Option(help="The run's name; by default the time.")] = "",
+    port: Annotated[int, typer.Option(help="The SuperLink's port on 127.0.0.1; 0 takes a free one.")] = 0,
+    output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
+) -> None:
+    """Run a federation of sites that trained apart, merge them, and show what the merge is worth."""
+    shape, classes = describe_samples(read_samples(data))
+    config: dict[str, object] = {
+        "run": name or datetime.now(UTC).strftime("demo-%Y%m%d-%H%M%S"),
+        "runs-dir": str(runs.resolve()),
+        "seed": seed,
+        "rounds": rounds,
+        "min-sites": sites,
+        "width": width,
+        "depth": 8,
+        "split": split,
+        "data": data if data == DIGITS or ":" in data else str(Path(data).resolve()),
+        "shape": shape,
+        "classes": classes,
+        "baselines": True,
+    }
+    plan = Demo(parse_settings(config), sites, port, with_pooled)
+    summary, report = play_demo(plan, config)
+    if output is Format.JSON:
+        print_json(summary.model_dump(exclude={"settings"}))
+    else:
+        show(summary, report)
+
+
+def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:
+    """Plays the run and returns its summary and report. Raises `FlowerError` when it does not complete."""
+    start = time.monotonic()
+    home = Path(tempfile.mkdtemp(prefix="fedrebasin-"))
+    try:
+        with terminable(), progress.status("starting Flower") as status, local_superlink(home, plan.port) as link:
+            _wait(link, link.submit(config, plan.n_sites), plan.store, status)
+        pooled = None
+        if plan.with_pooled:
+            with progress.status("training on the pooled data"):
+                pooled = train_pooled(plan.settings, plan.n_sites)
+        seconds = time.monotonic() - start
+        return summarise(plan.store, seconds, pooled), write_report(plan.store, seconds, pooled)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def show(summary: Summary, report: Path) -> None:
+    """The table, the barrier, and where the report lies."""
+    rows = [(name, f"{summary.accuracy[name]:.3f}", f"{summary.loss[name]:.3f}") for name in summary.accuracy]
+    print_table(f"{summary.run}: on the union of held-out data", ("network", "accuracy", "loss, nats"), rows)
+    if summary.barrier is not None:
+        people.print(f"barrier: naive {summary.barrier.naive:.3f}, aligned {summary.barrier.aligned:.3f}")
+        people.print(f"({summary.barrier.definition})", style="dim")
+    people.print(f"{summary.seconds:.0f} s; report: {report}", soft_wrap=True)
+
+
+def _wait(link: SuperLink, run_id: str, store: RunStore, status: Status) -> None:
+    """Returns when the run has completed. Flower is asked rarely, since each question starts a process."""
+    asked = time.monotonic()
+    while True:
+        now = store.read_json("status.json") or {"round": 0, "phase": "starting"}
+        status.update(f"round {now['round']}: {now['phase']}")
+        if now["phase"] in ("finished", "failed") or time.monotonic() - asked > 15:
+            asked = time.monotonic()
+            said = link.status(run_id)
+            if said == "finished:completed":
+                return
+            if said.startswith("finished") or now["phase"] == "failed":
+                raise FlowerError(f"the run ended as {said}: {now.get('reason') or link.log_tail()}")
+        time.sleep(0.3)

@@ -1,0 +1,41 @@
+"""The command ``fedrebasin``."""
+
+import sys
+
+import typer
+
+from cli.demo import demo
+from cli.output import progress
+from models.errors import ModelError
+from strategies.errors import OperatorError
+
+app = typer.Typer(
+    name="fedrebasin",
+    help="Federated learning that aligns networks before it averages them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(demo)
+
+
+@app.callback()
+def root() -> None:
+    """Federated learning that aligns networks before it averages them."""
+
+
+def main() -> None:
+    """Runs the command; a wrong set-up ends with its own exit code, an interrupt with 130."""
+    try:
+        app()
+    except OperatorError as error:
+        _fail(str(error), error.exit_code)
+    except ModelError as error:
+        _fail(str(error), OperatorError.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing is left running", 130)
+
+
+def _fail(text: str, code: int) -> None:
+    progress.print(f"fedrebasin: {text}", style="red", highlight=False, soft_wrap=True, markup=False)
+    sys.exit(code)

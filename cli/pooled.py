@@ -1,0 +1,40 @@
+"""What training on everybody's data would give: the bound that a federation cannot pass, in a simulation only."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from client.answers import judge, outputs
+from client.app import schedule_of
+from client.data import load_site_data
+from client.site import Site, simulated_name
+from client.sources import Samples
+from client.training import train
+from models import Architecture, build
+from server.records import Score
+from strategies.settings import Settings
+
+
+def train_pooled(settings: Settings, n_sites: int) -> Score:
+    """The score, on the union of held-out samples, of a network trained on the union of training samples."""
+    torch.set_num_threads(1)
+    sites = [Site(simulated_name(i), Path(), settings.data, i, n_sites) for i in range(n_sites)]
+    parts = [load_site_data(site, settings) for site in sites]
+    model = build(
+        Architecture(
+            settings.model, settings.tensor_shape, settings.classes, settings.width, settings.depth, settings.norm
+        ),
+        settings.seed,
+    )
+    everyone = Site("pooled", Path(), settings.data)
+    train(model, _union([part.train for part in parts]), schedule_of(settings, everyone, 1), torch.device("cpu"))
+    return _score(model, _union([part.held_out for part in parts]))
+
+
+def _score(model: nn.Module, samples: Samples) -> Score:
+    return Score.of(judge(outputs(model, model.state_dict(), samples), samples.targets))
+
+
+def _union(parts: list[Samples]) -> Samples:
+    return Samples(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))

@@ -1,0 +1,213 @@
+"""A local SuperLink with the simulation runtime, for as long as it is needed."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import tomli_w
+
+from strategies.errors import OperatorError
+
+packages = ("alignment", "models", "strategies", "client", "server")
+CONNECTION = "fedrebasin"
+
+
+class FlowerError(OperatorError):
+    """Flower could not be started, or the run failed."""
+
+    exit_code = 15
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """A running SuperLink: its folder, and the environment in which `flwr` finds it."""
+
+    home: Path
+    environment: Mapping[str, str]
+
+    @property
+    def log(self) -> Path:
+        """What the SuperLink and its runs print."""
+        return self.home / "superlink.log"
+
+    def submit(self, config: Mapping[str, object], n_sites: int) -> str:
+        """Starts a run of this app and returns its id. Raises `FlowerError` with what `flwr run` said."""
+        app = stage_app(self.home)
+        run_config = self.home / "run-config.toml"
+        run_config.write_bytes(tomli_w.dumps(dict(config)).encode())
+        federation = f"num-supernodes={n_sites} client-resources-num-cpus=1"
+        said = self._flwr(
+            "run", str(app), CONNECTION, "--run-config", str(run_config), "--federation-config", federation
+        )
+        if not said.get("run-id"):
+            raise FlowerError(f"flwr run did not start the run: {said}")
+        return str(said["run-id"])
+
+    def status(self, run_id: str) -> str:
+        """The run's status, such as ``running`` or ``finished:completed``."""
+        runs = cast(list[dict[str, str]], self._flwr("list", CONNECTION, "--run-id", run_id).get("runs") or [])
+        return runs[0]["status"] if runs else "unknown"
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines of the log."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _flwr(self, *arguments: str) -> dict[str, object]:
+        command = [_executable("flwr"), *arguments, "--format", "json"]
+        done = subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        try:
+            return json.loads(done.stdout[done.stdout.index("{") :])
+        except ValueError:
+            raise FlowerError(f"`flwr {arguments[0]}` failed: {done.stdout.strip()} {done.stderr.strip()}") from None
+
+
+@contextmanager
+def local_superlink(home: Path, port: int) -> Generator[SuperLink]:
+    """A SuperLink on 127.0.0.1 that keeps its files in ``home``; it and all that it started are gone afterwards.
+
+    Raises `FlowerError` when ``port`` is taken, or the SuperLink does not come up within a minute.
+    """
+    port = port or _free_port()
+    _check_free(port)
+    # The simulation imports whatever `client` lies where its SuperLink was started: give it an empty folder.
+    (home / "empty").mkdir(parents=True, exist_ok=True)
+    address = {"address": f"127.0.0.1:{port}", "insecure": True}
+    config = {"superlink": {"default": CONNECTION, CONNECTION: address}}
+    (home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
+    link = SuperLink(home, _environment(home))
+    command = [
+        _executable("flower-superlink"),
+        "--insecure",
+        "--simulation",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with link.log.open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=home / "empty",
+            env=dict(link.environment),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_healthy(link, process, port)
+        yield link
+    finally:
+        end_session(process)
+
+
+def end_session(process: "subprocess.Popen[bytes]") -> None:
+    """Ends ``process`` and every process of its session, asking first."""
+    for sign, seconds in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+        ends = time.monotonic() + seconds
+        while (members := session_members(process.pid)) and time.monotonic() < ends:
+            for member in members:
+                _signal(member, sign)
+            time.sleep(0.3)
+            process.poll()
+
+
+def session_members(session: int) -> list[int]:
+    """The living processes of a session, by the kernel's own list; on systems without one, the leader alone."""
+    if not Path("/proc").is_dir():
+        return [session] if _signal(session, signal.Signals(0)) else []
+    return [
+        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _in_session(entry, session)
+    ]
+
+
+def stage_app(home: Path) -> Path:
+    """A copy of the app alone: Flower wants a plain folder name, and must not pick up runs, tests or secrets."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "pyproject.toml").is_file():
+        raise FlowerError(
+            f"no pyproject.toml in {root}: run from a clone of the project, installed with `make install`"
+        )
+    app = home / "app"
+    app.mkdir(exist_ok=True)
+    shutil.copy(root / "pyproject.toml", app)
+    for package in packages:
+        shutil.copytree(root / package, app / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    return app
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+        # Two multi-threaded trainings on few cores slow each other tenfold.
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _executable(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise FlowerError(
+                f"port {port} on 127.0.0.1 is taken ({error.strerror}): choose another with --port"
+            ) from None
+
+
+def _wait_until_healthy(link: SuperLink, process: "subprocess.Popen[bytes]", port: int) -> None:
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise FlowerError(f"flower-superlink ended with code {process.returncode}:\n{link.log_tail()}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise FlowerError(f"flower-superlink did not answer on port {port} within 60 s:\n{link.log_tail()}")
+
+
+def _in_session(entry: Path, session: int) -> bool:
+    try:
+        # The name, in parentheses, may hold blanks; after it: state, parent, group, session.
+        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] != "Z" and int(fields[3]) == session
+
+
+def _signal(process_id: int, sign: signal.Signals) -> bool:
+    try:
+        os.kill(process_id, sign)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,67 @@
+"""The ServerApp."""
+
+from logging import getLogger
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from alignment.tracing import derive_spec
+from models import Architecture, build
+from server.report import write_report
+from server.run import Run, example_inputs
+from server.sites import Sites
+from server.store import RunStore
+from strategies.errors import OperatorError
+from strategies.fed_rebasin import FedRebasin
+from strategies.settings import Settings, parse_settings
+
+logger = getLogger("fedrebasin")
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Plays the run that the run config describes. What ends it early is in the store's ``status.json``."""
+    settings = parse_settings(context.run_config)
+    store = RunStore(Path(settings.runs_dir) / settings.run)
+    logger.info("server code: %s, run store: %s", Path(__file__), store.directory)
+    store.create(settings.model_dump(by_alias=True))
+    try:
+        play(grid, settings, store)
+        write_report(store)
+        store.status(settings.rounds, "finished")
+    except OperatorError as error:
+        store.write_json(
+            "status.json", {"round": 0, "phase": "failed", "reason": str(error), "exit-code": error.exit_code}
+        )
+        raise
+
+
+def play(grid: Grid, settings: Settings, store: RunStore) -> None:
+    """All rounds of the run that ``settings`` describe."""
+    model = build(
+        Architecture(
+            settings.model,
+            settings.tensor_shape,
+            settings.classes,
+            settings.width,
+            settings.depth,
+            settings.norm,
+        ),
+        settings.seed,
+    )
+    strategy = FedRebasin(
+        spec=derive_spec(model, example_inputs(settings)),
+        reference=first_reference(settings),
+        restarts=settings.restarts,
+        seed=settings.seed,
+    )
+    Run(settings, store, Sites(grid, settings), strategy, model).play()
+
+
+def first_reference(settings: Settings) -> str:
+    """What round 1 aligns to: of sites that start apart, that with most samples; else the network they start from."""
+    if settings.reference != "auto":
+        return settings.reference
+    return "global" if settings.start == "shared" else "largest"

@@ -1,0 +1,43 @@
+"""What a merge must beat: each site alone, prior-corrected, their ensemble, and the mean without permutation."""
+
+import math
+
+from torch import nn
+
+from server.evaluation import evaluate, pool
+from server.recalibration import recalibrate
+from server.records import Score
+from server.sites import Sites
+from strategies.fed_rebasin import MergedRound
+from strategies.mean import exact_mean
+from strategies.protocol import CLASS_COUNTS, METRICS, State
+
+NAIVE = "naive"
+ALIGNED = "aligned"
+RECALIBRATED = ".recalibrated"
+
+
+def measure_baselines(
+    sites: Sites, model: nn.Module, merged: MergedRound, reference: State, round_number: int
+) -> dict[str, Score]:
+    """The scores of all these networks on the union of held-out samples, by name."""
+    states = {site: one.state for site, one in merged.replies.items()}
+    weights = [one.weight for one in merged.replies.values()]
+    means: dict[str, State] = {
+        NAIVE: exact_mean(list(states.values()), weights, reference),
+        ALIGNED: exact_mean(list(merged.aligned.values()), weights, reference),
+    }
+    repaired = recalibrate(sites, model, means, round_number)
+    networks = {**states, **means, **{name + RECALIBRATED: state for name, state in repaired.items()}}
+    sums = evaluate(sites, networks, round_number, log_priors(merged), list(states))
+    return {name: Score.of(each) for name, each in pool(sums).items()}
+
+
+def log_priors(merged: MergedRound) -> dict[str, list[float]]:
+    """log p(y) of each site's training samples, with one sample added to each class so that none is impossible."""
+    counts: dict[str, list[int]] = {}
+    for site, one in merged.replies.items():
+        said = one.message.content.metric_records[METRICS].get(CLASS_COUNTS)
+        if isinstance(said, list):
+            counts[site] = [int(count) + 1 for count in said]
+    return {site: [math.log(count / sum(each)) for count in each] for site, each in counts.items()}

@@ -1,0 +1,82 @@
+"""What the run store says of a round: the lines of ``rounds.jsonl``. Losses are nats, ratios 0..1."""
+
+from pydantic import BaseModel, Field
+
+from alignment.barrier import DEFINITION, LossSums
+
+
+class Record(BaseModel, frozen=True):
+    """Plain data, written once."""
+
+
+class Score(Record, frozen=True):
+    """How a network does on the union of held-out samples."""
+
+    accuracy: float
+    loss: float
+    count: int
+
+    @classmethod
+    def of(cls, sums: LossSums) -> "Score":
+        """The means of ``sums``."""
+        return cls(accuracy=sums.correct / sums.count, loss=sums.loss / sums.count, count=sums.count)
+
+
+class PathRecord(Record, frozen=True):
+    """Loss and accuracy on the straight line between two networks, and its barrier."""
+
+    lambdas: list[float]
+    losses: list[float]
+    accuracies: list[float]
+    barrier: float
+
+
+class Paths(Record, frozen=True):
+    """The line from the reference to one site's network as it came, and to the same network aligned."""
+
+    naive: PathRecord
+    aligned: PathRecord
+
+
+class MatchingRecord(Record, frozen=True):
+    """How a site's network was matched to the reference."""
+
+    objective: float
+    gain: float
+    sweeps: int
+    converged: bool
+    moved: dict[str, float]
+
+
+class RefusedRecord(Record, frozen=True):
+    """A reply that was left out."""
+
+    site: str
+    reason: str
+    detail: str
+
+
+class BarrierRecord(Record, frozen=True):
+    """The greatest barrier over the sites, without and with permutation."""
+
+    naive: float
+    aligned: float
+    definition: str = DEFINITION
+
+
+class RoundRecord(Record, frozen=True):
+    """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged."""
+
+    round: int
+    outcome: str
+    reference: str
+    weights: dict[str, float]
+    refused: list[RefusedRecord]
+    matchings: dict[str, MatchingRecord]
+    merged: Score | None = None
+    own: dict[str, Score] = Field(default_factory=dict[str, Score])
+    baselines: dict[str, Score] = Field(default_factory=dict[str, Score])
+    paths: dict[str, Paths] = Field(default_factory=dict[str, Paths])
+    barrier: BarrierRecord | None = None
+    seconds: dict[str, float] = Field(default_factory=dict[str, float])
+    finished: float = 0.0

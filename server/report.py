@@ -1,0 +1,80 @@
+"""``report.html``: a run on one self-contained page."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
+from server.page import PAGE
+from server.records import PathRecord, Paths, RoundRecord, Score
+from server.store import RunStore
+from server.summary import read_rounds, summarise
+
+NAIVE_COLOUR = "#c2571a"
+ALIGNED_COLOUR = "#1a7fc2"
+MOST_FIGURES = 8
+GREY = "#808080"  # legible on white and on black
+STYLE: dict[Any, Any] = {
+    # Without a salt of our own, ids in the SVG are random: the same numbers must give the same bytes.
+    "svg.hashsalt": "fedrebasin",
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": GREY,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
+
+
+def write_report(store: RunStore, seconds: float = 0.0, pooled: Score | None = None) -> Path:
+    """Writes the page and ``result.json`` from the run store, and returns the page's path."""
+    summary = summarise(store, seconds, pooled)
+    rounds = read_rounds(store)
+    merge = next((record for record in rounds if record.paths), None)
+    store.write_json("result.json", summary.model_dump())
+    page = Environment(autoescape=True).from_string(PAGE)
+    return store.write_text(
+        "report.html",
+        page.render(
+            summary=summary,
+            rounds=rounds,
+            figures=[_figure(merge, site, paths) for site, paths in _shown(merge)] if merge else [],
+        ),
+    )
+
+
+def _shown(merge: RoundRecord) -> list[tuple[str, Paths]]:
+    return list(merge.paths.items())[:MOST_FIGURES]
+
+
+def _figure(record: RoundRecord, site: str, paths: Paths) -> dict[str, str]:
+    aligned, naive = paths.aligned, paths.naive
+    return {
+        "title": f"Round {record.round}: from {record.reference} (λ = 0) to {site} (λ = 1)",
+        "caption": f"barrier naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f} nats",
+        "svg": path_figure(paths),
+    }
+
+
+def path_figure(paths: Paths) -> str:
+    """Loss and accuracy along the line, naive and aligned, as SVG: the same bytes for the same numbers."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 3), layout="constrained")
+        losses, accuracies = figure.subplots(1, 2)
+        for axes, name, unit in ((losses, "losses", "loss, nats"), (accuracies, "accuracies", "accuracy")):
+            for label, colour in (("naive", NAIVE_COLOUR), ("aligned", ALIGNED_COLOUR)):
+                path: PathRecord = getattr(paths, label)
+                axes.plot(path.lambdas, getattr(path, name), color=colour, label=label, marker=".")
+            axes.set_xlabel("λ")
+            axes.set_ylabel(unit)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.patch.set_alpha(0)
+        losses.legend(frameon=False)
+        figure.patch.set_alpha(0)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,0 +1,167 @@
+"""A run: join, then round after round train, merge, recalibrate, evaluate, probe; each finished round is kept."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from logging import getLogger
+
+import torch
+from flwr.app import ConfigRecord, RecordDict
+from torch import nn
+
+from alignment.barrier import LossSums
+from server.baselines import measure_baselines
+from server.evaluation import evaluate, pool
+from server.probing import probe
+from server.recalibration import recalibrate
+from server.records import (
+    BarrierRecord,
+    MatchingRecord,
+    Paths,
+    RefusedRecord,
+    RoundRecord,
+    Score,
+)
+from server.sites import Sites
+from server.store import RunStore
+from strategies.fed_rebasin import FedRebasin, MergedRound
+from strategies.protocol import ARRAYS, CONFIG, OWN, ROUND, START, TRAIN, State, to_arrays, to_state
+from strategies.settings import Settings
+
+logger = getLogger("fedrebasin")
+MERGED = "merged"
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by phase; tells the store which phase it is."""
+
+    store: RunStore
+    round_number: int
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def phase(self, name: str) -> Generator[None]:
+        """Times what happens inside."""
+        self.store.status(self.round_number, name)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - start
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the rounds of one run share."""
+
+    settings: Settings
+    store: RunStore
+    sites: Sites
+    strategy: FedRebasin
+    model: nn.Module
+
+    def play(self) -> State:
+        """Plays all rounds and returns the last merged network."""
+        state: State = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        for number in range(1, self.settings.rounds + 1):
+            state = self.play_round(number, state)
+        return state
+
+    def play_round(self, number: int, state: State) -> State:
+        """One round from ``state``; returns the merged network, or ``state`` when too few sites answered."""
+        watch = Stopwatch(self.store, number)
+        with watch.phase("join"):
+            self.sites.join()
+        with watch.phase("train"):
+            replies = list(self.sites.ask(TRAIN, self._train_content(number, state), number))
+        with watch.phase("merge"):
+            self.strategy.remember(to_arrays(state), self.sites.names)
+            arrays, _ = self.strategy.merge_replies(number, replies)
+            merged = self.strategy.merged
+            assert merged is not None
+        if arrays is None or len(merged.replies) < self.settings.min_sites:
+            logger.warning("round %d is void: %d replies admitted", number, len(merged.replies))
+            record = _record(number, "void", merged, watch)
+        else:
+            state, record = self._finish(number, to_state(arrays), state, merged, watch)
+        self.store.finish_round(record.model_dump(), state)
+        return state
+
+    def _train_content(self, number: int, state: State) -> RecordDict:
+        start = self.settings.start if number == 1 else "shared"
+        config = ConfigRecord({ROUND: number, START: start})
+        return RecordDict({ARRAYS: to_arrays(state), CONFIG: config})
+
+    def _finish(
+        self, number: int, mean: State, sent: State, merged: MergedRound, watch: Stopwatch
+    ) -> tuple[State, RoundRecord]:
+        with watch.phase("recalibrate"):
+            state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
+        with watch.phase("evaluate"):
+            answers = evaluate(self.sites, {MERGED: state}, number)
+        baselines: dict[str, Score] = {}
+        if self.settings.baselines and number == 1:
+            with watch.phase("baselines"):
+                baselines = measure_baselines(self.sites, self.model, merged, mean, number)
+        with watch.phase("probe"):
+            paths = self._probe(number, sent, merged)
+        sums = pool(answers)
+        record = _record(number, "merged", merged, watch).model_copy(
+            update={
+                "merged": Score.of(sums[MERGED]) if MERGED in sums else None,
+                "own": _own_scores(answers),
+                "baselines": baselines,
+                "paths": paths,
+                "barrier": _greatest(paths),
+            }
+        )
+        return state, record
+
+    def _probe(self, number: int, sent: State, merged: MergedRound) -> dict[str, Paths]:
+        """For each site but the reference's, the line to its network as it came and aligned; one if nothing moved."""
+        paths: dict[str, Paths] = {}
+        reference = merged.replies[merged.reference].state if merged.reference in merged.replies else sent
+        for site, matching in merged.matchings.items() if self.settings.probe_points > 1 else ():
+            raw = merged.replies[site].state
+            moved = any(matching.moved.values())
+            # Of a network that alignment leaves where it is there is one path, and three points show that it is flat.
+            points = self.settings.probe_points if moved else min(3, self.settings.probe_points)
+            naive = probe(self.sites, self.model, reference, raw, points, number)
+            aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number) if moved else naive
+            if naive is not None and aligned is not None:
+                paths[site] = Paths(naive=naive, aligned=aligned)
+        return paths
+
+
+def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) -> RoundRecord:
+    return RoundRecord(
+        round=number,
+        outcome=outcome,
+        reference=merged.reference,
+        weights={site: one.weight for site, one in merged.replies.items()},
+        refused=[RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in merged.refused],
+        matchings={
+            site: MatchingRecord(
+                objective=m.objective, gain=m.gain, sweeps=m.sweeps, converged=m.converged, moved=m.moved
+            )
+            for site, m in merged.matchings.items()
+        },
+        seconds=watch.seconds,
+        finished=time.time(),
+    )
+
+
+def _own_scores(answers: dict[str, dict[str, LossSums]]) -> dict[str, Score]:
+    return {site: Score.of(sums[OWN]) for site, sums in answers.items() if OWN in sums}
+
+
+def _greatest(paths: dict[str, Paths]) -> BarrierRecord | None:
+    if not paths:
+        return None
+    naive = max(path.naive.barrier for path in paths.values())
+    return BarrierRecord(naive=naive, aligned=max(path.aligned.barrier for path in paths.values()))
+
+
+def example_inputs(settings: Settings) -> tuple[torch.Tensor]:
+    """Two made-up samples, to trace the network with."""
+    return (torch.randn((2, *settings.tensor_shape), generator=torch.Generator().manual_seed(settings.seed)),)

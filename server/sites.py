@@ -1,0 +1,108 @@
+"""The sites of a run: who joined, and how to ask them all one thing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from logging import getLogger
+from typing import TypeVar
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from strategies.errors import OperatorError, Reason, RefusedReply
+from strategies.exchange import Clock, exchange
+from strategies.protocol import DESCRIBE, DESCRIPTION, request
+from strategies.settings import Settings
+
+logger = getLogger("fedrebasin")
+T = TypeVar("T")
+
+
+class JoinError(OperatorError):
+    """Too few sites, or two of one name."""
+
+    exit_code = 14
+
+
+@dataclass
+class Sites:
+    """The joined sites by node id, and the grid that reaches them."""
+
+    grid: Grid
+    settings: Settings
+    clock: Clock = field(default_factory=Clock)
+    names: dict[int, str] = field(default_factory=dict[int, str])
+
+    def join(self) -> None:
+        """Waits until ``min-sites`` nodes are there, and asks those that are new for their names.
+
+        A node that was registered under a name has that name, whatever it says. Raises `JoinError` at the deadline.
+        """
+        self._wait_for_nodes()
+        nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
+        self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}
+        new = [node_id for node_id in nodes if node_id not in self.names]
+        for node_id, reply in self._exchange(DESCRIBE, dict.fromkeys(new, RecordDict()), 0):
+            name = nodes[node_id] or _said_name(reply)
+            if name and name not in self.names.values():
+                self.names[node_id] = name
+            else:
+                logger.warning("node %d is left out: %s", node_id, f"name {name!r} is taken" if name else "no name")
+        self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
+        if len(self.names) < self.settings.min_sites:
+            raise JoinError(
+                f"{len(self.names)} sites joined ({', '.join(self.names.values())}), "
+                f"min-sites is {self.settings.min_sites}. "
+                "Look at the log of the sites that are missing, or lower min-sites."
+            )
+
+    def ask(
+        self, message_type: str, content: RecordDict | Callable[[str], RecordDict], round_number: int
+    ) -> Iterator[tuple[str, Message | None]]:
+        """Each site with its reply to one message, in order of arrival; None from those that stay silent."""
+        contents = {i: content(name) if callable(content) else content for i, name in self.names.items()}
+        for node_id, reply in self._exchange(message_type, contents, round_number):
+            yield self.names[node_id], reply
+
+    def answers(
+        self, message_type: str, content: RecordDict, round_number: int, read: Callable[[str, Message], T]
+    ) -> dict[str, T]:
+        """What ``read`` makes of each site's reply, in site order; the refused are logged and left out."""
+        found: dict[str, T] = {}
+        for site, reply in self.ask(message_type, content, round_number):
+            try:
+                found[site] = read(site, _sound(site, reply))
+            except RefusedReply as verdict:
+                logger.warning("%s: %s", message_type, verdict)
+        return dict(sorted(found.items()))
+
+    def _exchange(
+        self, message_type: str, contents: Mapping[int, RecordDict], round_number: int
+    ) -> Iterator[tuple[int, Message | None]]:
+        seconds = self.settings.round_deadline_seconds
+        messages = [request(node, message_type, each, round_number, seconds) for node, each in contents.items()]
+        return exchange(self.grid, messages, seconds, self.clock) if messages else iter(())
+
+    def _wait_for_nodes(self) -> None:
+        ends = self.clock.now() + self.settings.join_deadline_seconds
+        while (there := len(list(self.grid.get_node_ids()))) < self.settings.min_sites:
+            if self.clock.now() >= ends:
+                raise JoinError(
+                    f"{there} nodes connected within {self.settings.join_deadline_seconds:g} s, "
+                    f"min-sites is {self.settings.min_sites}. Start the missing sites, or lower min-sites."
+                )
+            self.clock.sleep(0.5)
+
+
+def _said_name(reply: Message | None) -> str:
+    if reply is None or reply.has_error():
+        return ""
+    said = reply.content.config_records.get(DESCRIPTION, ConfigRecord())
+    return str(said["name"]) if "name" in said else ""
+
+
+def _sound(site: str, reply: Message | None) -> Message:
+    if reply is None:
+        raise RefusedReply(Reason.LATE, site, "silent")
+    if reply.has_error():
+        raise RefusedReply(Reason.CLIENT_ERROR, site, f"code {reply.error.code}: {reply.error.reason}")
+    return reply

@@ -1,0 +1,100 @@
+"""The run store: what a run leaves on disk, one folder per run.
+
+====================================  ==================================================================
+``settings.json``                     the settings
+``rounds.jsonl``                      one line per finished round
+``status.json``                       the phase at this moment
+``checkpoints/round-0001.safetensors``  the merged network of each round
+``result.json``                       the summary of a finished run
+``report.html``                       the page for people
+``sites/NAME/``                       in simulation, what each site keeps
+====================================  ==================================================================
+
+Every file is written aside, synced and renamed; ``rounds.jsonl`` is appended to and synced. All of it is JSON and
+safetensors: nothing here can execute.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from strategies.errors import OperatorError
+from strategies.files import read_tensors, write_tensors, write_text
+
+Record = Mapping[str, object]
+
+
+class StoreError(OperatorError):
+    """The run store cannot be read or written."""
+
+    exit_code = 13
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """One run's folder."""
+
+    directory: Path
+
+    @property
+    def rounds_path(self) -> Path:
+        """Where the rounds' lines lie."""
+        return self.directory / "rounds.jsonl"
+
+    def create(self, settings: Record) -> None:
+        """Makes the folder and keeps the settings. Raises `StoreError` when it holds another run, or cannot be made."""
+        if self.rounds_path.exists():
+            raise StoreError(
+                f"run {self.directory.name!r}: {self.rounds_path} exists; name another run, or remove that folder"
+            )
+        try:
+            (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.write_json("settings.json", settings)
+        except OSError as error:
+            raise StoreError(
+                f"run {self.directory.name!r}: cannot write to {self.directory}: {error.strerror}"
+            ) from error
+
+    def write_json(self, name: str, record: Record) -> Path:
+        """Replaces the file ``name`` by ``record``, whole or not at all."""
+        return self.write_text(name, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Replaces the file ``name`` by ``text``, whole or not at all."""
+        return write_text(self.directory / name, text)
+
+    def read_json(self, name: str) -> dict[str, object] | None:
+        """What `write_json` wrote, or None before it did."""
+        path = self.directory / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def status(self, round_number: int, phase: str) -> None:
+        """Says what the run is doing now."""
+        self.write_json("status.json", {"round": round_number, "phase": phase, "since": time.time()})
+
+    def finish_round(self, record: Record, state: Mapping[str, Tensor]) -> None:
+        """Keeps a round's network first and its line second: a line without its network never exists."""
+        write_tensors(self.checkpoint_path(int(str(record["round"]))), state)
+        with self.rounds_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            os.fsync(file.fileno())
+
+    def checkpoint_path(self, round_number: int) -> Path:
+        """Where a round's merged network lies."""
+        return self.directory / "checkpoints" / f"round-{round_number:04d}.safetensors"
+
+    def rounds(self) -> list[dict[str, object]]:
+        """The finished rounds' records; a half-written last line is left out."""
+        if not self.rounds_path.exists():
+            return []
+        lines = self.rounds_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def network(self, round_number: int) -> dict[str, Tensor]:
+        """A round's merged network."""
+        return read_tensors(self.checkpoint_path(round_number))

@@ -1,0 +1,57 @@
+"""A run in one document: accuracy and loss of every network that was measured, and the barrier of the merge."""
+
+from pydantic import BaseModel, Field
+
+from server.baselines import ALIGNED, NAIVE, RECALIBRATED
+from server.records import BarrierRecord, RoundRecord, Score
+from server.store import RunStore
+from strategies.protocol import CORRECTED, ENSEMBLE
+
+POOLED = "pooled"
+
+
+class Summary(BaseModel):
+    """What `fedrebasin demo --format json` prints. Accuracies are 0..1, losses and barriers nats."""
+
+    accuracy: dict[str, float]
+    loss: dict[str, float]
+    barrier: BarrierRecord | None
+    seconds: float = 0.0
+    run: str = ""
+    settings: dict[str, object] = Field(default_factory=dict[str, object])
+
+
+def read_rounds(store: RunStore) -> list[RoundRecord]:
+    """The finished rounds."""
+    return [RoundRecord.model_validate(record) for record in store.rounds()]
+
+
+def summarise(store: RunStore, seconds: float = 0.0, pooled: Score | None = None) -> Summary:
+    """The summary of a run's rounds, with the pooled network's score where it was trained."""
+    rounds = read_rounds(store)
+    scores = _scores(rounds, pooled)
+    return Summary(
+        accuracy={name: score.accuracy for name, score in scores.items()},
+        loss={name: score.loss for name, score in scores.items()},
+        barrier=next((record.barrier for record in rounds if record.barrier is not None), None),
+        seconds=seconds,
+        run=store.directory.name,
+        settings=store.read_json("settings.json") or {},
+    )
+
+
+def _scores(rounds: list[RoundRecord], pooled: Score | None) -> dict[str, Score]:
+    """Every score by name: the sites, what they could do together, the means of round 1, the later rounds."""
+    baselines = rounds[0].baselines if rounds else {}
+    means = (NAIVE, NAIVE + RECALIBRATED, ALIGNED, ALIGNED + RECALIBRATED)
+    sites = [name for site in _sites(rounds) for name in (site, site + CORRECTED)]
+    scores = {name: baselines[name] for name in (*sites, ENSEMBLE) if name in baselines}
+    if pooled is not None:
+        scores[POOLED] = pooled
+    scores |= {name: baselines[name] for name in means if name in baselines}
+    later = rounds[1:] if baselines else rounds
+    return scores | {f"round-{record.round}": record.merged for record in later if record.merged is not None}
+
+
+def _sites(rounds: list[RoundRecord]) -> list[str]:
+    return sorted(rounds[0].weights) if rounds else []
