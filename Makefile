@@ -1,0 +1,42 @@
+# `make` alone lists the targets. Every one that needs the virtual environment makes it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## create .venv and install what requirements.lock pins
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(STAMP) ## run a federation of two sites on this machine and show what the merge is worth
+	$(BIN)/fedrebasin demo
+
+test: $(STAMP) ## run every test that needs no server and no container engine
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS)
+
+lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(STAMP) ## let ruff put things right
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: ## pin the newest versions that pyproject.toml admits
+	$(PYTHON) scripts/lock.py
+
+clean: ## remove the virtual environment and caches; runs stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,174 @@
+"""A whole federation, in this process."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Error, Message
+
+from server.records import RoundRecord
+from server.store import RunStore
+from server.summary import read_rounds
+from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN
+from tests.inprocess import Tamper, play_in_process, quick_settings
+
+
+def test_five_rounds_of_four_sites_are_played_and_kept(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, rounds=5, min_sites=4)
+    store = play_in_process(settings, n_sites=4)
+    rounds = read_rounds(store)
+    assert [record.round for record in rounds] == [1, 2, 3, 4, 5]
+    assert list(rounds[0].weights) == ["site-3", "site-4", "site-eu", "site-us"]
+    assert all(store.checkpoint_path(number).is_file() for number in range(1, 6))
+    assert accuracy(rounds[4]) > 0.6
+
+
+def test_two_runs_with_one_seed_leave_the_same_bytes(tmp_path: Path) -> None:
+    first, second = (
+        play_in_process(quick_settings(tmp_path / name, model="resnet20", depth=8, width=4, rounds=2, epochs=1))
+        for name in ("first", "second")
+    )
+    for number in (1, 2):
+        assert first.checkpoint_path(number).read_bytes() == second.checkpoint_path(number).read_bytes()
+
+
+def test_two_runs_with_two_seeds_differ(tmp_path: Path) -> None:
+    first, second = (play_in_process(quick_settings(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
+    assert first.checkpoint_path(1).read_bytes() != second.checkpoint_path(1).read_bytes()
+
+
+def test_sites_that_start_apart_are_aligned_to_the_largest(tmp_path: Path) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path)))
+    assert record.reference == max(sorted(record.weights), key=lambda site: record.weights[site])
+    (matching,) = record.matchings.values()
+    assert matching.gain > 0
+    assert max(matching.moved.values()) > 0.5
+
+
+def test_sites_that_start_together_and_train_little_are_not_moved(tmp_path: Path) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path, start="shared", epochs=1, learning_rate=0.001)))
+    assert record.reference == "global"
+    assert all(share == 0 for matching in record.matchings.values() for share in matching.moved.values())
+
+
+def test_the_record_shows_the_barrier_naive_and_aligned(tmp_path: Path) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path, epochs=8, probe_points=5)))
+    assert record.barrier is not None
+    assert record.barrier.aligned < record.barrier.naive
+    (paths,) = record.paths.values()
+    assert paths.naive.lambdas == [0, 0.25, 0.5, 0.75, 1]
+    # Both paths lead from the reference to the same function.
+    assert paths.naive.losses[0] == pytest.approx(paths.aligned.losses[0])
+    assert paths.naive.losses[-1] == pytest.approx(paths.aligned.losses[-1], rel=1e-4)
+
+
+def test_baselines_are_measured_on_the_union_of_held_out_data(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, model="resnet20", depth=8, width=4, baselines=True)
+    record = one_round(play_in_process(settings))
+    expected = {"site-us", "site-eu", "site-us.corrected", "site-eu.corrected", "ensemble"}
+    expected |= {"naive", "naive.recalibrated", "aligned", "aligned.recalibrated"}
+    assert set(record.baselines) == expected
+    assert len({score.count for score in record.baselines.values()}) == 1
+    assert record.merged == record.baselines["aligned.recalibrated"]
+
+
+def nan_arrays(reply: Message) -> None:
+    arrays = reply.content.array_records[ARRAYS]
+    name = next(iter(arrays))
+    arrays[name] = Array(np.full_like(arrays[name].numpy(), np.nan))
+
+
+def wrong_shape(reply: Message) -> None:
+    arrays = reply.content.array_records[ARRAYS]
+    name = next(iter(arrays))
+    arrays[name] = Array(arrays[name].numpy()[:1])
+
+
+def missing_key(reply: Message) -> None:
+    arrays = reply.content.array_records[ARRAYS]
+    reply.content[ARRAYS] = ArrayRecord(dict(list(arrays.items())[1:]))
+
+
+def wrong_dtype(reply: Message) -> None:
+    arrays = reply.content.array_records[ARRAYS]
+    name = next(iter(arrays))
+    arrays[name] = Array(arrays[name].numpy().astype(np.complex64))
+
+
+def no_weight(reply: Message) -> None:
+    reply.content.metric_records[METRICS][N_EXAMPLES] = float("nan")
+
+
+def no_arrays(reply: Message) -> None:
+    del reply.content[ARRAYS]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (nan_arrays, "NOT_FINITE"),
+        (wrong_shape, "SHAPE"),
+        (missing_key, "KEYS"),
+        (wrong_dtype, "DTYPE"),
+        (no_weight, "WEIGHT"),
+        (no_arrays, "MALFORMED"),
+    ],
+)
+def test_a_malformed_reply_costs_its_site_the_turn_only(tmp_path: Path, spoil, reason: str) -> None:  # pyright: ignore
+    def tamper(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == TRAIN:
+            spoil(reply)
+        return reply
+
+    store = play_in_process(quick_settings(tmp_path / "spoilt"), n_sites=3, tamper=tamper)
+    record = one_round(store)
+    assert [(refused.site, refused.reason) for refused in record.refused] == [("site-eu", reason)]
+    assert sorted(record.weights) == ["site-3", "site-us"]
+    assert same_network(store, play_in_process(quick_settings(tmp_path / "silent"), 3, silent_or_failed(None)))
+
+
+def test_an_error_reply_costs_its_site_the_turn_only(tmp_path: Path) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path), 3, silent_or_failed(Error(2, "out of memory"))))
+    assert [refused.reason for refused in record.refused] == ["CLIENT_ERROR"]
+    assert record.outcome == "merged"
+
+
+def test_a_round_without_enough_replies_leaves_the_model_unchanged(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, rounds=2, round_deadline_seconds=0.2)
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        late = partition == 1 and reply.metadata.message_type == TRAIN
+        return None if late and reply.metadata.group_id == "2" else reply
+
+    store = play_in_process(settings, tamper=tamper)
+    assert [record.outcome for record in read_rounds(store)] == ["merged", "void"]
+    assert store.checkpoint_path(1).read_bytes() == store.checkpoint_path(2).read_bytes()
+
+
+def silent_or_failed(error: Error | None) -> Tamper:
+    """Site 1 stays silent when it should train, or answers with ``error``."""
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        if partition != 1 or reply.metadata.message_type != TRAIN:
+            return reply
+        answer = Message(error or Error(5, "gone"), reply_to=reply)
+        answer.metadata.__dict__["_reply_to_message_id"] = reply.metadata.reply_to_message_id
+        return answer
+
+    return tamper
+
+
+def one_round(store: RunStore) -> RoundRecord:
+    (record,) = read_rounds(store)
+    return record
+
+
+def accuracy(record: RoundRecord) -> float:
+    assert record.merged is not None
+    return record.merged.accuracy
+
+
+def same_network(left: RunStore, right: RunStore) -> bool:
+    ours, theirs = left.network(1), right.network(1)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
