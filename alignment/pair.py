@@ -1,6 +1,7 @@
 """Two states under comparison, and the objective that says how well a permutation brings one to the other."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import fsum
@@ -8,10 +9,11 @@ from math import fsum
 import torch
 from torch import Tensor
 
-from alignment.permutation import Permutation, identity_permutation, permute_block
+from alignment.flat import flat_index, flatten
+from alignment.permutation import Permutation, identity_permutation
 from alignment.spec import Block, PermutationSpec, State
 
-CHUNK_ELEMENTS = 1 << 20
+CHUNK_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,13 @@ class Pair:
 
     def objective(self, permutation: Permutation) -> float:
         """Σ ⟨W_ref, P(W_cand)⟩ over the scored tensors, in fp64."""
-        return fsum(dot(self.reference[name], self._moved(name, permutation)) for name in self.scored)
+        still = fsum(dot(self.reference[name], self.candidate[name]) for name in self._partly_still)
+        unmoved = fsum(
+            dot(block.of(self.reference[block.tensor]), block.of(self.candidate[block.tensor]))
+            for block in self.blocks
+            if block.tensor in self._partly_still
+        )
+        return still - unmoved + self.value(self.blocks, permutation)
 
     @cached_property
     def baseline(self) -> float:
@@ -68,24 +76,29 @@ class Pair:
         return self.objective(identity_permutation(self.spec))
 
     def value(self, blocks: Iterable[Block], permutation: Permutation) -> float:
-        """The part of the objective that lies in ``blocks``."""
-        return fsum(
-            dot(
-                block.of(self.reference[block.tensor]),
-                permute_block(block, permutation, self.candidate[block.tensor]),
-            )
-            for block in blocks
-        )
+        """The part of the objective that lies in ``blocks``. A few MB at a time."""
+        return fsum(part for block in blocks for part in self._parts(block, permutation))
 
-    def _moved(self, name: str, permutation: Permutation) -> Tensor:
-        tensor = self.candidate[name]
-        blocks = [block for block in self.blocks if block.tensor == name]
-        if blocks:
-            tensor = tensor.clone()
-        for block in blocks:
-            target = tensor[block.slices]
-            target.copy_(permute_block(block, permutation, self.candidate[name]).reshape(target.shape))
-        return tensor
+    def _parts(self, block: Block, permutation: Permutation) -> Iterator[float]:
+        flat = flatten(block)
+        moving = [(axis, flat_index(mover, permutation)) for axis, mover in enumerate(flat.movers) if mover]
+        first, positions = moving[0]
+        wanted, given = flat.of(self.reference[block.tensor]).cpu(), flat.of(self.candidate[block.tensor]).cpu()
+        step = max(1, CHUNK_ELEMENTS * len(positions) // wanted.numel())
+        for start in range(0, len(positions), step):
+            run = torch.arange(start, min(start + step, len(positions)))
+            chunk = given.index_select(first, positions[run])
+            for axis, index in moving[1:]:
+                chunk = chunk.index_select(axis, index)
+            yield dot(wanted.index_select(first, run), chunk)
+
+    @cached_property
+    def _partly_still(self) -> frozenset[str]:
+        """The scored tensors that blocks do not cover."""
+        covered: Counter[str] = Counter()
+        for block in self.blocks:
+            covered[block.tensor] += torch.Size(block.view).numel()
+        return frozenset(name for name in self.scored if covered[name] < self.reference[name].numel())
 
 
 def dot(left: Tensor, right: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Algorithm 1 of Git Re-Basin as plainly as it can be written: every cost anew, in fp64, same visiting order."""
+"""Algorithm 1 of Git Re-Basin as plainly as it can be written: every cost anew, same visiting order."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -22,14 +22,19 @@ def scored_blocks(spec: PermutationSpec, group: str) -> list[Block]:
 
 
 def similarity(
-    spec: PermutationSpec, reference: State, candidate: State, permutation: Permutation, group: str
+    spec: PermutationSpec,
+    reference: State,
+    candidate: State,
+    permutation: Permutation,
+    group: str,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """A[i, j]: what position i gains from the candidate's unit j, all other groups held."""
-    total = torch.zeros(spec.groups[group], spec.groups[group], dtype=torch.float64)
+    total = torch.zeros(spec.groups[group], spec.groups[group], dtype=dtype)
     for block in scored_blocks(spec, group):
         axis = block.groups.index(group)
-        wanted = block.of(reference[block.tensor]).double()
-        given = permute_block(block, permutation, candidate[block.tensor].double(), skip=axis)
+        wanted = block.of(reference[block.tensor]).to(dtype)
+        given = permute_block(block, permutation, candidate[block.tensor].to(dtype), skip=axis)
         total += unit_rows(wanted, axis) @ unit_rows(given, axis).T
     return total
 
@@ -48,6 +53,7 @@ def algorithm_1(
     candidate: State,
     generator: torch.Generator,
     max_sweeps: int = 100,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[dict[str, Tensor], int]:
     """The permutation and the number of sweeps, for specs without families whose groups never meet themselves."""
     permutation = identity_permutation(spec)
@@ -56,7 +62,7 @@ def algorithm_1(
         moved = False
         for k in torch.randperm(len(groups), generator=generator):
             group = groups[int(k)]
-            gain = similarity(spec, reference, candidate, permutation, group)
+            gain = similarity(spec, reference, candidate, permutation, group, dtype)
             best = assign(gain)
             if total(gain, best) > total(gain, permutation[group]) + 1e-7 * gain.abs().amax(1).sum().item():
                 permutation[group], moved = best, True
