@@ -25,7 +25,7 @@ def difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> Difference:
 def _one(a: Tensor, b: Tensor) -> Difference:
     x, y = _real(a), _real(b)
     same = (x == y) | (x.isnan() & y.isnan())
-    gap = torch.where(same, 0.0, (x - y).abs()).nan_to_num(nan=torch.inf).max().item()
+    gap = torch.where(same, 0.0, (x - y).abs()).nan_to_num(nan=torch.inf, posinf=torch.inf).max().item()
     scale = x[x.isfinite()].abs().max().item() if bool(x.isfinite().any()) else 0.0
     return Difference(gap, gap / scale if scale else gap)
 

@@ -54,7 +54,8 @@ def _names(state: Mapping[str, Value], parents: Mapping[Dim, Dim]) -> dict[Dim, 
 
 def _role(dim: Dim, segment: Product, parents: Mapping[Dim, Dim]) -> str:
     moving = [other for other in segment if other.reason is None]
-    if dim in parents.values() or (len(moving) > 1 and moving[0] is dim):
+    outermost = moving[0] is dim and len(segment) > 1
+    if outermost and (len(moving) > 1 or dim in parents.values()):
         return f".{dim.hint or 'heads'}"
     return ".units" if dim in parents or len(moving) > 1 else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,13 +41,21 @@ class Bench:
 
     def outputs(self, inputs: Sequence[Any]) -> list[Tensor]:
         """All output tensors on a copy of ``inputs``; random numbers are drawn from one seed."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(self.model):
             return tensors_in(self.model(*_converted(inputs, self.dtype)))
 
 
 @contextmanager
-def bench(model: nn.Module, inputs: Sequence[Any]) -> Iterator[Bench]:
+def seeded(model: nn.Module) -> Generator[None]:
+    """Draws random numbers from one seed, and leaves the generators of torch as they were."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def bench(model: nn.Module, inputs: Sequence[Any]) -> Generator[Bench]:
     """A `Bench` in fp64 on a copy of ``model`` where both are possible, in evaluation mode.
 
     A network that cannot be copied is used itself and gets its weights back. One that computes in fixed dtypes runs in
@@ -70,14 +78,14 @@ def in_precision_of(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def own_precision(model: nn.Module, inputs: Sequence[Any]) -> Iterator[Bench]:
+def own_precision(model: nn.Module, inputs: Sequence[Any]) -> Generator[Bench]:
     """A `Bench` in the precision of ``model``, on a copy where that is possible."""
     with plain_operations(), _own_precision(model, inputs) as own:
         yield own
 
 
 @contextmanager
-def _own_precision(model: nn.Module, inputs: Sequence[Any]) -> Iterator[Bench]:
+def _own_precision(model: nn.Module, inputs: Sequence[Any]) -> Generator[Bench]:
     dtype = in_precision_of(model)
     if (twin := _copy(model)) is not None:
         yield Bench(twin.to(dtype).eval(), _converted(inputs, dtype), dtype)

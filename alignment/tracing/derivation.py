@@ -12,50 +12,55 @@ from torch.utils import _pytree as pytree
 from alignment.tracing.dims import Axes, fix, fixed_axes, fresh, size_of, unify
 from alignment.tracing.operation import Mixing, Operand, Operation
 from alignment.tracing.recording import Call, Frame, Recording, Value
-from alignment.tracing.rules.table import PASSIVE, name_of, rule_of
+from alignment.tracing.rules.table import PASSIVE, rule_of
+from alignment.tracing.schema import label_of, name_of
+from alignment.tracing.sharing import Sharing
 from alignment.tracing.slots import settle
 
-# They read whether a mask happens to be causal, only to choose between equal ways to compute.
-_HARMLESS = (nn.TransformerEncoder, nn.TransformerDecoder)
+# They read whether a mask is causal or how long a packed batch is, to choose between equal ways to compute.
+_HARMLESS = (nn.TransformerEncoder, nn.TransformerDecoder, nn.LSTM, nn.GRU, nn.RNN)
 
 
 @dataclass
 class Derivation:
-    """What a recording tells: the values carry their axes. ``mixings`` rule families out."""
+    """What a recording tells: the values carry their axes. ``read`` by a live call; ``mixings`` rule families out."""
 
     recording: Recording
+    read: frozenset[Value]
     mixings: list[Mixing] = field(default_factory=list[Mixing])
 
 
-def derive(recording: Recording) -> Derivation:
+def derive(recording: Recording, sharing: Sharing) -> Derivation:
     """Gives every value of ``recording`` its axes."""
-    derivation = Derivation(recording)
-    _start(recording)
     barred = _barred_frames(recording)
+    steps = recording.live_calls(barred.keys())
+    derivation = Derivation(recording, frozenset(value for call in steps for value in call.inputs))
+    _start(derivation, sharing)
     for frame, reason in barred.items():
         _fix_frame(recording, frame, reason)
-    for call in recording.calls:
-        reason = next((barred[frame] for frame in call.frames if frame in barred), None)
-        _step(derivation, call, reason)
+    for call in steps:
+        _step(derivation, call, next((barred[frame] for frame in call.frames if frame in barred), None))
     for frame, reason in barred.items():
         _fix_values([*frame.inputs, *frame.outputs], reason)
     _fix_values(recording.outputs, "network output")
     return derivation
 
 
-def _start(recording: Recording) -> None:
+def _start(derivation: Derivation, sharing: Sharing) -> None:
+    recording = derivation.recording
     for value in recording.state.values():
         value.axes = value.axes or tuple(map(fresh, value.shape))
     for value in recording.inputs:
         value.axes = fixed_axes(value.shape, "network input")
     for value in recording.captured:
         value.axes = fixed_axes(value.shape, "a tensor that is not in the state dict")
-    for one, other in recording.tied:
-        _meet(one, _axes(other), "tied tensors")
+    for one, other in sharing.tied:
+        _meet(recording.state[one], _axes(recording.state[other]), "tied tensors")
     for value in recording.state.values():
-        if value not in recording.used:
+        if value not in derivation.read:
             _fix_values([value], "no operation of the traced run reads it")
-    _fix_values(recording.overlapping, "it shares memory with a tensor of another layout")
+    overlapping = [*recording.overlapping, *(recording.state[key] for key in sharing.overlapping)]
+    _fix_values(overlapping, "it shares memory with a tensor of another layout")
 
 
 def _barred_frames(recording: Recording) -> dict[Frame, str]:
@@ -79,7 +84,7 @@ def _step(derivation: Derivation, call: Call, barred: str | None) -> None:
         for value in call.outputs:
             value.axes = value.axes or _constant_axes(value, name_of(call.op))
         return
-    operation = _operation(recording, call)
+    operation = _operation(derivation, call)
     settles = name_of(call.op) not in PASSIVE or barred is not None
     if settles:
         settle([expr for operand in operation.operands for expr in operand.axes], operation.why)
@@ -106,14 +111,13 @@ def _apply(derivation: Derivation, call: Call, operation: Operation) -> str | No
     return None
 
 
-def _operation(recording: Recording, call: Call) -> Operation:
+def _operation(derivation: Derivation, call: Call) -> Operation:
     def operand(value: Any) -> Any:
-        return Operand(_seen(recording, value), value.shape) if isinstance(value, Value) else value
+        return Operand(_seen(derivation.recording, value), value.shape) if isinstance(value, Value) else value
 
     args = {name: pytree.tree_map(operand, arg) for name, arg in call.args.items()}
-    used = tuple(value in recording.used for value in call.outputs)
-    label = call.op.name().removeprefix("aten::").split(".")[0]
-    return Operation(label, args, tuple(value.shape for value in call.outputs), used)
+    used = tuple(value in derivation.read for value in call.outputs)
+    return Operation(label_of(call.op), args, tuple(value.shape for value in call.outputs), used)
 
 
 def _seen(recording: Recording, value: Value) -> Axes:

@@ -9,11 +9,12 @@ from torch import nn
 
 from alignment.spec import Factor, PermutationSpec
 from alignment.tracing.assembly import assemble
-from alignment.tracing.bench import Bench, bench
+from alignment.tracing.bench import Bench, bench, seeded
 from alignment.tracing.derivation import derive
 from alignment.tracing.proof import prove
 from alignment.tracing.recorder import record
 from alignment.tracing.rules.table import decomposition
+from alignment.tracing.sharing import Sharing, sharing
 
 
 def derive_spec(model: nn.Module, inputs: Sequence[Any]) -> PermutationSpec:
@@ -26,14 +27,15 @@ def derive_spec(model: nn.Module, inputs: Sequence[Any]) -> PermutationSpec:
     raises.
     """
     with bench(model, inputs) as runnable:
-        return _derive(runnable)
+        return _derive(runnable, sharing(model))
 
 
-def _derive(runnable: Bench) -> PermutationSpec:
+def _derive(runnable: Bench, shared: Sharing) -> PermutationSpec:
     buffers = frozenset(name for name, _ in runnable.model.named_buffers(remove_duplicate=False))
     try:
-        recording = record(runnable.model, runnable.inputs, decomposition)
-        return prove(runnable, assemble(derive(recording), buffers))
+        with seeded(runnable.model):
+            recording = record(runnable.model, runnable.inputs, decomposition)
+        return prove(runnable, assemble(derive(recording, shared), buffers))
     except Exception as error:  # a network past our understanding gets a spec all the same
         return _nothing_moves(runnable, buffers, f"not derived: {type(error).__name__}: {error}")
 

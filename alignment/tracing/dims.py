@@ -7,8 +7,8 @@ is one of
     linked  the same as another dim (union-find)
     bound   it stands for an expression: a sum (concatenation) or a product (reshape)
 
-`unify` states that two axes must move together. It refines both to common cuts, as term unification does; where the cuts
-are irreconcilable it fixes both. Knowledge only grows, so every earlier conclusion stays valid.
+`unify` states that two axes must move together. It refines both to common cuts, as term unification does; where the
+cuts are irreconcilable it fixes both. Knowledge only grows, so every earlier conclusion stays valid.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ _INTERLEAVED = "its units interleave with those of a concatenation"
 def spread_interleaved(values: Iterable[Value]) -> None:
     """Fixes what has a concatenation below it, until every axis is a row of products."""
     exprs = [expr for value in values for expr in value.axes or ()]
-    while any([_fix_above_sums(expr) for expr in exprs]):
+    while sum(_fix_above_sums(expr) for expr in exprs):
         pass
 
 

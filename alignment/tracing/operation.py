@@ -35,7 +35,7 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Operation:
-    """``args`` by schema name with an `Operand` for every tensor; the shapes of all outputs, and which are read later."""
+    """``args`` by schema name, an `Operand` for every tensor; of the outputs their shapes, and which are read later."""
 
     name: str
     args: Mapping[str, Any]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignment.tracing.recording import Call, Frame, Recording, Value, leaves_of, tensors_in, uniform_axes
+from alignment.tracing.schema import arguments_of, label_of, written_by
+from alignment.tracing.sharing import layout_of, memory_of
 
 # Memory that nobody has written yet: its content says nothing.
 _EMPTY = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided")
 # They hand the data of a tensor to Python without passing the dispatcher.
-_READS = {
+_READS: dict[Any, str] = {
     torch.Tensor.tolist: "tolist",
     torch.Tensor.numpy: "numpy",
     torch.Tensor.__array__: "numpy",
@@ -51,6 +53,7 @@ class _Recorder(TorchDispatchMode):
         self._alive: list[Tensor] = []
         self._by_storage: dict[int, list[tuple[Tensor, Value]]] = {}
         self._tainted: set[int] = set()
+        self._decomposing: set[OpOverload] = set()
         self.stack: list[Frame] = []
         self.recording = Recording({}, [])
         self._note_state(model)
@@ -59,22 +62,11 @@ class _Recorder(TorchDispatchMode):
     def _note_state(self, model: nn.Module) -> None:
         for key, tensor in model.state_dict(keep_vars=True).items():
             if isinstance(tensor, Tensor):
-                self.recording.state[key] = self._known.get(id(tensor)) or self._note_owned(tensor)
-
-    def _note_owned(self, tensor: Tensor) -> Value:
-        """A tensor of the state dict; one that lies in another's memory is tied to it."""
-        others = self._by_storage.get(_storage(tensor), [])
-        value = self._note(tensor)
-        self.recording.owned[id(tensor)] = value
-        for other, known in others[:1]:
-            if _layout(other) == _layout(tensor):
-                self.recording.tied.append((known, value))
-            else:
-                self.recording.overlapping += [known, value]
-        return value
+                self.recording.state[key] = self._known.get(id(tensor)) or self._note(tensor)
+                self.recording.owned[id(tensor)] = self.recording.state[key]
 
     def _note(self, tensor: Tensor, constant: bool = False, uniform: tuple[bool, ...] = ()) -> Value:
-        value = Value(tuple(tensor.shape), str(tensor.dtype), _storage(tensor), constant, uniform)
+        value = Value(tuple(tensor.shape), str(tensor.dtype), memory_of(tensor), constant, uniform)
         self._known[id(tensor)] = value
         self._alive.append(tensor)
         self._by_storage.setdefault(value.storage, []).append((tensor, value))
@@ -84,9 +76,9 @@ class _Recorder(TorchDispatchMode):
         """The value of a tensor that operation handed over, whether or not it was seen before."""
         if id(tensor) in self._known:
             return self._known[id(tensor)]
-        aliases = self._by_storage.get(_storage(tensor), [])
+        aliases = self._by_storage.get(memory_of(tensor), [])
         for other, value in aliases:
-            if _layout(other) == _layout(tensor):
+            if layout_of(other) == layout_of(tensor):
                 self._known[id(tensor)] = value
                 self._alive.append(tensor)
                 return value
@@ -108,44 +100,64 @@ class _Recorder(TorchDispatchMode):
         if self.stack:
             self.stack[-1].reads.append(name)
 
+    def note_telling(self, tensor: Tensor, name: str) -> None:
+        """Notes that ``tensor`` is turned into Python data."""
+        value = self.value(tensor)
+        if not self.is_constant(value):
+            self.recording.told.append(value)
+            self.note_read(name)
+
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs ``func``, or what it decomposes into, and records it."""
         kwargs = kwargs or {}
-        replacement = self._decomposition(func)
+        replacement = None if func in self._decomposing else self._decomposition(func)
         if replacement is not None:
-            with self:
-                result = replacement(*args, **kwargs)
+            result = self._decomposed(func, replacement, args, kwargs)
             if result is not NotImplemented:
                 return result
-        given = _by_name(func, args, kwargs)
-        literal = func.name() == "aten::lift_fresh" and id(args[0]) not in self._known
-        if literal:
+        given = arguments_of(func, args, kwargs)
+        # Once Python has been told something, what it makes is not known to be constant.
+        told = any(frame.reads for frame in self.recording.frames)
+        if func.name() == "aten::lift_fresh" and id(args[0]) not in self._known and not told:
             self._note(args[0], constant=True, uniform=uniform_axes(args[0]))
         noted = pytree.tree_map_only(Tensor, self.value, given)
         result = func(*args, **kwargs)
         self._record(func, noted, result)
         return result
 
+    def _decomposed(
+        self, func: OpOverload, replacement: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        self._decomposing.add(func)
+        try:
+            with self:
+                return replacement(*args, **kwargs)
+        except Exception:  # the operation itself still works; it is then an unknown one
+            return NotImplemented
+        finally:
+            self._decomposing.discard(func)
+
     def _record(self, func: OpOverload, args: Mapping[str, Any], result: object) -> None:
         inputs = tuple(leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, Value))
-        written = tuple(_written(func, args))
+        # Such an operation changes a tensor's shape, not its content: afterwards it is another value.
+        reshapes = torch.Tag.inplace_view in func.tags
+        written = () if reshapes else tuple(written_by(func, args))
         constant = all(map(self.is_constant, inputs))
         if not constant:
             self._tainted.update(value.storage for value in written)
         self.recording.written.update(value.storage for value in written)
-        self.recording.used.update(inputs)
         if not constant and _reads_data(func, inputs, result):
-            self.note_read(func.name().removeprefix("aten::"))
+            self.note_read(label_of(func))
         memory = {value.storage for value in inputs}
-        outputs = tuple(self._output(func, tensor, constant) for tensor in tensors_in(result))
+        outputs = tuple(self._output(func, tensor, constant, anew=reshapes) for tensor in tensors_in(result))
         views = any(value.storage in memory for value in outputs)
         frames = tuple(self.stack)
         self.recording.calls.append(Call(func, args, inputs, written, outputs, frames, constant, views))
 
-    def _output(self, func: OpOverload, tensor: Tensor, constant: bool) -> Value:
-        if id(tensor) in self._known:
+    def _output(self, func: OpOverload, tensor: Tensor, constant: bool, anew: bool) -> Value:
+        if id(tensor) in self._known and not anew:
             return self._known[id(tensor)]
         if not constant:
             return self._note(tensor)
@@ -164,13 +176,13 @@ class _Reads(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs ``func``, noting a read."""
-        if func in _READS and not self._recorder.is_constant(self._recorder.value(args[0])):
-            self._recorder.note_read(_READS[func])
+        if func in _READS:
+            self._recorder.note_telling(args[0], _READS[func])
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def _module_calls(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _module_calls(model: nn.Module, recorder: _Recorder) -> Generator[None]:
     """Keeps the recorder's stack of module calls."""
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -186,7 +198,8 @@ def _module_calls(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
             for read in frame.reads:
                 recorder.note_read(read)
 
-    names = {module: name for name, module in model.named_modules()}
+    named = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+    names = {module: name for name, module in named}
     handles = [
         handle
         for module in names
@@ -200,27 +213,6 @@ def _module_calls(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _layout(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
-
-
-def _by_name(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by the names of the operation's schema, with its defaults."""
-    names = [argument.name for argument in func._schema.arguments]
-    defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
-    return {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _written(func: OpOverload, args: Mapping[str, Any]) -> Iterator[Value]:
-    for argument in func._schema.arguments:
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from (v for v in pytree.tree_leaves(args.get(argument.name)) if isinstance(v, Value))
 
 
 def _reads_data(func: OpOverload, inputs: Sequence[Value], result: object) -> bool:

@@ -1,8 +1,8 @@
-"""What one run of a network did, as plain data: values, the operations between them, and the module calls around them."""
+"""What one run of a network did, as plain data: values, the operations between them, the module calls around them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,19 +63,35 @@ class Call:
 
 @dataclass
 class Recording:
-    """A run: ``state`` by the key of the state dict, ``captured`` what came from neither it nor the inputs."""
+    """A run.
+
+    state        by the key of the state dict; ``owned`` the same by the id of the tensor
+    captured     what came from neither the state dict nor the inputs
+    told         what was turned into Python data without an operation
+    overlapping  what shares memory in a way that no operation shows
+    written      memory that some operation wrote
+    """
 
     state: dict[str, Value]
     inputs: list[Value]
     outputs: list[Value] = field(default_factory=list[Value])
     captured: list[Value] = field(default_factory=list[Value])
+    told: list[Value] = field(default_factory=list[Value])
     calls: list[Call] = field(default_factory=list[Call])
     frames: list[Frame] = field(default_factory=list[Frame])
-    tied: list[tuple[Value, Value]] = field(default_factory=list[tuple[Value, Value]])
     overlapping: list[Value] = field(default_factory=list[Value])
     written: set[int] = field(default_factory=set[int])
     owned: dict[int, Value] = field(default_factory=dict[int, Value])
-    used: set[Value] = field(default_factory=set[Value])
+
+    def live_calls(self, barred: Set[Frame]) -> list[Call]:
+        """The calls that the outputs depend on, that write or tell Python something, or that lie in ``barred``."""
+        wanted, live = {*self.outputs, *self.told}, list[Call]()
+        for call in reversed(self.calls):
+            kept = call.written or not call.outputs or not barred.isdisjoint(call.frames)
+            if kept or not wanted.isdisjoint(call.outputs):
+                live.append(call)
+                wanted.update(call.inputs)
+        return live[::-1]
 
 
 def uniform_axes(tensor: Tensor) -> tuple[bool, ...]:

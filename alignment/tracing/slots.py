@@ -1,9 +1,9 @@
 """Reshapes whose meaning shows only later: is ``view(3, h, d)`` three tensors in one, or a product?
 
-A packed projection is read slot by slot (``qkv.view(B, N, 3, h, d).unbind(2)``): its slots need not move alike. Heads are
-used together (``x.view(B, N, h, d)``): every unit below a head moves with it. At the reshape both look the same. So the
-parts of a reshaped dim stay *pending* while operations only move, copy or take them apart, and are settled by the first
-operation that reads a slot or computes on them.
+A packed projection is read slot by slot (``qkv.view(B, N, 3, h, d).unbind(2)``): its slots need not move alike. Heads
+are used together (``x.view(B, N, h, d)``): every unit below a head moves with it. At the reshape both look the same. So
+the parts of a reshaped dim stay *pending* while operations only move, copy or take them apart, and are settled by the
+first operation that reads a slot or computes on them.
 """
 
 from __future__ import annotations
@@ -11,26 +11,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from alignment.tracing.dims import Axes, Dim, Expr, Product, fix, merge, resolve, root, unify
+from alignment.tracing.dims import Axes, Dim, Expr, fix, fresh, merge, resolve, root, size_of, unify
 
 
 @dataclass(eq=False)
 class Pending:
-    """``source`` seen as ``parts``, outermost first; ``slots[i]`` are the inner parts below position i of the first."""
+    """``source`` seen as ``parts``, outermost first; ``slots[i]`` are the inner parts at position i of the outermost.
 
-    source: Dim
+    A stack of tensors is the same without a source: its slots are known from the start.
+    """
+
+    source: Dim | None
     parts: tuple[Dim, ...]
-    slots: list[tuple[Dim, ...]] = field(default_factory=list[tuple[Dim, ...]])
+    slots: list[Axes] = field(default_factory=list[Axes])
     settled: bool = False
 
 
 def defer(source: Dim, sizes: Sequence[int]) -> list[Expr]:
     """The axes of ``sizes``, all above 1, that ``source`` is split into, their meaning left open."""
-    parts = tuple(Dim(size) for size in sizes)
-    pending = Pending(source, parts)
-    for part in parts:
-        part.pending = pending
-    return [((part,),) for part in parts]
+    return [((part,),) for part in _pend(source, tuple(Dim(size) for size in sizes)).parts]
+
+
+def stacked(tensors: Sequence[Axes], why: str) -> Axes:
+    """A new outermost axis, then the axes of ``tensors`` one under the other, tied only if they must be."""
+    outermost = fresh(len(tensors), f"{why}: in their order")
+    columns = [tuple(map(resolve, column)) for column in zip(*tensors, strict=True)]
+    varying = [place for place, column in enumerate(columns) if any(expr != column[0] for expr in column)]
+    parts = (outermost[0][0], *(Dim(size_of(columns[place][0])) for place in varying)) if varying else ()
+    if varying:
+        pending = _pend(None, parts)
+        pending.slots = [tuple(columns[place][index] for place in varying) for index in range(len(tensors))]
+    seen = {place: ((part,),) for place, part in zip(varying, parts[1:], strict=True)}
+    return (outermost, *(seen.get(place, column[0]) for place, column in enumerate(columns)))
 
 
 def settle(axes: Iterable[Expr], why: str) -> None:
@@ -41,9 +53,10 @@ def settle(axes: Iterable[Expr], why: str) -> None:
             continue
         pending.settled = True
         for slot in pending.slots:
+            settle(slot, why)
             for part, own in zip(pending.parts[1:], slot, strict=True):
-                unify(((part,),), ((own,),), why)
-        if not pending.slots:
+                unify(((part,),), own, why)
+        if not pending.slots and pending.source is not None:
             unify(((pending.source,),), (pending.parts,), why)
 
 
@@ -63,17 +76,25 @@ def take_slot(axes: Axes, outermost: Expr, index: int, why: str) -> Axes:
     assert pending is not None
     if not pending.slots:
         _open(pending, why)
-    own = dict(zip(pending.parts[1:], pending.slots[index], strict=True))
-    return tuple(
-        tuple(tuple(own.get(root(dim), root(dim)) for dim in product) for product in resolve(expr)) for expr in axes
-    )
+    own: dict[Expr, Expr] = {
+        ((part,),): expr for part, expr in zip(pending.parts[1:], pending.slots[index], strict=True)
+    }
+    return tuple(own.get(resolve(expr), expr) for expr in axes)
+
+
+def _pend(source: Dim | None, parts: tuple[Dim, ...]) -> Pending:
+    pending = Pending(source, parts)
+    for part in parts:
+        part.pending = pending
+    return pending
 
 
 def _open(pending: Pending, why: str) -> None:
+    assert pending.source is not None
     outermost, *inner = pending.parts
     fix(((outermost,),), f"{why}: read slot by slot")
-    pending.slots = [tuple(Dim(part.size) for part in inner) for _ in range(outermost.size)]
-    segments: tuple[Product, ...] = tuple(segment for slot in pending.slots for segment in merge([(slot,)]))
+    pending.slots = [tuple(fresh(part.size) for part in inner) for _ in range(outermost.size)]
+    segments = tuple(product for slot in pending.slots for product in merge(slot))
     unify(((pending.source,),), segments, why)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @contextmanager
-def plain_operations() -> Iterator[None]:
+def plain_operations() -> Generator[None]:
     """Turns fused attention, Transformer fast paths and oneDNN off, and back to what they were."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -24,7 +24,7 @@ def plain_operations() -> Iterator[None]:
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module) -> Generator[None]:
     """Puts every module into evaluation mode, and back to the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -36,7 +36,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _without_onednn() -> Iterator[None]:
+def _without_onednn() -> Generator[None]:
     with warnings.catch_warnings():
         # Saving the flags asks for one that only other hardware has.
         warnings.simplefilter("ignore", UserWarning)

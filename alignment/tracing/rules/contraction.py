@@ -50,7 +50,7 @@ def trilinear(op: Operation) -> Sequence[Axes]:
             shape.insert(axis, 1)
         padded.append(Operand(tuple(axes), tuple(shape)))
     whole = broadcast(op, padded)
-    summed = set(op.args["sumdim"])
+    summed: set[int] = set(op.args["sumdim"])
     kept = [expr for axis, expr in enumerate(whole) if axis not in summed]
     op.mix(child=[whole[axis] for axis in summed], parent=kept)
     return [tuple(kept)]

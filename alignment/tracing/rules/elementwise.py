@@ -29,6 +29,13 @@ def elementwise(op: Operation) -> Sequence[Axes]:
     return [broadcast(op, op.operands)] * len(op.shapes)
 
 
+def inert(op: Operation) -> Sequence[Axes]:
+    """What draws random numbers in training alone."""
+    if op.args.get("training", op.args.get("train")):
+        raise NotImplementedError("in training mode")
+    return [op.first.axes] * len(op.shapes)
+
+
 def uniform(op: Operation) -> Sequence[Axes]:
     """zeros_like and its kin: all elements are equal, so any axis may move with anything."""
     return [tuple(fresh(size) for size in shape) for shape in op.shapes]
@@ -42,5 +49,6 @@ def positioned(op: Operation) -> Sequence[Axes]:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like"), uniform),
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"), uniform),
+    **dict.fromkeys(("rrelu_with_noise", "native_dropout"), inert),
     **dict.fromkeys(("rand_like", "randn_like", "randint_like"), positioned),
 }

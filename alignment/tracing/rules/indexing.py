@@ -82,6 +82,20 @@ def gather(op: Operation) -> Sequence[Axes]:
     return [chosen.axes]
 
 
+def pack_sequence(op: Operation) -> Sequence[Axes]:
+    """The steps of padded sequences in one row, by length: batch and time lie by position, features pass."""
+    x = op.operand("input")
+    op.fix(x.axes[:2])
+    return [(*op.fixed(op.shapes[0][:1]), *x.axes[2:]), *(op.fixed(shape) for shape in op.shapes[1:])]
+
+
+def pad_sequence(op: Operation) -> Sequence[Axes]:
+    """The way back."""
+    data = op.operand("data")
+    op.fix(data.axes[:1])
+    return [(*op.fixed(op.shapes[0][:2]), *data.axes[1:]), *(op.fixed(shape) for shape in op.shapes[1:])]
+
+
 _RUNNING = ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort", "topk", "roll", "flip")
 
 RULES: dict[str, Rule] = {
@@ -93,4 +107,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_RUNNING, by_position),
     **dict.fromkeys(("tril", "triu"), triangle),
     "unfold": windows,
+    "_pack_padded_sequence": pack_sequence,
+    "_pad_packed_sequence": pad_sequence,
 }

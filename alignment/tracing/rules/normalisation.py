@@ -62,7 +62,7 @@ def softmax(op: Operation) -> Sequence[Axes]:
 def weight_norm(op: Operation) -> Sequence[Axes]:
     """``v * (g / ‖v‖)``, the norm over all axes but ``dim``."""
     v, g = op.operand("v"), op.operand("g")
-    along = op.args["dim"]
+    along: int = op.args["dim"]
     op.unify(v.axes[along], g.axes[along])
     return [v.axes, *[g.axes] * (len(op.shapes) - 1)]
 

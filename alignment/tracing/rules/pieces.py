@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from alignment.tracing.dims import UNIT, Axes, Expr, cut, is_fixed
-from alignment.tracing.operation import Operand, Operation, Rule, axis_number, meet_all
-from alignment.tracing.slots import settle, settle_unless_outermost, take_slot
+from alignment.tracing.operation import Operand, Operation, Rule, axis_number
+from alignment.tracing.slots import settle, settle_unless_outermost, stacked, take_slot
 
 
 def cat(op: Operation) -> Sequence[Axes]:
@@ -19,11 +19,10 @@ def cat(op: Operation) -> Sequence[Axes]:
 
 def stack(op: Operation) -> Sequence[Axes]:
     """Tensors on a new axis, in their order."""
-    parts = op.operands
-    meet_all(op, parts[1:], parts[0].axes)
-    along = axis_number(op.args["dim"], parts[0].ndim + 1)
-    new = op.fixed([len(parts)])
-    return [(*parts[0].axes[:along], *new, *parts[0].axes[along:])]
+    parts = [operand.axes for operand in op.operands]
+    along = axis_number(op.args["dim"], len(parts[0]) + 1)
+    new, *rest = stacked(parts, op.why) if len(parts) > 1 else (UNIT, *parts[0])
+    return [(*rest[:along], new, *rest[along:])]
 
 
 def split(op: Operation) -> Sequence[Axes]:

@@ -1,10 +1,10 @@
 """The rule of every operation, and what to run in the stead of an operation that has none."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
-from torch._decomp import decomposition_table
+from torch import _decomp
 from torch._ops import OpOverload
 
 from alignment.tracing.operation import Rule
@@ -19,6 +19,7 @@ from alignment.tracing.rules import (
     views,
     windows,
 )
+from alignment.tracing.schema import is_mutable, name_of
 
 _RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -32,19 +33,16 @@ _RULES: dict[str, Rule] = {
     **indexing.RULES,
 }
 
+_DECOMPOSITIONS = cast("Mapping[OpOverload, Callable[..., Any]]", _decomp.decomposition_table)
+
 # They move, copy or take apart, and leave open what is pending; see `slots`.
 PASSIVE = frozenset(
-    ("permute", "transpose", "t", "unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "clone", "_to_copy")
-    + ("detach", "alias", "contiguous", "split", "split_with_sizes", "unsafe_split", "slice", "select", "unbind")
+    {
+        *("permute", "transpose", "t", "unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "clone", "_to_copy"),
+        *("detach", "alias", "contiguous", "split", "split_with_sizes", "unsafe_split", "slice", "select", "unbind"),
+        *("lift_fresh", "stack"),
+    }
 )
-
-
-def name_of(op: OpOverload) -> str:
-    """The operation's name in `RULES`: of ATen's without their name space, an in-place one as its twin."""
-    name = op.name().removeprefix("aten::").split(".")[0]
-    if op._schema.is_mutable and name.endswith("_") and not name.endswith("__"):
-        return name[:-1]
-    return name
 
 
 def rule_of(op: OpOverload) -> Rule | None:
@@ -58,10 +56,8 @@ def rule_of(op: OpOverload) -> Rule | None:
 
 
 def decomposition(op: OpOverload) -> Callable[..., Any] | None:
-    """An equivalent in simpler operations, for an operation without a rule that writes no argument."""
-    if op._schema.is_mutable or op.is_view or rule_of(op) is not None:
+    """An equivalent in simpler operations, for an operation without a rule; it may return NotImplemented."""
+    if rule_of(op) is not None or torch.Tag.nondeterministic_seeded in op.tags:
         return None
-    if torch.Tag.data_dependent_output in op.tags or torch.Tag.nondeterministic_seeded in op.tags:
-        return None
-    found: Callable[..., Any] | None = decomposition_table.get(op)
-    return found
+    # The table's equivalents copy where the operation would write or view.
+    return op.decompose if is_mutable(op) or op.is_view else _DECOMPOSITIONS.get(op, op.decompose)

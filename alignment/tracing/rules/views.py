@@ -9,7 +9,8 @@ from alignment.tracing.slots import defer, settle
 
 def permute(op: Operation) -> Sequence[Axes]:
     """Axes in a new order."""
-    return [tuple(op.first.axes[axis] for axis in op.args["dims"])]
+    dims: Sequence[int] = op.args["dims"]
+    return [tuple(op.first.axes[axis] for axis in dims)]
 
 
 def transpose(op: Operation) -> Sequence[Axes]:
