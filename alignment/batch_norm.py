@@ -69,11 +69,18 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
 
 
 def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: ExitStack) -> None:
-    """Until ``hooks`` closes, BatchNorm layers use the statistics of the batch and add their inputs to ``moments``."""
-    for name, layer in named_modules(network):
-        if isinstance(layer, BATCH_NORMS) and layer.running_mean is not None:
-            layer.train()
-            hooks.enter_context(layer.register_forward_pre_hook(_adder(moments, name)))
+    """Until ``hooks`` closes, BatchNorm layers add their inputs to ``moments``; from now on they are in train mode."""
+    for name, layer in train_batch_norms(network).items():
+        hooks.enter_context(layer.register_forward_pre_hook(_adder(moments, name)))
+
+
+def train_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorm layers that keep running statistics, by name, put into train mode: they use those of the batch."""
+    layers = {name: layer for name, layer in named_modules(network) if isinstance(layer, BATCH_NORMS)}
+    kept = {name: layer for name, layer in layers.items() if layer.running_mean is not None}
+    for layer in kept.values():
+        layer.train()
+    return dict(kept)
 
 
 def _adder(moments: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

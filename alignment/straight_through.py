@@ -1,0 +1,127 @@
+"""Straight-through estimator matching (Git Re-Basin, arXiv 2209.04836, section 3.3, Algorithm 2)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from alignment.barrier import LabelledBatch, Loss, loss_sums
+from alignment.batch_norm import train_batch_norms
+from alignment.batches import network_with, on_device_of, reusable
+from alignment.interpolate import interpolate
+from alignment.matching import Matching
+from alignment.pair import Pair
+from alignment.permutation import Permutation, check_permutation, permute
+from alignment.spec import PermutationSpec, State
+from alignment.validate import check_pair
+from alignment.weight_matching import match_weights
+
+RATE = 1e-2
+"""Of Adam."""
+
+
+def match_straight_through(
+    spec: PermutationSpec,
+    model: nn.Module,
+    reference: State,
+    candidate: State,
+    batches: Iterable[LabelledBatch],
+    loss: Loss,
+    steps: int = 100,
+    start: Permutation | None = None,
+    generator: torch.Generator | None = None,
+) -> Matching:
+    """The permutation of ``candidate`` with the least loss halfway to ``reference``, of those that a descent visits.
+
+    A network θ̃ starts as the reference. Each of ``steps`` moves it by Adam along the gradient of the loss of
+
+        ½ (reference + π(candidate)),   π = argmax Σ ⟨θ̃, π(candidate)⟩,
+
+    as if π(candidate) were θ̃ itself: the gradient passes straight through the projection, which is weight matching
+    from the last π. The first π is ``start``, by default that of weight matching. After each pass over ``batches``
+    the π at hand is judged by its loss on all of them. The first is judged too and ties keep the incumbent, so there
+    the result is never worse than where it began. BatchNorm layers use the statistics of the batch, and are
+    recalibrated before π is judged.
+
+    ``batches`` are (inputs, targets), ``loss(outputs, targets)`` is a mean. ``objective`` and ``gain`` are those of
+    the weights. A step costs a forward pass, a backward pass and a weight matching: a method for sites. Raises
+    `StateError` for states that do not fit, `ValueError` without batches.
+    """
+    task = _Task(spec, model, reference, candidate, reusable(batches), loss)
+    check_pair(spec, reference, candidate)
+    pair = Pair(spec, reference, candidate)
+    if start is None:
+        first = match_weights(spec, reference, candidate, generator=generator)
+    else:
+        check_permutation(spec, start)
+        first = Matching(start, 0.0, 0.0, 0, converged=False)
+    best = _descend(task, first, steps, generator)
+    objective = pair.objective(best.permutation)
+    return replace(best, objective=objective, gain=objective - pair.baseline)
+
+
+@dataclass(frozen=True)
+class _Task:
+    spec: PermutationSpec
+    model: nn.Module
+    reference: State
+    candidate: State
+    batches: Iterable[LabelledBatch]
+    loss: Loss
+
+    def midpoint(self, permutation: Permutation) -> dict[str, Tensor]:
+        return interpolate(self.reference, permute(self.spec, permutation, self.candidate), 0.5)
+
+    def judge(self, permutation: Permutation) -> float:
+        middle = self.midpoint(permutation)
+        sums = loss_sums(self.model, middle, self.batches, self.loss, recalibrate_with=self.batches)
+        if not sums.count:
+            raise ValueError("no batches to measure on")
+        return sums.loss / sums.count
+
+
+def _descend(task: _Task, first: Matching, steps: int, generator: torch.Generator | None) -> Matching:
+    guide = _Guide(task)
+    best, least, now, done = first, task.judge(first.permutation), first, 0
+    while done < steps:
+        for inputs, targets in islice(task.batches, steps - done):
+            guide.step(now.permutation, inputs, targets)
+            now = match_weights(task.spec, guide.state, task.candidate, now.permutation, generator)
+            done += 1
+        found = task.judge(now.permutation)
+        if found < least:
+            best, least = now, found
+    return best
+
+
+class _Guide:
+    """θ̃, and what moves it."""
+
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self._network = network_with(task.model, task.reference)
+        train_batch_norms(self._network)
+        names = [name for name, _ in self._network.named_parameters(remove_duplicate=False)]
+        self._moving = {name: task.reference[name].detach().clone() for name in names}
+        self._optimiser = torch.optim.Adam(self._moving.values(), RATE)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return {**self._task.reference, **self._moving}
+
+    def step(self, permutation: Permutation, inputs: Tensor, targets: Tensor) -> None:
+        """Moves θ̃ against the gradient at the midpoint of ``permutation``."""
+        middle = {
+            name: on_device_of(self._network, tensor) for name, tensor in self._task.midpoint(permutation).items()
+        }
+        leaves = [middle[name].requires_grad_() for name in self._moving]
+        outputs: Tensor = functional_call(self._network, middle, (on_device_of(self._network, inputs),))
+        loss = self._task.loss(outputs, targets.to(outputs.device))
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        for moving, gradient in zip(self._moving.values(), gradients, strict=True):
+            # Half: the midpoint moves half as far as θ̃ does.
+            moving.grad = (gradient / 2).to(moving)
+        self._optimiser.step()

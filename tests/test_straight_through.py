@@ -1,0 +1,85 @@
+"""Matching by descent on the loss of the midpoint."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from alignment.barrier import loss_sums
+from alignment.errors import SpecError, StateError
+from alignment.interpolate import interpolate
+from alignment.permutation import Permutation, identity_permutation, invert, permute, random_permutation
+from alignment.spec import PermutationSpec, State
+from alignment.straight_through import match_straight_through
+from alignment.weight_matching import match_weights
+from tests.trained import digits, perceptron_spec, trained
+
+TRAIN = digits()[0]
+
+
+def pair(norm: str) -> tuple[nn.Module, PermutationSpec, State, State]:
+    first, second = (trained("mlp", norm, 32, seed, depth=3) for seed in (0, 1))
+    return first, perceptron_spec(first), first.state_dict(), second.state_dict()
+
+
+def middle_loss(model: nn.Module, spec: PermutationSpec, a: State, b: State, by: Permutation) -> float:
+    middle = interpolate(a, permute(spec, by, b), 0.5)
+    return loss_sums(model, middle, TRAIN, cross_entropy, recalibrate_with=TRAIN).loss
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_the_midpoint_loses_less_than_by_weight_matching(norm: str):
+    model, spec, a, b = pair(norm)
+    found = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=48)
+    by_weights = middle_loss(model, spec, a, b, match_weights(spec, a, b).permutation)
+    assert middle_loss(model, spec, a, b, found.permutation) < 0.95 * by_weights
+
+
+def test_without_steps_it_is_weight_matching():
+    model, spec, a, b = pair("none")
+    found, by_weights = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, 0), match_weights(spec, a, b)
+    assert all(torch.equal(index, found.permutation[name]) for name, index in by_weights.permutation.items())
+    assert (found.objective, found.gain) == pytest.approx((by_weights.objective, by_weights.gain))
+
+
+def test_a_known_permutation_is_kept_once_found():
+    model, spec, a, _ = pair("none")
+    shuffle = random_permutation(spec, torch.Generator().manual_seed(0))
+    found = match_straight_through(spec, model, a, permute(spec, shuffle, a), TRAIN, cross_entropy, steps=12)
+    home = invert(spec, shuffle)
+    assert all(torch.equal(index, found.permutation[name]) for name, index in home.items())
+
+
+def test_it_never_ends_worse_than_where_it_began():
+    model, spec, a, b = pair("none")
+    start = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=24).permutation
+    found = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=1, start=start)
+    assert middle_loss(model, spec, a, b, found.permutation) <= middle_loss(model, spec, a, b, start)
+
+
+def test_one_start_gives_one_answer_and_iterators_are_read_whole():
+    model, spec, a, b = pair("batch")
+    first, again = (
+        match_straight_through(spec, model, a, b, given, cross_entropy, 13) for given in (TRAIN, iter(TRAIN))
+    )
+    assert all(torch.equal(index, again.permutation[name]) for name, index in first.permutation.items())
+
+
+def test_the_network_and_the_states_come_out_as_they_were():
+    model, spec, a, b = pair("batch")
+    kept = [{name: tensor.clone() for name, tensor in state.items()} for state in (a, b, model.state_dict())]
+    match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=2)
+    for before, after in zip(kept, (a, b, model.state_dict()), strict=True):
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert not any(tensor.requires_grad for tensor in model.parameters())
+
+
+def test_what_cannot_be_matched_is_refused():
+    model, spec, a, b = pair("none")
+    with pytest.raises(ValueError, match="no batches"):
+        match_straight_through(spec, model, a, b, [], cross_entropy)
+    with pytest.raises(StateError, match=r"candidate: tensor 'fc\.bias' is missing"):
+        match_straight_through(spec, model, a, {n: t for n, t in b.items() if n != "fc.bias"}, TRAIN, cross_entropy)
+    start = {name: index[:-1] for name, index in identity_permutation(spec).items()}
+    with pytest.raises(SpecError, match="group"):
+        match_straight_through(spec, model, a, b, TRAIN, cross_entropy, start=start)
