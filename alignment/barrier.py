@@ -74,7 +74,7 @@ def loss_barrier(
     """
     batches = reusable(batches)
     fresh = None if recalibrate_with is None else reusable(recalibrate_with)
-    lambdas = [k / (points - 1) for k in range(points)]
+    lambdas = [k / max(points - 1, 1) for k in range(points)]
     sums = [loss_sums(model, interpolate(reference, aligned, lam), batches, loss, fresh) for lam in lambdas]
     if not sums or sums[0].count == 0:
         raise ValueError("no batches to measure on")

@@ -22,17 +22,18 @@ def reusable(batches: Iterable[T]) -> Iterable[T]:
 
 
 def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
-    """The inputs of each batch, on the device of ``network``."""
+    """The inputs of each batch, on the device of ``network``; raises `ValueError` when there is none."""
+    empty = True
     for batch in batches:
-        inputs = batch if isinstance(batch, Tensor) else batch[0]
-        yield on_device_of(network, inputs)
+        empty = False
+        yield on_device_of(network, batch if isinstance(batch, Tensor) else batch[0])
+    if empty:
+        raise ValueError("no batches to measure on")
 
 
 def first_inputs(batches: Iterable[Batch], network: nn.Module) -> Tensor:
-    """The inputs of the first batch; raises `ValueError` when there is none."""
-    for inputs in inputs_of(batches, network):
-        return inputs
-    raise ValueError("no batches to measure on")
+    """The inputs of the first batch."""
+    return next(inputs_of(batches, network))
 
 
 def joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -52,7 +52,8 @@ def find_taps(spec: PermutationSpec, model: nn.Module, state: State, inputs: Ten
     No name and no kind of layer is relied on: under a random permutation of all groups each value inside the
     network is permuted too, and how tells what it holds. Costs `TRIALS` + 1 forward passes of ``inputs`` in fp64.
     """
-    network = network_with(model, state).double()
+    network = network_with(model, state).cpu().double()
+    inputs = inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()
     base = look(network, inputs)
     found = list(_candidates(spec, base))
     generator = torch.Generator().manual_seed(0)
@@ -68,12 +69,11 @@ def find_taps(spec: PermutationSpec, model: nn.Module, state: State, inputs: Ten
 def look(network: nn.Module, inputs: Tensor, places: Collection[Place] | None = None) -> Seen:
     """The tensors that pass at ``places`` (default: everywhere) when ``network`` runs on ``inputs``."""
     seen: Seen = {}
-    parameter = next(network.parameters())
     with ExitStack() as hooks, torch.no_grad():
         for name, module in named_modules(network):
             for hook in _watch(module, name, seen, places):
                 hooks.enter_context(hook)
-        network(inputs.to(parameter.device, parameter.dtype if inputs.is_floating_point() else inputs.dtype))
+        network(inputs)
     return seen
 
 

@@ -126,6 +126,12 @@ def test_a_state_of_another_network_is_refused():
         loss_sums(mlp(0), {"weight": torch.zeros(1)}, digits()[1], cross_entropy)
 
 
+def test_a_path_of_one_point_is_refused():
+    state = mlp(0).state_dict()
+    with pytest.raises(ValueError, match="from λ = 0 to λ = 1"):
+        loss_barrier(mlp(0), state, state, digits()[1], cross_entropy, points=1)
+
+
 def test_without_batches_there_is_no_barrier():
     state = mlp(0).state_dict()
     with pytest.raises(ValueError, match="no batches"):

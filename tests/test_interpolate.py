@@ -50,6 +50,11 @@ def test_the_mean_is_taken_in_fp64():
     assert weighted_mean(third, [1.0, 1.0, 1.0])["w"].tolist() == [1.0, 3.0]
 
 
+def test_a_network_is_in_the_middle_of_itself_to_the_last_bit():
+    one = {"w": torch.randn(1000, generator=torch.Generator().manual_seed(0))}
+    assert torch.equal(interpolate(one, one, 0.1)["w"], one["w"])
+
+
 def test_the_inputs_are_not_changed():
     reference, candidate = state(torch.float64, 0), state(torch.float64, 1)
     before = reference["weight"].clone(), candidate["weight"].clone()

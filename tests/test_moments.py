@@ -125,6 +125,17 @@ def test_a_layer_without_running_statistics_has_no_moments():
     assert batch_norm_moments(nn.BatchNorm1d(4, track_running_stats=False), [data(1)]) == {}
 
 
+def test_sums_are_exact_where_fp32_would_round():
+    moments: dict[str, Tensor] = {}
+    add_moments(moments, "layer", torch.tensor([[2.0**24], [1.0], [1.0], [1.0]]), axis=1)
+    assert moments["layer.sum"].item() == 2**24 + 3
+
+
+def test_without_batches_there_are_no_moments():
+    with pytest.raises(ValueError, match="no batches"):
+        recalibrate(nn.BatchNorm1d(4), [])
+
+
 def test_variance_survives_a_mean_that_dwarfs_it():
     moments: dict[str, Tensor] = {}
     add_moments(moments, "layer", 1000 + torch.tensor([[0.0], [1.0], [2.0]]), axis=1)
