@@ -73,8 +73,10 @@ class _Task:
         aligned = [permute(self.spec, by, self.states[k]) for k, by in permutations.items()]
         return weighted_mean(aligned, normalised([self.shares[k] for k in permutations], len(aligned)))
 
-    def seeds(self) -> list[int]:
-        return [int(seed) for seed in torch.randint(2**62, (len(self.states),), generator=self.generator)]
+    def seeds(self) -> range:
+        """One seed for each state, which does not depend on how many there are."""
+        first = int(torch.randint(2**62, (), generator=self.generator))
+        return range(first, first + len(self.states))
 
 
 def _to_reference(task: _Task) -> list[Permutation]:

@@ -15,8 +15,8 @@ from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
 from alignment.precision import as_double
 from alignment.spec import State
 
-# Added to variances before their root, as BatchNorm would, but small: outputs are not normalised.
-EPSILON = 1e-8
+# A variance below this share of the squared mean is rounding: the unit is constant, and is only shifted.
+CONSTANT = 1e-12
 
 Vector = Float64[Tensor, "channels"]
 
@@ -61,7 +61,8 @@ class Goal(NamedTuple):
 
     def map_from(self, mean: Vector, variance: Vector) -> tuple[Vector, Vector]:
         """(scale, shift) of the affine map that leads there."""
-        scale = self.deviation / variance.clamp(min=EPSILON).sqrt()
+        varies = variance > CONSTANT * mean.square()
+        scale = torch.where(varies, self.deviation / variance.sqrt(), 1.0)
         return scale, self.mean - scale * mean
 
 

@@ -92,6 +92,14 @@ def test_a_network_merged_with_itself_is_left_alone(network: Kind):
         torch.testing.assert_close(repaired[name], tensor, atol=1e-4, rtol=1e-4)
 
 
+def test_units_that_vary_little_are_left_alone_too():
+    model, a, _ = pair(*NETWORKS[0])
+    faint = {name: 1e-2 * tensor for name, tensor in a.items()}
+    repaired = repair(model, faint, faint, faint, digits()[0][:1])
+    for name, tensor in faint.items():
+        torch.testing.assert_close(repaired[name], tensor, atol=1e-5, rtol=1e-2)
+
+
 def test_batch_norm_statistics_are_those_that_recalibration_gives():
     model, a, b = pair("resnet20", "batch", 8, 8)
     middle = interpolate(a, b, 0.5)
