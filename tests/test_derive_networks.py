@@ -15,7 +15,6 @@ from tests.networks import (
     VGG,
     VGG11,
     VGG16,
-    Bottleneck,
     DenseNet,
     DiffusionUNet,
     LSTMClassifier,
@@ -107,9 +106,9 @@ def test_an_lstm_classifier_moves_every_layer_and_direction() -> None:
 
 
 def test_five_hundred_modules_take_seconds() -> None:
-    net = ResNet(Bottleneck, (15, 15, 15, 15), 2)
+    net = GPT(depth=50)
     assert sum(1 for _ in net.modules()) > 500
     start = perf_counter()
-    spec = derive_spec(net, (IMAGE,))
+    spec = derive_spec(net, (TOKENS,))
     assert perf_counter() - start < 20
-    assert len(spec.groups) == 2 * 60 + 4 + 1
+    assert len(spec.groups) == 4 * 50 + 1

@@ -101,3 +101,9 @@ class _Packed(nn.Module):
 
 def test_packed_sequences_move_features_and_states() -> None:
     assert freedom(derived(_Packed(), SERIES)) == {"embed": 6, "rnn.l0": 5}
+
+
+def test_an_example_of_one_step_proves_nothing_of_the_recurrence() -> None:
+    spec = derived(_Last(nn.LSTM(4, 5, batch_first=True)), SERIES[:, :1])
+    assert spec.groups == {}
+    assert spec.fixed["rnn.weight_hh_l0", 1] == "the outputs do not depend on it"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.tracing import derive_spec
+from alignment.tracing.derivation import Derivation
 from tests.derived import derived, freedom
 
 VECTOR = torch.randn(2, 4, generator=torch.Generator().manual_seed(2))
@@ -41,7 +42,7 @@ def _item(x: Tensor) -> Tensor:
 
 
 def _listed(x: Tensor) -> Tensor:
-    return x + len(x.tolist())
+    return x + torch.tensor(x.tolist())
 
 
 def _as_numpy(x: Tensor) -> Tensor:
@@ -159,6 +160,26 @@ def test_a_rule_that_is_wrong_is_caught_by_the_proof(monkeypatch: pytest.MonkeyP
     spec = derived(_around(_Part(lambda x: x.flip(1))), VECTOR)
     assert freedom(spec) == {"0": 7, "2": 6, "3.b": 6, "4": 8}
     assert spec.fixed["3.a.weight", 0].startswith("not proved: outputs differ by")
+
+
+def test_a_family_that_is_wrong_is_kept_as_one_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AllPairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 12), nn.Linear(9, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = self.a(x).unflatten(-1, (3, 4))
+            return self.b((heads @ heads.transpose(-2, -1)).flatten(1))
+
+    right = derived(AllPairs(), VECTOR)
+
+    def nothing(derivation: Derivation) -> tuple[()]:
+        return ()
+
+    monkeypatch.setattr("alignment.tracing.families._mixed", nothing)
+    assert derived(AllPairs(), VECTOR) == right
+    assert freedom(right) == {"a.heads": 3, "a.units": 4}
 
 
 def test_a_rule_that_breaks_is_an_unknown_operation(monkeypatch: pytest.MonkeyPatch) -> None:

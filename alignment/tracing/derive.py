@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from alignment.spec import Factor, PermutationSpec
@@ -19,6 +21,9 @@ from alignment.tracing.sharing import Sharing, sharing
 
 def derive_spec(model: nn.Module, inputs: Sequence[Any]) -> PermutationSpec:
     """The permutation spec of ``model``: every group that one run on ``inputs`` shows and experiment proves.
+
+    Usage: ``derive_spec(model, (x,))``. ``inputs`` is what ``model`` is called with: at least two time steps for a
+    recurrent network, at least two tokens for attention.
 
     The run is recorded operation by operation; each operation ties the axes that it pairs (the derivation that
     Git Re-Basin, arXiv 2209.04836, section 3.2 does by hand). Inputs and outputs never move. What cannot be derived
@@ -37,7 +42,10 @@ def _derive(runnable: Bench, shared: Sharing) -> PermutationSpec:
             recording = record(runnable.model, runnable.inputs, decomposition)
         return prove(runnable, assemble(derive(recording, shared), buffers))
     except Exception as error:  # a network past our understanding gets a spec all the same
-        return _nothing_moves(runnable, buffers, f"not derived: {type(error).__name__}: {error}")
+        if "torch._dynamo" in sys.modules:
+            # torch.cond compiles itself, and keeps what it made of our recorder.
+            torch.compiler.reset()
+        return _nothing_moves(runnable, buffers, f"not derived: {type(error).__name__}: {str(error)[:200]}")
 
 
 def _nothing_moves(runnable: Bench, buffers: frozenset[str], reason: str) -> PermutationSpec:

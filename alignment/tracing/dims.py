@@ -69,6 +69,8 @@ def root(dim: Dim) -> Dim:
 
 def resolve(expr: Expr) -> Expr:
     """``expr`` in roots, with products inlined and leading sums spread; a sum further in stays one dim."""
+    if _is_single(expr) and (only := root(expr[0][0])).bound is None:
+        return ((only,),)
     return _join_fixed([segment for product in expr for segment in _spread(product)])
 
 
@@ -178,7 +180,7 @@ def _join_fixed(segments: list[Product]) -> Expr:
         products = list(run)
         if still and len(products) > 1:
             reasons = (dim.reason for product in products for dim in product)
-            joined.append((Dim(size_of(tuple(products)), next(reasons, "read by position")),))
+            joined.append((Dim(size_of(tuple(products)), next(reasons, "its units are read one by one")),))
         else:
             joined.extend(products)
     return tuple(joined)

@@ -155,29 +155,41 @@ def _perturbed(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any
 
 
 def _idle(experiment: Experiment, spec: PermutationSpec) -> set[str]:
-    """The groups none of whose tensors the outputs depend on."""
+    """The groups of which nothing that they move has a gradient; none where there is no telling.
+
+    A group that idles on one axis of a tensor without any influence shows that the example is too short for the
+    tensor (a single step of a recurrent network): then all that it ties is unproved too.
+    """
     gradients = _gradients(experiment)
     if gradients is None:
         return set()
-    alive = {group for block in spec.blocks if block.tensor in gradients for group in block.groups}
-    return {group for group in spec.groups if group not in alive}
+    alive = {g for block in spec.blocks if bool(block.of(gradients[block.tensor]).any()) for g in block.groups}
+    idle = spec.groups.keys() - alive
+    tensors = {group: {block.tensor for block in spec.blocks if group in block.groups} for group in idle}
+    mute = {only for only, *others in tensors.values() if not others and not gradients[only].any()}
+    return idle | {g for block in spec.blocks if block.tensor in mute for g in block.groups if g is not None}
 
 
-def _gradients(experiment: Experiment) -> set[str] | None:
-    """The tensors with a gradient of a random projection of the outputs; None where there is no telling."""
+def _gradients(experiment: Experiment) -> dict[str, Tensor] | None:
+    """Of a random projection of the outputs, for each tensor; zeros for tensors of integers."""
     bench = experiment.bench
     bench.load(experiment.state)
-    tensors = {k: t for k, t in bench.model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
-    wanted = {key: tensor for key, tensor in tensors.items() if tensor.requires_grad}
+    tensors = {key: t for key, t in bench.model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    wanted = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point()}
+    before = [tensor.requires_grad for tensor in wanted.values()]
     try:
         with torch.enable_grad():
+            for tensor in wanted.values():
+                tensor.requires_grad_(True)
             outputs = [tensor for tensor in bench.outputs(experiment.inputs[0]) if tensor.requires_grad]
             total = torch.stack([_projection(tensor, experiment.generator) for tensor in outputs]).sum()
             found = torch.autograd.grad(total, list(wanted.values()), materialize_grads=True)
     except Exception:  # not differentiable, or not all the way
         return None
-    alive = {key for key, gradient in zip(wanted, found, strict=True) if gradient.any()}
-    return alive | (set(tensors) - set(wanted))
+    finally:
+        for tensor, required in zip(wanted.values(), before, strict=True):
+            tensor.requires_grad_(required)
+    return {**{key: torch.zeros(t.shape) for key, t in tensors.items()}, **dict(zip(wanted, found, strict=True))}
 
 
 def _projection(tensor: Tensor, generator: torch.Generator) -> Tensor:

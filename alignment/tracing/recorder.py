@@ -33,9 +33,10 @@ def record(
 ) -> Recording:
     """What ``model(*inputs)`` does. ``decomposition`` gives what to run in the stead of an operation, or None."""
     recorder = _Recorder(model, inputs, decomposition)
+    recorder.enter(Frame(model, "", recorder.recording.inputs))
     with _module_calls(model, recorder), recorder, _Reads(recorder):
         outputs = model(*inputs)
-    recorder.recording.outputs = recorder.values(outputs)
+    recorder.recording.outputs = recorder.leave(outputs)
     return recorder.recording
 
 
@@ -54,7 +55,7 @@ class _Recorder(TorchDispatchMode):
         self._by_storage: dict[int, list[tuple[Tensor, Value]]] = {}
         self._tainted: set[int] = set()
         self._decomposing: set[OpOverload] = set()
-        self.stack: list[Frame] = []
+        self._stack: list[Frame] = []
         self.recording = Recording({}, [])
         self._note_state(model)
         self.recording.inputs = [self._note(tensor) for tensor in tensors_in(inputs)]
@@ -95,10 +96,24 @@ class _Recorder(TorchDispatchMode):
         """Whether nothing but Python numbers has gone into ``value``."""
         return value.constant and value.storage not in self._tainted
 
+    def enter(self, frame: Frame) -> None:
+        """Notes that a module is called."""
+        self._stack.append(frame)
+        self.recording.frames.append(frame)
+
+    def leave(self, output: object) -> list[Value]:
+        """The tensors that the innermost module call returns."""
+        frame = self._stack.pop()
+        frame.outputs = self.values(output)
+        plain = [leaf for leaf in leaves_of(output, set()) if leaf is not None and not isinstance(leaf, Tensor)]
+        if plain and self._stack:
+            # What was read may leave the module as a Python value: its caller may branch on it too.
+            self._stack[-1].reads += frame.reads
+        return frame.outputs
+
     def note_read(self, name: str) -> None:
         """Notes that the innermost module call has handed data to Python."""
-        if self.stack:
-            self.stack[-1].reads.append(name)
+        self._stack[-1].reads.append(name)
 
     def note_telling(self, tensor: Tensor, name: str) -> None:
         """Notes that ``tensor`` is turned into Python data."""
@@ -153,7 +168,7 @@ class _Recorder(TorchDispatchMode):
         memory = {value.storage for value in inputs}
         outputs = tuple(self._output(func, tensor, constant, anew=reshapes) for tensor in tensors_in(result))
         views = any(value.storage in memory for value in outputs)
-        frames = tuple(self.stack)
+        frames = tuple(self._stack)
         self.recording.calls.append(Call(func, args, inputs, written, outputs, frames, constant, views))
 
     def _output(self, func: OpOverload, tensor: Tensor, constant: bool, anew: bool) -> Value:
@@ -183,31 +198,19 @@ class _Reads(TorchFunctionMode):
 
 @contextmanager
 def _module_calls(model: nn.Module, recorder: _Recorder) -> Generator[None]:
-    """Keeps the recorder's stack of module calls."""
+    """Keeps the recorder's stack of the calls of modules below ``model``."""
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorder.stack.append(Frame(module, names[module], recorder.values((args, kwargs))))
-        recorder.recording.frames.append(recorder.stack[-1])
+        recorder.enter(Frame(module, names[module], recorder.values((args, kwargs))))
 
     def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        frame = recorder.stack.pop()
-        frame.outputs = recorder.values(output)
-        plain = [leaf for leaf in leaves_of(output, set()) if leaf is not None and not isinstance(leaf, Tensor)]
-        if frame.reads and plain:
-            # What was read leaves the module as a Python value: its caller may branch on it too.
-            for read in frame.reads:
-                recorder.note_read(read)
+        recorder.leave(output)
 
     named = cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-    names = {module: name for name, module in named}
-    handles = [
-        handle
-        for module in names
-        for handle in (
-            module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave, with_kwargs=True, always_call=True),
-        )
-    ]
+    # Compiled modules take no hooks: what happens in them counts as their caller's.
+    names = {module: name for name, module in named if name and not isinstance(module, torch.jit.ScriptModule)}
+    handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in names]
+    handles += [module.register_forward_hook(leave, with_kwargs=True, always_call=True) for module in names]
     try:
         yield
     finally:

@@ -33,7 +33,10 @@ def sharing(model: nn.Module) -> Sharing:
 
 def memory_of(tensor: Tensor) -> int:
     """Where the tensor's memory lies; without elements it has none to share."""
-    return tensor.untyped_storage().data_ptr() or -id(tensor)
+    try:
+        return tensor.untyped_storage().data_ptr() or -id(tensor)
+    except NotImplementedError:  # a wrapper, such as vmap's; operations get what is inside it
+        return -id(tensor)
 
 
 def layout_of(tensor: Tensor) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alignment.tracing.dims import Axes
+from alignment.tracing.dims import UNIT, Axes
 from alignment.tracing.operation import Operand, Operation, Rule, axis_number, axis_numbers, broadcast
 
 
@@ -96,7 +96,35 @@ def pad_sequence(op: Operation) -> Sequence[Axes]:
     return [(*op.fixed(op.shapes[0][:2]), *data.axes[1:]), *(op.fixed(shape) for shape in op.shapes[1:])]
 
 
+def scatter(op: Operation) -> Sequence[Axes]:
+    """``x[index[i, j], j] = source[i, j]`` and its sums: aligned on every other axis."""
+    x, chosen = op.operand("self"), op.operand("index")
+    along = axis_number(op.args["dim"], x.ndim)
+    others = [o for name in ("src", "source", "value") if isinstance(o := op.args.get(name), Operand) and o.ndim]
+    for operand in (x, *others, *([chosen] if chosen.ndim == x.ndim else [])):
+        op.fix([operand.axes[along]])
+        for axis in range(x.ndim):
+            if axis != along and operand.shape[axis] == x.shape[axis]:
+                op.unify(x.axes[axis], operand.axes[axis])
+            elif axis != along:
+                op.fix([x.axes[axis], operand.axes[axis]])
+    op.fix(chosen.axes if chosen.ndim < x.ndim else ())
+    return [x.axes]
+
+
+def index_put(op: Operation) -> Sequence[Axes]:
+    """``x[i, :, j] = values``: the indexed axes by position, the rest as they come out of `index`."""
+    x, values = op.operand("self"), op.operand("values")
+    (read,) = index(op)
+    op.fix(values.axes[: -len(read)] if values.ndim > len(read) else ())
+    for own, other in zip(reversed(read), reversed(values.axes), strict=False):
+        if other != UNIT:
+            op.unify(own, other)
+    return [x.axes]
+
+
 _RUNNING = ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "argsort", "topk", "roll", "flip")
+_SPECTRA = ("_fft_r2c", "_fft_c2c", "_fft_c2r")
 
 RULES: dict[str, Rule] = {
     "embedding": embedding,
@@ -104,7 +132,9 @@ RULES: dict[str, Rule] = {
     "index_select": index_select,
     "index": index,
     "gather": gather,
-    **dict.fromkeys(_RUNNING, by_position),
+    **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill"), scatter),
+    **dict.fromkeys(("index_put", "_index_put_impl"), index_put),
+    **dict.fromkeys((*_RUNNING, *_SPECTRA), by_position),
     **dict.fromkeys(("tril", "triu"), triangle),
     "unfold": windows,
     "_pack_padded_sequence": pack_sequence,
