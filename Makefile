@@ -24,7 +24,7 @@ demo: $(STAMP) ## run a federation of two sites on this machine and show what th
 	$(BIN)/fedrebasin demo
 
 test: $(STAMP) ## run every test that needs no server and no container engine
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
 
 lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check

@@ -1,7 +1,6 @@
 """``fedrebasin demo``: a real Flower run of a few sites on this machine, from start to report."""
 
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +14,21 @@ from rich.status import Status
 from cli.interrupts import terminable
 from cli.output import Format, people, print_json, print_table, progress
 from cli.pooled import train_pooled
-from cli.superlink import FlowerError, SuperLink, local_superlink
+from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
 from client.sources import DIGITS, describe_samples, read_samples
+from server.records import Score
 from server.report import write_report
 from server.store import RunStore
 from server.summary import Summary, summarise
+from strategies.errors import OperatorError
 from strategies.settings import Settings, parse_settings
+
+
+class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
+    """Somebody ended the command."""
+
+    exit_code = 130
+
 
 Split = Literal["biased", "disjoint", "iid", "dirichlet"]
 
@@ -80,18 +88,14 @@ def demo(
 def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:
     """Plays the run and returns its summary and report. Raises `FlowerError` when it does not complete."""
     start = time.monotonic()
-    home = Path(tempfile.mkdtemp(prefix="fedrebasin-"))
     try:
-        with terminable(), progress.status("starting Flower") as status, local_superlink(home, plan.port) as link:
-            _wait(link, link.submit(config, plan.n_sites), plan.store, status)
-        pooled = None
-        if plan.with_pooled:
-            with progress.status("training on the pooled data"):
-                pooled = train_pooled(plan.settings, plan.n_sites)
-        seconds = time.monotonic() - start
-        return summarise(plan.store, seconds, pooled), write_report(plan.store, seconds, pooled)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        with terminable():
+            _play(plan, config)
+            pooled = _pooled(plan) if plan.with_pooled else None
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; nothing is left running") from None
+    seconds = time.monotonic() - start
+    return summarise(plan.store, seconds, pooled), write_report(plan.store, seconds, pooled)
 
 
 def show(summary: Summary, report: Path) -> None:
@@ -102,6 +106,26 @@ def show(summary: Summary, report: Path) -> None:
         people.print(f"barrier: naive {summary.barrier.naive:.3f}, aligned {summary.barrier.aligned:.3f}")
         people.print(f"({summary.barrier.definition})", style="dim")
     people.print(f"{summary.seconds:.0f} s; report: {report}", soft_wrap=True)
+
+
+def _play(plan: Demo, config: Mapping[str, object]) -> None:
+    """Plays the run on a SuperLink of its own, whose log is kept beside the results."""
+    home = short_folder()
+    try:
+        with progress.status("starting Flower") as status, local_superlink(home, plan.port) as link:
+            run_id = link.submit(config, plan.n_sites)
+            try:
+                _wait(link, run_id, plan.store, status)
+            finally:
+                plan.store.directory.mkdir(parents=True, exist_ok=True)
+                plan.store.write_text("flower.log", link.run_log(run_id))
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _pooled(plan: Demo) -> Score:
+    with progress.status("training on the pooled data"):
+        return train_pooled(plan.settings, plan.n_sites)
 
 
 def _wait(link: SuperLink, run_id: str, store: RunStore, status: Status) -> None:
@@ -115,6 +139,12 @@ def _wait(link: SuperLink, run_id: str, store: RunStore, status: Status) -> None
             said = link.status(run_id)
             if said == "finished:completed":
                 return
-            if said.startswith("finished") or now["phase"] == "failed":
-                raise FlowerError(f"the run ended as {said}: {now.get('reason') or link.log_tail()}")
+            if said.startswith("finished"):
+                raise FlowerError(f"the run ended as {said}: {_reason(link, run_id, store)}")
         time.sleep(0.3)
+
+
+def _reason(link: SuperLink, run_id: str, store: RunStore) -> str:
+    told = (store.read_json("status.json") or {}).get("reason")
+    last_lines = "\n".join(link.run_log(run_id).splitlines()[-20:])
+    return f"{told or last_lines}\nThe whole log: {store.directory / 'flower.log'}"

@@ -25,15 +25,13 @@ def root() -> None:
 
 
 def main() -> None:
-    """Runs the command; a wrong set-up ends with its own exit code, an interrupt with 130."""
+    """Runs the command; a wrong set-up ends with its own exit code."""
     try:
         app()
     except OperatorError as error:
         _fail(str(error), error.exit_code)
     except ModelError as error:
         _fail(str(error), OperatorError.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing is left running", 130)
 
 
 def _fail(text: str, code: int) -> None:

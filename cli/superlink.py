@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -22,6 +23,7 @@ from strategies.errors import OperatorError
 
 packages = ("alignment", "models", "strategies", "client", "server")
 CONNECTION = "fedrebasin"
+LONGEST_FOLDER = 28  # Ray adds up to 66 bytes, and `short_folder` 13
 
 
 class FlowerError(OperatorError):
@@ -39,7 +41,7 @@ class SuperLink:
 
     @property
     def log(self) -> Path:
-        """What the SuperLink and its runs print."""
+        """What the SuperLink prints."""
         return self.home / "superlink.log"
 
     def submit(self, config: Mapping[str, object], n_sites: int) -> str:
@@ -60,18 +62,26 @@ class SuperLink:
         runs = cast(list[dict[str, str]], self._flwr("list", CONNECTION, "--run-id", run_id).get("runs") or [])
         return runs[0]["status"] if runs else "unknown"
 
+    def run_log(self, run_id: str) -> str:
+        """What the run's ServerApp and ClientApps printed."""
+        return self._run("log", run_id, CONNECTION, "--show").stdout
+
     def log_tail(self, lines: int = 30) -> str:
-        """The last lines of the log."""
+        """The last lines of the SuperLink's own log, less the requests that it served."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join([line for line in text.splitlines() if "uvicorn.access" not in line][-lines:])
 
     def _flwr(self, *arguments: str) -> dict[str, object]:
-        command = [_executable("flwr"), *arguments, "--format", "json"]
-        done = subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        done = self._run(*arguments, "--format", "json")
         try:
             return json.loads(done.stdout[done.stdout.index("{") :])
         except ValueError:
-            raise FlowerError(f"`flwr {arguments[0]}` failed: {done.stdout.strip()} {done.stderr.strip()}") from None
+            said = f"{done.stdout.strip()} {done.stderr.strip()}"
+            raise FlowerError(f"`flwr {arguments[0]}` failed: {said}") from None
+
+    def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [_executable("flwr"), *arguments]
+        return subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
 
 
 @contextmanager
@@ -110,27 +120,33 @@ def local_superlink(home: Path, port: int) -> Generator[SuperLink]:
         _wait_until_healthy(link, process, port)
         yield link
     finally:
-        end_session(process)
+        end_all(process, home)
 
 
-def end_session(process: "subprocess.Popen[bytes]") -> None:
-    """Ends ``process`` and every process of its session, asking first."""
+def short_folder() -> Path:
+    """A new temporary folder with a short path: Ray keeps sockets there, and the kernel takes 107 bytes at most."""
+    usual = tempfile.gettempdir()
+    return Path(tempfile.mkdtemp(prefix="frb-", dir=usual if len(usual) <= LONGEST_FOLDER else "/tmp"))  # noqa: S108
+
+
+def end_all(process: "subprocess.Popen[bytes]", home: Path) -> None:
+    """Ends ``process`` and every process that it started, however far removed, asking first.
+
+    Ray's workers leave the SuperLink's session and outlive it by seconds; all of them inherit ``FLWR_HOME``.
+    """
     for sign, seconds in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
         ends = time.monotonic() + seconds
-        while (members := session_members(process.pid)) and time.monotonic() < ends:
+        while (members := processes_of(home) or _leader(process)) and time.monotonic() < ends:
             for member in members:
                 _signal(member, sign)
             time.sleep(0.3)
-            process.poll()
 
 
-def session_members(session: int) -> list[int]:
-    """The living processes of a session, by the kernel's own list; on systems without one, the leader alone."""
-    if not Path("/proc").is_dir():
-        return [session] if _signal(session, signal.Signals(0)) else []
-    return [
-        int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _in_session(entry, session)
-    ]
+def processes_of(home: Path) -> list[int]:
+    """The living processes whose environment names ``home`` as Flower's; none on systems without ``/proc``."""
+    marker = f"FLWR_HOME={home}".encode()
+    entries = [entry for entry in Path("/proc").glob("[0-9]*") if entry.name != str(os.getpid())]
+    return [int(entry.name) for entry in entries if marker in _environment_of(entry).split(b"\0")]
 
 
 def stage_app(home: Path) -> Path:
@@ -156,6 +172,7 @@ def _environment(home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(home),
         "HF_HUB_OFFLINE": "1",
         # Two multi-threaded trainings on few cores slow each other tenfold.
         "OMP_NUM_THREADS": "1",
@@ -196,18 +213,18 @@ def _wait_until_healthy(link: SuperLink, process: "subprocess.Popen[bytes]", por
     raise FlowerError(f"flower-superlink did not answer on port {port} within 60 s:\n{link.log_tail()}")
 
 
-def _in_session(entry: Path, session: int) -> bool:
+def _environment_of(entry: Path) -> bytes:
     try:
-        # The name, in parentheses, may hold blanks; after it: state, parent, group, session.
-        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        return (entry / "environ").read_bytes()
     except OSError:
-        return False
-    return fields[0] != "Z" and int(fields[3]) == session
+        # Gone since it was listed, or another user's.
+        return b""
 
 
-def _signal(process_id: int, sign: signal.Signals) -> bool:
-    try:
+def _leader(process: "subprocess.Popen[bytes]") -> list[int]:
+    return [process.pid] if process.poll() is None else []
+
+
+def _signal(process_id: int, sign: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
         os.kill(process_id, sign)
-    except ProcessLookupError:
-        return False
-    return True

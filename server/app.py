@@ -8,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from alignment.tracing import derive_spec
 from models import Architecture, build
+from models.errors import ModelError
 from server.report import write_report
 from server.run import Run, example_inputs
 from server.sites import Sites
@@ -31,10 +32,10 @@ def main(grid: Grid, context: Context) -> None:
         play(grid, settings, store)
         write_report(store)
         store.status(settings.rounds, "finished")
-    except OperatorError as error:
-        store.write_json(
-            "status.json", {"round": 0, "phase": "failed", "reason": str(error), "exit-code": error.exit_code}
-        )
+    except Exception as error:
+        code = error.exit_code if isinstance(error, OperatorError) else OperatorError.exit_code
+        reason = str(error) if isinstance(error, OperatorError | ModelError) else f"{type(error).__name__}: {error}"
+        store.write_json("status.json", {"round": 0, "phase": "failed", "reason": reason, "exit-code": code})
         raise
 
 

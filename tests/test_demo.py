@@ -1,0 +1,163 @@
+"""The demo: a real Flower run, from the command line to the report; and how it ends when it cannot go on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.superlink import processes_of, short_folder
+
+COMMAND = [str(Path(sys.executable).parent / "fedrebasin"), "demo"]
+
+
+def start_demo(*arguments: str, runs: Path) -> "subprocess.Popen[str]":
+    environment = os.environ | {"STARTED_BY": str(runs)}
+    command = [*COMMAND, "--runs", str(runs), "--name", "test", *arguments]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process: "subprocess.Popen[str]", seconds: float = 240) -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.1)
+
+
+def processes_naming(text: str) -> list[str]:
+    """Command lines and working directories of living processes that name ``text``."""
+    found: list[str] = []
+    for entry in Path("/proc").iterdir():
+        try:
+            named = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if text.encode() in named and entry.name != str(os.getpid()):
+            found.append(named.split(b"\0")[0].decode())
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One real run, shared by the tests that look at what it leaves."""
+    runs = tmp_path_factory.mktemp("runs")
+    process = start_demo("--width", "4", "--rounds", "2", "--format", "json", runs=runs)
+    out, err = finish(process)
+    assert process.returncode == 0, err
+    return runs, out
+
+
+def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
+    document = json.loads(finished[1])
+    assert set(document) == {"accuracy", "loss", "barrier", "seconds", "run"}
+    assert set(document["barrier"]) == {"naive", "aligned", "definition"}
+    assert list(document["accuracy"]) == list(document["loss"])
+    assert list(document["accuracy"]) == [
+        *("site-eu", "site-eu.corrected", "site-us", "site-us.corrected", "ensemble"),
+        *("naive", "naive.recalibrated", "aligned", "aligned.recalibrated", "round-2"),
+    ]
+    assert document["accuracy"]["ensemble"] > 0.8
+
+
+def test_the_run_store_holds_rounds_checkpoints_and_the_report(finished: tuple[Path, str]) -> None:
+    store = finished[0] / "test"
+    assert len((store / "rounds.jsonl").read_text().splitlines()) == 2
+    assert sorted(path.name for path in (store / "checkpoints").iterdir()) == [
+        "round-0001.safetensors",
+        "round-0002.safetensors",
+    ]
+    assert json.loads((store / "status.json").read_text())["phase"] == "finished"
+
+
+def test_the_report_is_one_page_that_loads_nothing(finished: tuple[Path, str]) -> None:
+    page = (finished[0] / "test" / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert not any(mark in page for mark in ("<script", "<link", "src=", "@import", "url(http"))
+
+
+def test_the_path_has_25_points_by_default(finished: tuple[Path, str]) -> None:
+    first = json.loads((finished[0] / "test" / "rounds.jsonl").read_text().splitlines()[0])
+    (paths,) = first["paths"].values()
+    assert len(paths["naive"]["lambdas"]) == len(paths["aligned"]["losses"]) == 25
+
+
+def test_a_finished_run_leaves_no_process(finished: tuple[Path, str]) -> None:
+    assert processes_naming(str(finished[0])) == []
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process(tmp_path: Path, sign: signal.Signals) -> None:
+    process = start_demo(runs=tmp_path)
+    # The ServerApp has come to life, and Ray's processes with it.
+    wait_for((tmp_path / "test" / "status.json").exists)
+    process.send_signal(sign)
+    _, err = finish(process)
+    assert process.returncode == 130
+    assert "interrupted; nothing is left running" in err
+    wait_for(lambda: processes_naming(str(tmp_path)) == [], 5)
+
+
+def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        process = start_demo("--port", port, runs=tmp_path)
+        _, err = finish(process, 60)
+    assert process.returncode == 15
+    assert f"port {port} on 127.0.0.1 is taken" in err
+    assert "--port" in err
+
+
+def test_a_run_that_fails_fails_the_command_with_the_reason(tmp_path: Path) -> None:
+    process = start_demo("--data", "tests.test_demo:vanishing_data", "--width", "4", runs=tmp_path)
+    _, err = finish(process)
+    assert process.returncode == 15
+    assert "the run ended as finished:failed" in err
+    assert "0 sites joined" in err
+
+
+def vanishing_data() -> tuple[list[list[list[list[float]]]], list[int]]:
+    """Samples where the command looks for their shape; none at the sites."""
+    if "FLWR_HOME" in os.environ:
+        raise RuntimeError("the data is gone")
+    return [[[[0.0] * 8] * 8]] * 20, [0, 1] * 10
+
+
+def test_a_long_path_for_temporary_files_is_no_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 60)))
+    folder = short_folder()
+    assert len(str(folder)) < 42
+    folder.rmdir()
+
+
+def test_wrong_data_is_told_before_anything_starts(tmp_path: Path) -> None:
+    process = start_demo("--data", "no/such/place", runs=tmp_path)
+    _, err = finish(process, 60)
+    assert process.returncode == 12
+    assert "data 'no/such/place': no such file or folder" in err
+
+
+def test_the_processes_of_a_home_are_found_wherever_they_went(tmp_path: Path) -> None:
+    environment = os.environ | {"FLWR_HOME": str(tmp_path)}
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True, env=environment)
+    try:
+        assert processes_of(tmp_path) == [child.pid]
+        assert processes_of(tmp_path.parent) == []
+    finally:
+        child.kill()
+        child.wait()
+    assert processes_of(tmp_path) == []

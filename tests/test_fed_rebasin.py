@@ -1,0 +1,151 @@
+"""The strategy: FedAvg where there is nothing to permute, aligned where there is, and no round lost to one reply."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAvg
+
+from alignment.permutation import permute, random_permutation
+from strategies.errors import OperatorError
+from strategies.fed_rebasin import FedRebasin
+from strategies.protocol import to_arrays, to_state
+from strategies.settings import Settings
+from tests.inprocess import InProcessGrid
+from tests.replies import no_groups, ready, same_floats, small_spec, small_state, train_reply
+
+
+def merge(strategy: FedRebasin, replies: list[Message]) -> ArrayRecord:
+    arrays, _ = ready(strategy, small_state(0)).aggregate_train(1, replies)
+    assert arrays is not None
+    return arrays
+
+
+def fedavg(replies: list[Message]) -> ArrayRecord:
+    arrays, _ = FedAvg().aggregate_train(1, replies)
+    assert arrays is not None
+    return arrays
+
+
+def test_identical_replies_give_fedavgs_bytes() -> None:
+    replies = [train_reply(node, small_state(5), examples) for node, examples in ((1, 3), (2, 7), (3, 11))]
+    assert same_floats(merge(FedRebasin(spec=small_spec(), reference="largest"), replies), fedavg(replies))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_spec_without_groups_gives_fedavgs_bytes(seed: int) -> None:
+    replies = [train_reply(node, small_state(seed + node), 3 * node + seed) for node in (1, 2, 3, 4)]
+    assert same_floats(merge(FedRebasin(spec=no_groups()), replies), fedavg(replies))
+
+
+def test_double_precision_gives_fedavgs_bytes_too() -> None:
+    replies = [train_reply(node, small_state(node, torch.float64), node) for node in (1, 2, 3)]
+    strategy = ready(FedRebasin(spec=no_groups()), small_state(0, torch.float64))
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert arrays is not None
+    assert same_floats(arrays, fedavg(replies))
+
+
+def test_a_permuted_copy_merges_with_its_original_into_the_original() -> None:
+    original = small_state(3)
+    moved = permute(small_spec(), random_permutation(small_spec(), torch.Generator().manual_seed(1)), original)
+    replies = [train_reply(1, original, 10), train_reply(2, moved, 5)]
+    merged = to_state(merge(FedRebasin(spec=small_spec(), reference="largest"), replies))
+    assert all(torch.equal(merged[name], original[name]) for name in original)
+
+
+def test_order_of_arrival_never_matters() -> None:
+    replies = [train_reply(node, small_state(node), node) for node in (1, 2, 3, 4)]
+    results = {
+        b"".join(array.numpy().tobytes() for array in merge(FedRebasin(spec=small_spec()), list(order)).values())
+        for order in permutations(replies)
+    }
+    assert len(results) == 1
+
+
+def test_integers_come_from_the_reference() -> None:
+    replies = [train_reply(1, small_state(7), 1), train_reply(2, small_state(8), 2)]
+    assert to_state(merge(FedRebasin(spec=small_spec()), replies))["steps"] == small_state(0)["steps"]
+    assert to_state(merge(FedRebasin(spec=small_spec(), reference="largest"), replies))["steps"] == 9
+
+
+def test_dtypes_and_order_of_tensors_stay_as_they_were() -> None:
+    replies = [train_reply(node, small_state(node)) for node in (1, 2)]
+    merged = to_state(merge(FedRebasin(spec=small_spec()), replies))
+    assert [(name, t.dtype) for name, t in merged.items()] == [(n, t.dtype) for n, t in small_state(0).items()]
+
+
+def test_half_precision_is_summed_in_double() -> None:
+    states = [small_state(node, torch.float16) for node in range(1, 10)]
+    strategy = ready(FedRebasin(spec=no_groups()), small_state(0, torch.float16))
+    arrays, _ = strategy.aggregate_train(1, [train_reply(node + 1, state) for node, state in enumerate(states)])
+    assert arrays is not None
+    exact = torch.stack([state["hidden.weight"].double() for state in states]).mean(0)
+    assert torch.equal(to_state(arrays)["hidden.weight"], exact.half())
+
+
+def test_one_malformed_reply_leaves_what_the_others_give() -> None:
+    honest = [train_reply(node, small_state(node), node) for node in (1, 3)]
+    spoilt = train_reply(2, {**small_state(2), "hidden.bias": torch.full((6,), float("nan"))})
+    strategy = FedRebasin(spec=small_spec())
+    assert merge(strategy, [honest[0], spoilt, honest[1]]) == merge(FedRebasin(spec=small_spec()), honest)
+
+
+def test_refusals_name_site_and_reason() -> None:
+    strategy = FedRebasin(spec=small_spec())
+    merge(strategy, [train_reply(1, small_state(1)), train_reply(2, small_state(2), examples=-9)])
+    assert strategy.merged is not None
+    assert [str(verdict) for verdict in strategy.merged.refused] == [
+        "site 'b': the number of examples is not a positive finite number: 'num-examples' is -9"
+    ]
+
+
+def test_a_reply_with_other_metrics_does_not_end_the_round() -> None:
+    replies = [train_reply(1, small_state(1), loss=1.0), train_reply(2, small_state(2), accuracy=0.5)]
+    assert merge(FedRebasin(spec=small_spec()), replies)
+
+
+def test_metrics_that_all_give_are_averaged_as_fedavg_does() -> None:
+    replies = [train_reply(1, small_state(1), 1, loss=1.0), train_reply(2, small_state(2), 3, loss=2.0)]
+    _, metrics = ready(FedRebasin(spec=small_spec()), small_state(0)).aggregate_train(1, replies)
+    assert metrics is not None
+    assert metrics["loss"] == pytest.approx(1.75)
+
+
+def test_without_any_good_reply_the_model_stays() -> None:
+    strategy = ready(FedRebasin(spec=small_spec()), small_state(0))
+    assert strategy.aggregate_train(1, [train_reply(1, {"other": torch.ones(1)})]) == (None, None)
+
+
+def test_a_reference_that_is_no_site_says_which_there_are() -> None:
+    with pytest.raises(OperatorError, match="reference 'z': no admitted site of that name; admitted: a, b"):
+        merge(FedRebasin(spec=small_spec(), reference="z"), [train_reply(node, small_state(node)) for node in (1, 2)])
+
+
+def test_a_given_network_can_be_the_reference() -> None:
+    merged = merge(FedRebasin(spec=small_spec(), reference=small_state(0)), [train_reply(1, small_state(1))])
+    assert merged == merge(FedRebasin(spec=small_spec(), reference="global"), [train_reply(1, small_state(1))])
+
+
+def test_it_is_a_drop_in_for_fedavg_in_any_flower_app() -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: object) -> Message:  # pyright: ignore[reportUnusedFunction]
+        state = to_state(message.content.array_records["arrays"])
+        nudged = {name: t + 1 if t.is_floating_point() else t for name, t in state.items()}
+        content = RecordDict({"arrays": to_arrays(nudged), "metrics": MetricRecord({"num-examples": 1})})
+        return Message(content, reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: object) -> Message:  # pyright: ignore[reportUnusedFunction]
+        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, "x": 2.0})}), reply_to=message)
+
+    grid = InProcessGrid(app, Settings(), 3)
+    result = FedRebasin(spec=small_spec()).start(grid, to_arrays(small_state(0)), 2, train_config=ConfigRecord())
+    expected = small_state(0)["hidden.bias"] + 2
+    assert np.allclose(result.arrays["hidden.bias"].numpy(), expected.numpy())
+    assert result.evaluate_metrics_clientapp[2]["x"] == pytest.approx(2.0)

@@ -1,0 +1,124 @@
+"""What leaves a site: networks, sums and moments; never a sample, and never an exception's text."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from client.app import app
+from client.own import load_own
+from client.site import Site
+from strategies.protocol import (
+    ARRAYS,
+    CONFIG,
+    DESCRIBE,
+    DESCRIPTION,
+    EVALUATE,
+    METRICS,
+    RECALIBRATE,
+    ROUND,
+    START,
+    TRAIN,
+    metrics_of,
+    to_arrays,
+    to_state,
+    unpack_sums,
+)
+from strategies.settings import Settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, quick_settings
+
+
+def ask(settings: Settings, message_type: str, content: RecordDict, **node_config: str) -> Message:
+    grid = InProcessGrid(app, settings, 1, node_config=node_config)
+    (reply,) = grid.send_and_receive([Message(content, FIRST_NODE, message_type)])
+    return reply
+
+
+def train(settings: Settings, start: str = "seed", **node_config: str) -> Message:
+    content = RecordDict({CONFIG: ConfigRecord({ROUND: 1, START: start})})
+    return ask(settings, TRAIN, content, **node_config)
+
+
+def test_a_site_says_its_name_and_how_many_samples_it_has(tmp_path: Path) -> None:
+    said = ask(quick_settings(tmp_path), DESCRIBE, RecordDict()).content.config_records[DESCRIPTION]
+    assert dict(said) == {"name": "site-us", "train-samples": 1438, "held-out-samples": 359}
+
+
+def test_a_site_keeps_the_network_that_it_sends(tmp_path: Path) -> None:
+    sent = to_state(train(quick_settings(tmp_path)).content.array_records[ARRAYS])
+    kept = load_own(Site("site-us", tmp_path / "test" / "sites" / "site-us", "digits"))
+    assert kept is not None
+    assert all(torch.equal(sent[name], kept[name]) for name in sent)
+
+
+def test_a_site_can_join_with_a_network_that_it_trained_before(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path)
+    train(settings)
+    own = tmp_path / "test" / "sites" / "site-us" / "own.safetensors"
+    kept = own.rename(tmp_path / "mine.safetensors")
+    afresh, further = train_loss(train(settings)), train_loss(train(settings, "checkpoint", checkpoint=str(kept)))
+    assert further < 0.7 * afresh
+
+
+def train_loss(reply: Message) -> float:
+    return float(str(metrics_of("site-us", reply)["train-loss"]))
+
+
+def test_sums_are_over_the_held_out_samples(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path)
+    network = train(settings).content.array_records[ARRAYS]
+    reply = ask(settings, EVALUATE, RecordDict({"mine": network, CONFIG: ConfigRecord({"own": True})}))
+    sums = unpack_sums("site-us", metrics_of("site-us", reply))
+    assert set(sums) == {"mine", "own"}
+    assert sums["mine"] == sums["own"]
+    assert sums["mine"].count == 359
+
+
+def test_prior_correction_undoes_a_bias_of_the_head(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path)
+    state = to_state(train(settings).content.array_records[ARRAYS])
+    bias = torch.linspace(-9, 9, 10)
+    skewed = {name: t + bias if name == "fc.bias" else t for name, t in state.items()}
+    config = ConfigRecord({"log-prior.skewed": bias.tolist()})
+    content = RecordDict({"plain": to_arrays(state), "skewed": to_arrays(skewed), CONFIG: config})
+    sums = unpack_sums("site-us", metrics_of("site-us", ask(settings, EVALUATE, content)))
+    assert sums["skewed.corrected"].correct == sums["plain"].correct > sums["skewed"].correct
+    assert sums["skewed.corrected"].loss == pytest.approx(sums["plain"].loss, rel=1e-4)
+
+
+def test_recalibrate_answers_with_counts_sums_and_squares_of_each_network(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, model="resnet20", depth=8, width=4, epochs=1)
+    network = train(settings).content.array_records[ARRAYS]
+    reply = ask(settings, RECALIBRATE, RecordDict({"one": network, "two": network}))
+    assert set(reply.content.array_records) == {"one", "two"}
+    moments = to_state(reply.content.array_records["one"])
+    assert {name.rpartition(".")[2] for name in moments} == {"count", "sum", "squares"}
+    assert moments["bn1.count"] == 1438 * 8 * 8
+
+
+def test_an_exceptions_text_stays_at_the_site(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, data="tests.test_site_answers:secret_failure")
+    reply = train(settings)
+    assert reply.has_error()
+    assert reply.error.reason == "RuntimeError: see the site's own log"
+
+
+def secret_failure() -> None:
+    raise RuntimeError("patient 4711 has no scan in /data/ward-3")
+
+
+def test_a_wrong_path_is_not_told_to_the_server(tmp_path: Path) -> None:
+    reply = train(quick_settings(tmp_path, data="/data/ward-3"))
+    assert reply.error.reason == "DataError: see the site's own log"
+
+
+def test_a_network_that_does_not_fit_is_an_error_reply_not_a_crash(tmp_path: Path) -> None:
+    content = RecordDict({"odd": to_arrays({"a": torch.zeros(2)}), CONFIG: ConfigRecord()})
+    assert ask(quick_settings(tmp_path), EVALUATE, content).has_error()
+
+
+def test_a_reply_holds_no_record_that_the_protocol_does_not_name(tmp_path: Path) -> None:
+    reply = train(quick_settings(tmp_path))
+    assert set(reply.content) == {ARRAYS, METRICS}
+    assert set(reply.content.metric_records[METRICS]) == {"num-examples", "train-loss"}

@@ -1,0 +1,165 @@
+"""What a site holds: its part of the data, split as asked, a fifth of it held out; and what it says when it cannot."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as Picture
+
+from client.data import SiteData, class_counts, load_site_data
+from client.partition import partition_rows
+from client.site import Site, read_site, simulated_name
+from client.sources import DataError, Samples, read_samples
+from strategies.errors import SettingsError
+from strategies.settings import Settings, parse_settings
+
+LABELS = np.repeat(np.arange(10), 100)
+
+
+def counts(split: str, partition: int, n_sites: int) -> list[int]:
+    rows = partition_rows(LABELS, parse_settings({"split": split}), partition, n_sites)
+    return [int(count) for count in np.bincount(LABELS[rows], minlength=10)]
+
+
+def site_data(partition: int = 0, settings: Settings | None = None) -> SiteData:
+    return load_site_data(Site(simulated_name(partition), Path(), "digits", partition, 2), settings or Settings())
+
+
+def test_the_biased_split_is_the_papers() -> None:
+    assert counts("biased", 0, 2) == [20] * 5 + [80] * 5
+    assert counts("biased", 1, 2) == [80] * 5 + [20] * 5
+
+
+def test_disjoint_sites_share_no_label() -> None:
+    held = [counts("disjoint", site, 3) for site in range(3)]
+    assert all(sum(site[label] > 0 for site in held) == 1 for label in range(10))
+
+
+@pytest.mark.parametrize("split", ["biased", "disjoint", "iid", "dirichlet"])
+@pytest.mark.parametrize("n_sites", [2, 5, 12])
+def test_every_sample_falls_to_exactly_one_site(split: str, n_sites: int) -> None:
+    settings = parse_settings({"split": split})
+    rows = [row for site in range(n_sites) for row in partition_rows(LABELS, settings, site, n_sites)]
+    assert sorted(rows) == list(range(len(LABELS)))
+
+
+@pytest.mark.parametrize("split", ["biased", "iid", "dirichlet"])
+def test_the_seed_decides_the_split(split: str) -> None:
+    one, same, other = (parse_settings({"split": split, "seed": seed}) for seed in (1, 1, 2))
+    assert partition_rows(LABELS, one, 0, 2) == partition_rows(LABELS, same, 0, 2)
+    assert partition_rows(LABELS, one, 0, 2) != partition_rows(LABELS, other, 0, 2)
+
+
+def test_iid_sites_hold_every_class_though_the_data_lies_sorted() -> None:
+    assert min(counts("iid", 0, 2)) > 20
+
+
+def test_a_fifth_of_each_class_is_held_out_and_never_trained_on() -> None:
+    data = site_data()
+    for trained, held in zip(class_counts(data.train, 10), class_counts(data.held_out, 10), strict=True):
+        assert held == round(0.2 * (trained + held))
+    trained_on = {image.numpy().tobytes() for image in data.train.inputs}
+    # The digits hold a few duplicates.
+    assert sum(image.numpy().tobytes() in trained_on for image in data.held_out.inputs) < 5
+
+
+def test_all_of_digits_is_spread_over_the_sites() -> None:
+    parts = [site_data(partition) for partition in range(2)]
+    assert sum(len(part.train) + len(part.held_out) for part in parts) == 1797
+
+
+def test_batches_cover_every_sample_once_scaled_to_minus_one_to_one() -> None:
+    samples = Samples(torch.tensor([[0], [255], [51]], dtype=torch.uint8), torch.tensor([0, 1, 2]))
+    batches = list(samples.batches(2, torch.device("cpu")))
+    assert torch.allclose(torch.cat([inputs for inputs, _ in batches]).flatten(), torch.tensor([-1.0, 1.0, -0.6]))
+    assert torch.cat([targets for _, targets in batches]).tolist() == [0, 1, 2]
+
+
+def test_a_shuffled_batch_of_one_is_left_out_for_batch_norm() -> None:
+    samples = Samples(torch.zeros(5, 1), torch.arange(5))
+    sizes = [len(targets) for _, targets in samples.batches(2, torch.device("cpu"), torch.Generator())]
+    assert sizes == [2, 2]
+
+
+def save_images(folder: Path) -> None:
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+        for number in range(10):
+            Picture.new("RGB", (4, 6), (number, 0, 255 if label == "cat" else 0)).save(folder / label / f"{number}.png")
+
+
+def test_a_folder_of_images_is_read(tmp_path: Path) -> None:
+    save_images(tmp_path / "pictures")
+    samples = read_samples(str(tmp_path / "pictures"))
+    assert tuple(samples.inputs.shape) == (20, 3, 6, 4)
+    assert class_counts(samples, 2) == [10, 10]
+    assert bool((samples.inputs[samples.targets == 0][:, 2] == 255).all())
+
+
+def test_a_parquet_file_is_read(tmp_path: Path) -> None:
+    save_images(tmp_path / "pictures")
+    pictures = [{"path": str(path)} for path in sorted((tmp_path / "pictures").rglob("*.png"))]
+    features = Features({"img": Image(), "kind": Value("int64")})
+    table = Dataset.from_dict({"img": [each["path"] for each in pictures], "kind": [0, 1] * 10}, features=features)
+    table.to_parquet(tmp_path / "train.parquet")
+    samples = read_samples(str(tmp_path / "train.parquet"))
+    assert tuple(samples.inputs.shape) == (20, 3, 6, 4)
+    assert samples.targets.tolist() == [0, 1] * 10
+
+
+def test_a_function_of_the_sites_own_gives_the_samples() -> None:
+    assert read_samples("tests.test_site_data:ten_samples").targets.tolist() == [0, 1] * 5
+
+
+def ten_samples() -> tuple[torch.Tensor, list[int]]:
+    return torch.zeros(10, 1, 8, 8), [0, 1] * 5
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("no/such/folder", "data 'no/such/folder': no such file or folder. Expected 'digits', 'module:function'"),
+        ("no_such_module:f", "cannot import function 'f' from module 'no_such_module'"),
+        ("tests.test_site_data:missing", "cannot import function 'missing' from module 'tests.test_site_data'"),
+    ],
+)
+def test_data_that_is_not_there_says_what_was_looked_for(data: str, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        read_samples(data)
+
+
+def test_a_folder_without_images_says_what_it_found(tmp_path: Path) -> None:
+    Dataset.from_dict({"age": [1, 2], "name": ["a", "b"]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"expected one image column and one label column, got age .*name"):
+        read_samples(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("shape", "3x32x32", "samples have shape 1x8x8, the setting 'shape' says 3x32x32"),
+        ("classes", 7, r"classes are numbered 0\.\.9, the setting 'classes' says 7"),
+    ],
+)
+def test_data_that_does_not_fit_the_network_says_so(key: str, value: object, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        site_data(settings=parse_settings({key: value}))
+
+
+def test_simulated_sites_have_names() -> None:
+    names = [read_site({"partition-id": i, "num-partitions": 3}, Settings()).name for i in range(3)]
+    assert names == ["site-us", "site-eu", "site-3"]
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a\nb", 'quo"te', " "])
+def test_a_site_name_that_could_not_be_a_file_or_a_label_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="site name"):
+        read_site({"name": name}, Settings())
+
+
+def test_a_sites_seed_depends_on_its_name_and_purpose_only() -> None:
+    us, other = (Site(name, Path(), "digits") for name in ("site-us", "site-eu"))
+    assert us.seed(0, "x") == Site("site-us", Path("elsewhere"), "other", 3, 4).seed(0, "x")
+    assert len({us.seed(0, "x"), us.seed(0, "y"), us.seed(1, "x"), other.seed(0, "x")}) == 4
