@@ -16,7 +16,7 @@ from alignment.errors import StateError
 from alignment.interpolate import interpolate
 from alignment.permutation import Permutation, identity_permutation, invert, permute, random_permutation
 from alignment.spec import PermutationSpec, State
-from alignment.taps import ENTERS, find_taps
+from alignment.taps import ENTERS, LEAVES, find_taps
 from alignment.tracing import derive_spec
 from alignment.weight_matching import match_weights
 from tests.hand_specs import resnet_spec
@@ -146,6 +146,14 @@ def test_units_are_read_after_their_non_linearity_and_streams_at_every_block():
         "layer2.2.conv1",
         "layer3.0.conv1",
     ]
+
+
+def test_values_that_do_not_tell_which_group_they_hold_are_not_read():
+    model = digits_network("mlp", "none", 8, 0, depth=2)
+    state = model.state_dict()
+    state["layers.1.0.bias"].fill_(-100)  # silent, so that any arrangement of eight units fits
+    taps = find_taps(perceptron_spec(model), model, state, X[:2])
+    assert [(tap.place.module, tap.place.side) for tap in taps] == [("layers.1.0", ENTERS), ("layers.1.0", LEAVES)]
 
 
 def test_the_keys_of_attention_are_read_where_they_leave():
