@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alignment.certificate import KEEP_ONE_IN, certain_assignment
 from alignment.flat import Edge, Mover, Position
-from alignment.pair import Pair, dot
+from alignment.pair import Pair
 from alignment.permutation import identity_permutation
 
 ALIKE = 0.9
@@ -80,5 +80,10 @@ def _split(pair: Pair, mover: Mover, index: Tensor) -> dict[str, Tensor] | None:
 
 
 def _are_alike(pair: Pair, objective: float) -> bool:
-    norms = [fsum(dot(state[n], state[n]) for n in pair.scored) for state in (pair.reference, pair.candidate)]
-    return objective >= ALIKE * (norms[0] * norms[1]) ** 0.5
+    left, right = (fsum(_square(state[name]) for name in pair.scored) for state in (pair.reference, pair.candidate))
+    return objective >= ALIKE * (left * right) ** 0.5
+
+
+def _square(tensor: Tensor) -> float:
+    flat = tensor.reshape(-1).float()
+    return torch.dot(flat, flat).item()

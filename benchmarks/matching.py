@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 import torch
 
 from benchmarks.matching_peers import PEERS, Outcome, is_installed
 from benchmarks.matching_work import WORKS, Pair, Work
-from benchmarks.measure import measure
+from benchmarks.measure import Measured, measure
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Row:
     work: str
     peer: str
     seconds: float
+    cpu_seconds: float
     rounds: int
     peak_mb: float
     state_mb: float
@@ -43,8 +45,7 @@ class Row:
 class Sample:
     """One peer on one work in one round."""
 
-    seconds: float
-    peak_bytes: int
+    measured: Measured[Any]
     outcome: Outcome
 
 
@@ -88,7 +89,7 @@ def _rows(work: Work, rounds: int, peers: Sequence[str]) -> list[Row]:
 def _sample(pair: Pair, peer: str) -> Sample:
     run = PEERS[peer](pair)
     measured = measure(run.match)
-    return Sample(measured.seconds, measured.peak_bytes, run.outcome(measured.result))
+    return Sample(measured, run.outcome(measured.result))
 
 
 def _row(work: Work, pair: Pair, peer: str, samples: Sequence[Sample]) -> Row:
@@ -97,9 +98,10 @@ def _row(work: Work, pair: Pair, peer: str, samples: Sequence[Sample]) -> Row:
     return Row(
         work=work.name,
         peer=peer,
-        seconds=median(sample.seconds for sample in samples),
+        seconds=median(sample.measured.seconds for sample in samples),
+        cpu_seconds=median(sample.measured.cpu_seconds for sample in samples),
         rounds=len(samples),
-        peak_mb=max(sample.peak_bytes for sample in samples) / 2**20,
+        peak_mb=max(sample.measured.peak_bytes for sample in samples) / 2**20,
         state_mb=sum(tensor.numel() * tensor.element_size() for tensor in state.values()) / 2**20,
         objective=pair.objective(last.aligned),
         sweeps=last.sweeps,
@@ -111,11 +113,11 @@ def _row(work: Work, pair: Pair, peer: str, samples: Sequence[Sample]) -> Row:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    lines = ["work                peer      seconds   peak MB   objective  sweeps   exact  |Δ output|"]
+    lines = ["work                peer      seconds  cpu sec.   peak MB   objective  sweeps   exact  |Δ output|"]
     for row in rows:
         exact = "" if row.exact_groups is None else f"{row.exact_groups}/{row.n_groups}"
         lines.append(
-            f"{row.work:<20}{row.peer:<8}{row.seconds:>9.3f}{row.peak_mb:>10.0f}{row.objective:>12.1f}"
+            f"{row.work:<20}{row.peer:<8}{row.seconds:>9.3f}{row.cpu_seconds:>10.3f}{row.peak_mb:>10.0f}{row.objective:>12.1f}"
             f"{row.sweeps if row.sweeps is not None else '':>8}{exact:>8}{row.function_change:>12.1e}"
         )
     return "\n".join(lines)
