@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format lock clean
+.PHONY: help install demo test lint format pages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,13 +30,17 @@ lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/python scripts/pages.py --check
 
 format: $(STAMP) ## let ruff put things right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+pages: $(STAMP) ## write the pages that are made from the code
+	$(BIN)/python scripts/pages.py
+
 lock: ## pin the newest versions that pyproject.toml admits
-	$(PYTHON) scripts/lock.py
+	$(PYTHON) scripts/lock.py $(ARGS)
 
 clean: ## remove the virtual environment and caches; runs stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

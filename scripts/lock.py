@@ -1,8 +1,8 @@
 """Writes requirements.lock: one pinned version for every package that the project and its development need.
 
-pip's own resolver decides, in an environment of its own, for this interpreter and platform. Versions carry no local part
-(``+cpu``) and no address, so that any index serves them. torch's CUDA packages, which torch itself pins and which only
-some builds of it need, are left to torch.
+pip's own resolver decides, in an environment of its own, for this interpreter and platform. Versions carry no local
+part (``+cpu``) and no address, so that any index serves them. torch's CUDA packages, which torch itself pins and which
+only some builds of it need, are left to torch. Arguments are handed to pip: ``scripts/lock.py torch==2.13.0``.
 """
 
 import json
@@ -14,8 +14,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
-HEADER = """# Every package that the project, its tests and its checks need. `make lock` renews it; `make install` reads it.
-"""
+HEADER = (
+    "# Every package that the project, its tests and checks need. `make lock` renews it; `make install` reads it.\n"
+)
 
 
 def main() -> None:

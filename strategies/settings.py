@@ -21,46 +21,85 @@ type_names = {
 }
 
 
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+OrUsual = Annotated[int, Field(ge=0)]
+
+
 class Settings(BaseModel, frozen=True):
-    """One run's settings. Field names with ``-`` for ``_`` are the keys of the run config.
+    """One run's settings. Field names with ``-`` for ``_`` are the keys of the run config."""
 
-    A ``width`` or ``depth`` of 0 and a ``norm`` of "" leave the choice to the network's family.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=lambda name: name.replace("_", "-"))
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
 
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    """Name of the run: a folder under `runs-dir`."""
     runs_dir: str = "runs"
+    """Folder that holds the runs; absolute in a deployment."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    rounds: Annotated[int, Field(ge=1)] = 3
-    min_sites: Annotated[int, Field(ge=1)] = 2
-    round_deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
-    join_deadline_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Decides the split, every site's start and the order of samples."""
+    rounds: Count = 3
+    """Rounds to play."""
+    min_sites: Count = 2
+    """Fewest sites to start with, and fewest good replies that make a round; with fewer the round is void."""
+    round_deadline_seconds: Positive = 3600.0
+    """Longest wait for the replies to one message."""
+    join_deadline_seconds: Positive = 600.0
+    """Longest wait for `min-sites` sites."""
 
     model: str = "resnet20"
+    """One of the shipped networks, or `module:function`."""
     shape: Annotated[str, Field(pattern=r"^\d+(x\d+)*$")] = "1x8x8"
+    """One input without the batch, such as `3x32x32`."""
     classes: Annotated[int, Field(ge=2)] = 10
-    width: Annotated[int, Field(ge=0)] = 0
-    depth: Annotated[int, Field(ge=0)] = 0
+    """Number of classes."""
+    width: OrUsual = 0
+    """Units of the narrowest hidden layer; 0: the network's usual."""
+    depth: OrUsual = 0
+    """Layers, as the network's name counts them; 0: the network's usual."""
     norm: Literal["", "batch", "layer", "none"] = ""
+    """`batch`, `layer`, `none`; empty: the network's usual."""
 
     data: str = "digits"
+    """`digits`, a path that `datasets.load_dataset` reads, or `module:function`; a site's own `data` wins."""
     split: Literal["biased", "disjoint", "iid", "dirichlet"] = "biased"
-    dirichlet_alpha: Annotated[float, Field(gt=0)] = 0.3
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """How a simulation cuts the data over its sites: `biased`, `disjoint`, `iid` or `dirichlet`."""
+    dirichlet_alpha: Positive = 0.3
+    """Concentration of the `dirichlet` split: the smaller, the more skewed."""
+    held_out: Share = 0.2
+    """Share of each class that a site only evaluates on."""
 
     start: Literal["seed", "checkpoint", "shared"] = "seed"
-    epochs: Annotated[int, Field(ge=1)] = 20
-    later_epochs: Annotated[int, Field(ge=1)] = 3
+    """Where round 1 starts: each site's own `seed`, its own `checkpoint`, or the `shared` network."""
+    epochs: Count = 20
+    """Passes over the data in round 1."""
+    later_epochs: Count = 3
+    """Passes over the data in later rounds."""
     batch_size: Annotated[int, Field(ge=2)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
-    later_learning_rate: Annotated[float, Field(gt=0)] = 0.02
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-3
+    """Samples per step."""
+    learning_rate: Positive = 0.1
+    """Peak step size in round 1."""
+    later_learning_rate: Positive = 0.02
+    """Peak step size in later rounds."""
+    weight_decay: NotNegative = 3e-3
+    """Pull of the weights towards zero."""
 
     reference: str = "auto"
-    restarts: Annotated[int, Field(ge=1)] = 5
-    probe_points: Annotated[int, Field(ge=0)] = 25
+    """What round 1 aligns to: `largest` (the site with most samples), `global` (the network that was sent out), or a
+    site's name; `auto` is `global` for a shared start and `largest` otherwise."""
+    restarts: Count = 5
+    """Most restarts of the matching; the best objective is kept."""
+    probe_points: OrUsual = 25
+    """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3."""
     baselines: bool = False
+    """Also measure, in round 1, each site alone, prior-corrected, their ensemble and the naive mean. Sites then send
+    their class counts, and see each other's networks."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
@@ -86,6 +125,16 @@ def parse_settings(run_config: Mapping[str, object]) -> Settings:
 def default_config() -> dict[str, bool | int | float | str]:
     """The run config that says what the defaults say."""
     return Settings().model_dump(by_alias=True)
+
+
+def settings_table() -> str:
+    """The settings as a table in Markdown: key, default, what it says."""
+    rows = ["| setting | default | what it says |", "| --- | --- | --- |"]
+    for field in Settings.model_fields.values():
+        shown = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        said = " ".join((field.description or "").split())
+        rows.append(f"| `{field.alias}` | {f'`{shown}`' if shown else 'empty'} | {said} |")
+    return "\n".join(rows)
 
 
 def _fields() -> dict[str, object]:

@@ -1,0 +1,48 @@
+"""Writes the pages that are made from the code; with ``--check``, fails when one is out of date.
+
+docs/settings.md  from `strategies.settings.Settings`
+"""
+
+import sys
+from pathlib import Path
+
+from strategies.settings import settings_table
+
+ROOT = Path(__file__).resolve().parent.parent
+SETTINGS = f"""# Settings of a run
+
+Every key of the run config: `flwr run . --run-config "rounds=5 split='iid'"`. Server and sites read the same table; a
+misspelt key stops the run and names its nearest neighbour. `make pages` renews this page from `strategies/settings.py`.
+
+{settings_table()}
+
+## Settings of a site
+
+A site's own, in the node config of its SuperNode: `flower-supernode --node-config "name='site-us' data='/data'"`.
+
+| setting | default | what it says |
+| --- | --- | --- |
+| `name` | `site` | The site's name; a name under which its SuperNode was registered wins |
+| `data` | the run's | Where its samples are |
+| `state-dir` | `~/.fedrebasin` | Where it keeps its own network |
+| `threads` | all | Torch threads |
+| `checkpoint` | none | A trained network, safetensors, to join with (`start = "checkpoint"`) |
+"""
+PAGES = {"docs/settings.md": SETTINGS}
+
+
+def main() -> None:
+    """Writes, or checks, every page."""
+    stale = [name for name, text in PAGES.items() if _read(ROOT / name) != text]
+    if "--check" in sys.argv:
+        sys.exit(f"out of date: {', '.join(stale)}; run `make pages`" if stale else 0)
+    for name in stale:
+        (ROOT / name).write_text(PAGES[name], encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+if __name__ == "__main__":
+    main()
