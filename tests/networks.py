@@ -395,6 +395,7 @@ class LSTMClassifier(nn.Module):
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with ReLU between."""
+    """Linear layers with ReLU between, of the same weights each time."""
+    torch.manual_seed(0)
     layers = [layer for n_in, n_out in pairwise(widths) for layer in (nn.Linear(n_in, n_out), nn.ReLU())]
     return nn.Sequential(*layers[:-1])

@@ -201,6 +201,25 @@ def test_random_masks_at_evaluation_fix_what_they_meet() -> None:
     assert freedom(derived(_around(_Part(noisy)), VECTOR)) == {"0": 7, "2": 6, "3.b": 6, "4": 8}
 
 
+def test_random_numbers_that_happen_to_be_equal_still_have_positions() -> None:
+    def masked(x: Tensor) -> Tensor:
+        return x * (torch.rand(5) < 2)
+
+    spec = derived(_around(_Part(masked)), VECTOR)
+    assert spec.fixed["3.a.weight", 0] == "operation rand"
+
+
+def test_statistics_written_at_evaluation_move_with_their_channels() -> None:
+    class Training(nn.BatchNorm1d):
+        def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+            return torch.ops.aten._native_batch_norm_legit(
+                input, self.weight, self.bias, self.running_mean, self.running_var, True, 0.1, 1e-5
+            )[0]
+
+    spec = derived(nn.Sequential(nn.Linear(4, 5), Training(5), nn.Linear(5, 2)), torch.randn(6, 4))
+    assert freedom(spec) == {"0": 5}
+
+
 def test_a_parameter_that_nothing_reads_stays() -> None:
     part = _Part(torch.relu)
     part.spare = nn.Linear(3, 3)

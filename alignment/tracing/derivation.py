@@ -12,13 +12,15 @@ from torch.utils import _pytree as pytree
 from alignment.tracing.dims import Axes, fix, fixed_axes, fresh, size_of, unify
 from alignment.tracing.operation import Mixing, Operand, Operation
 from alignment.tracing.recording import Call, Frame, Recording, Value
-from alignment.tracing.rules.table import PASSIVE, rule_of
+from alignment.tracing.rules.table import PASSIVE, WRITE_ASIDE, rule_of
 from alignment.tracing.schema import label_of, name_of
 from alignment.tracing.sharing import Sharing
 from alignment.tracing.slots import settle
 
 # They read whether a mask is causal or how long a packed batch is, to choose between equal ways to compute.
 _HARMLESS = (nn.TransformerEncoder, nn.TransformerDecoder, nn.LSTM, nn.GRU, nn.RNN)
+
+_OVERLAPPING = "it shares memory with a tensor of another layout"
 
 
 @dataclass
@@ -42,6 +44,7 @@ def derive(recording: Recording, sharing: Sharing) -> Derivation:
         _step(derivation, call, next((barred[frame] for frame in call.frames if frame in barred), None))
     for frame, reason in barred.items():
         _fix_values([*frame.inputs, *frame.outputs], reason)
+    _fix_values(recording.overlapping, _OVERLAPPING)
     _fix_values(recording.outputs, "network output")
     return derivation
 
@@ -59,8 +62,7 @@ def _start(derivation: Derivation, sharing: Sharing) -> None:
     for value in recording.state.values():
         if value not in derivation.read:
             _fix_values([value], "no operation of the traced run reads it")
-    overlapping = [*recording.overlapping, *(recording.state[key] for key in sharing.overlapping)]
-    _fix_values(overlapping, "it shares memory with a tensor of another layout")
+    _fix_values((recording.state[key] for key in sharing.overlapping), _OVERLAPPING)
 
 
 def _barred_frames(recording: Recording) -> dict[Frame, str]:
@@ -100,6 +102,8 @@ def _apply(derivation: Derivation, call: Call, operation: Operation) -> str | No
     rule = rule_of(call.op)
     if rule is None:
         return f"unknown operation {operation.name}"
+    if not set(call.written) <= set(call.outputs) and name_of(call.op) not in WRITE_ASIDE:
+        return f"operation {operation.name}: it writes what it does not return"
     try:
         outputs = rule(operation)
     except Exception as error:  # a rule that meets what it was not written for must not end the derivation
@@ -154,9 +158,6 @@ def _conclude(call: Call, outputs: Sequence[Axes], why: str) -> None:
             value.axes = axes
         else:
             _meet(value, axes, why)
-    for value in call.written:
-        if value not in call.outputs and outputs and len(outputs[0]) == len(value.shape):
-            _meet(value, outputs[0], why)
 
 
 def _meet(value: Value, axes: Axes, why: str) -> None:

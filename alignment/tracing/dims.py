@@ -25,7 +25,7 @@ UNIT: Expr = ((),)
 
 
 class Dim:
-    """An unknown of ``size`` >= 2 units. ``hint`` is what a reader would call its units; see `names`."""
+    """An unknown of ``size`` >= 2 units. ``hint`` is what `assembly` calls its units."""
 
     __slots__ = ("bound", "hint", "link", "pending", "reason", "size")
 

@@ -14,7 +14,7 @@ from alignment.tracing.dims import UNIT, Axes, Expr, fix, fixed_axes, unify
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor that goes into an operation. ``used`` is of outputs only: whether anything reads it later."""
+    """A tensor that goes into an operation."""
 
     axes: Axes
     shape: tuple[int, ...]

@@ -56,6 +56,7 @@ class _Recorder(TorchDispatchMode):
         self._tainted: set[int] = set()
         self._decomposing: set[OpOverload] = set()
         self._stack: list[Frame] = []
+        self._told = False
         self.recording = Recording({}, [])
         self._note_state(model)
         self.recording.inputs = [self._note(tensor) for tensor in tensors_in(inputs)]
@@ -114,6 +115,7 @@ class _Recorder(TorchDispatchMode):
     def note_read(self, name: str) -> None:
         """Notes that the innermost module call has handed data to Python."""
         self._stack[-1].reads.append(name)
+        self._told = True
 
     def note_telling(self, tensor: Tensor, name: str) -> None:
         """Notes that ``tensor`` is turned into Python data."""
@@ -134,8 +136,7 @@ class _Recorder(TorchDispatchMode):
                 return result
         given = arguments_of(func, args, kwargs)
         # Once Python has been told something, what it makes is not known to be constant.
-        told = any(frame.reads for frame in self.recording.frames)
-        if func.name() == "aten::lift_fresh" and id(args[0]) not in self._known and not told:
+        if func.name() == "aten::lift_fresh" and id(args[0]) not in self._known and not self._told:
             self._note(args[0], constant=True, uniform=uniform_axes(args[0]))
         noted = pytree.tree_map_only(Tensor, self.value, given)
         result = func(*args, **kwargs)
@@ -159,7 +160,8 @@ class _Recorder(TorchDispatchMode):
         # Such an operation changes a tensor's shape, not its content: afterwards it is another value.
         reshapes = torch.Tag.inplace_view in func.tags
         written = () if reshapes else tuple(written_by(func, args))
-        constant = all(map(self.is_constant, inputs))
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        constant = not random and all(map(self.is_constant, inputs))
         if not constant:
             self._tainted.update(value.storage for value in written)
         self.recording.written.update(value.storage for value in written)

@@ -42,7 +42,7 @@ def uniform(op: Operation) -> Sequence[Axes]:
 
 
 def positioned(op: Operation) -> Sequence[Axes]:
-    """rand_like and its kin: the values have positions, and nothing to do with the input's."""
+    """Random numbers: they have positions, and nothing to do with any input's."""
     return [op.fixed(shape) for shape in op.shapes]
 
 
@@ -51,4 +51,5 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"), uniform),
     **dict.fromkeys(("rrelu_with_noise", "native_dropout"), inert),
     **dict.fromkeys(("rand_like", "randn_like", "randint_like"), positioned),
+    **dict.fromkeys(("rand", "randn", "randint", "randperm", "normal"), positioned),
 }

@@ -83,12 +83,13 @@ def scaled_dot_product(op: Operation) -> Sequence[Axes]:
     return [out, *(op.fixed(shape) for shape in op.shapes[1:])]
 
 
+BATCH_NORMS = (
+    *("native_batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "_native_batch_norm_legit"),
+    *("_native_batch_norm_legit_no_training", "_batch_norm_no_update", "_batch_norm_with_update"),
+)
+
 RULES: dict[str, Rule] = {
-    "native_batch_norm": batch_norm,
-    "cudnn_batch_norm": batch_norm,
-    "_native_batch_norm_legit": batch_norm,
-    "_native_batch_norm_legit_no_training": batch_norm,
-    "_batch_norm_no_update": batch_norm,
+    **dict.fromkeys(BATCH_NORMS, batch_norm),
     "native_layer_norm": layer_norm,
     "_fused_rms_norm": layer_norm,
     "native_group_norm": group_norm,

@@ -45,6 +45,10 @@ PASSIVE = frozenset(
 )
 
 
+# They write running statistics, which their rule ties to the channels, or noise that nothing reads.
+WRITE_ASIDE = frozenset((*normalisation.BATCH_NORMS, "rrelu_with_noise"))
+
+
 def rule_of(op: OpOverload) -> Rule | None:
     """How the operation ties axes, if that is known."""
     if op.namespace != "aten":
