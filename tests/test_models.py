@@ -9,6 +9,7 @@ from torch import nn
 import models
 from models import Architecture, ModelError
 from models.norms import ChannelNorm
+from models.residual import BasicBlock, Bottleneck
 from models.sequence import as_sequence
 
 DIGITS, CIFAR = (1, 8, 8), (3, 32, 32)
@@ -80,6 +81,15 @@ def test_resnet50_has_the_names_and_shapes_of_torchvision():
         "fc.weight": (1000, 2048),
     }
     assert {name: tuple(state[name].shape) for name in expected} == expected
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_residual_block_adds_its_shortcut(block: type[BasicBlock] | type[Bottleneck]):
+    one, x = block(4, 8, 2, "layer"), torch.randn(2, 4, 6, 6)
+    last = one.bn3 if isinstance(one, Bottleneck) else one.bn2
+    assert isinstance(last, ChannelNorm)
+    nn.init.zeros_(last.weight)
+    torch.testing.assert_close(one(x), one.downsample(x).relu())
 
 
 @pytest.mark.parametrize(("depth", "convolutions"), [(8, 9), (20, 21), (32, 33)])

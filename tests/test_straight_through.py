@@ -65,6 +65,14 @@ def test_one_start_gives_one_answer_and_iterators_are_read_whole():
     assert all(torch.equal(index, again.permutation[name]) for name, index in first.permutation.items())
 
 
+def test_stale_batch_norm_statistics_do_not_matter():
+    model, spec, a, b = pair("batch")
+    found = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=24).permutation
+    a, b = ({name: t + 1e3 if "running_mean" in name else t for name, t in state.items()} for state in (a, b))
+    again = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=24).permutation
+    assert all(torch.equal(index, again[name]) for name, index in found.items())
+
+
 def test_the_network_and_the_states_come_out_as_they_were():
     model, spec, a, b = pair("batch")
     kept = [{name: tensor.clone() for name, tensor in state.items()} for state in (a, b, model.state_dict())]
