@@ -41,7 +41,7 @@ def _partial_distances(
 ) -> tuple[Tensor, Tensor]:
     """‖R_i − C_j‖² over the columns kept, and the sizes that its rounding errors are relative to."""
     units = edges[0].flat.shape[edges[0].axis]
-    product = torch.zeros(units, units, dtype=pair.dtype)
+    product = pair.scratch(units, pair.dtype).zero_()
     wanted, given = torch.zeros(2, units, dtype=pair.dtype)
     for edge in edges:
         indices = {mover: position.index(mover) for _, mover in edge.others}

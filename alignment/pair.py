@@ -60,6 +60,19 @@ class Pair:
         wide = any(state[name].dtype == torch.float64 for state in states for name in self.scored)
         return torch.float64 if wide else torch.float32
 
+    def scratch(self, units: int, dtype: torch.dtype) -> Tensor:
+        """A square matrix to be filled and forgotten: the next call hands out the same memory.
+
+        Allocated anew for each visit, the great matrices leave holes that double the memory of a long ascent.
+        """
+        return self._buffer.view(dtype)[: units * units].view(units, units)
+
+    @cached_property
+    def _buffer(self) -> Tensor:
+        groups, parents = self.spec.groups, self.spec.parents
+        largest = max(units * (groups[parents[name]] if name in parents else 1) for name, units in groups.items())
+        return torch.empty(largest**2, dtype=torch.float64)
+
     def objective(self, permutation: Permutation) -> float:
         """Σ ⟨W_ref, P(W_cand)⟩ over the scored tensors, in fp64."""
         still = fsum(dot(self.reference[name], self.candidate[name]) for name in self._partly_still)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import fsum
 
+import torch
 from torch import Tensor
 
 from alignment.assignment import assign
@@ -31,7 +32,7 @@ class PlainGroup:
             if certain is not None:
                 return self._if_it_gains(position, certain)
         similarity = self._similarity.matrix(position)
-        best = assign(similarity, now)
+        best = assign(similarity, now, self.pair.scratch(len(now), torch.float64))
         claimed = _values(similarity, best) - _values(similarity, now)
         scale = _values(similarity, best).abs().sum().item()
         gain = claimed.sum().item()

@@ -111,6 +111,12 @@ def test_one_seed_gives_one_answer(spec: PermutationSpec) -> None:
     assert all(torch.equal(first.permutation[name], second.permutation[name]) for name in spec.groups)
 
 
+def test_a_network_in_which_nothing_moves_keeps_its_identity() -> None:
+    reference, candidate = ({"weight": torch.full((2, 3), value)} for value in (1.0, 2.0))
+    matching = match_weights(PermutationSpec.by_hand(reference, {}), reference, candidate)
+    assert (dict(matching.permutation), matching.objective, matching.gain) == ({}, 12.0, 0.0)
+
+
 def test_more_restarts_never_end_lower(pair: tuple[PermutationSpec, State, State]) -> None:
     objectives = [match_weights(*pair, restarts=restarts).objective for restarts in (1, 2, 5, 20)]
     assert objectives == sorted(objectives)
