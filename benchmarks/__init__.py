@@ -1,0 +1,1 @@
+"""What reproduces each number in the docs, one command each."""

@@ -1,0 +1,62 @@
+"""A package imports only what the table in CONTRIBUTING.md allows; nothing can unpickle or evaluate."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("cli", "server", "client", "strategies", "models", "alignment")
+ALLOWED = {
+    "alignment": {"alignment"},
+    "models": {"models"},
+    "strategies": {"strategies", "alignment"},
+    "client": {"client", "strategies", "models", "alignment"},
+    "server": {"server", "strategies", "models", "alignment"},
+    "cli": set(PACKAGES),
+}
+STRATEGY_MODULES_FOR_CLIENTS = {"protocol", "settings", "errors", "files"}
+FOREIGN_TO_ALIGNMENT = {"flwr", "prometheus_client", "pathlib", "time", "datetime", "safetensors", "random", "os"}
+
+
+def sources(package: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_from_below(package: str) -> None:
+    for path, tree in sources(package):
+        used = {name.partition(".")[0] for name in imported(tree)} & set(PACKAGES)
+        assert used <= ALLOWED[package], path
+
+
+def test_a_client_knows_of_strategies_only_what_both_sides_share() -> None:
+    for path, tree in sources("client"):
+        used = {name.split(".")[1] for name in imported(tree) if name.startswith("strategies.")}
+        assert used <= STRATEGY_MODULES_FOR_CLIENTS, path
+
+
+def test_alignment_knows_no_flower_no_files_and_no_clock() -> None:
+    for path, tree in sources("alignment"):
+        assert not {name.partition(".")[0] for name in imported(tree)} & FOREIGN_TO_ALIGNMENT, path
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "scripts", "benchmarks"])
+def test_nothing_unpickles_or_evaluates(package: str) -> None:
+    for path, tree in sources(package):
+        assert not {"pickle", "dill", "cloudpickle", "marshal", "shelve"} & set(imported(tree)), path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "torch.load", "np.load", "numpy.load"), path
+                assert not any(keyword.arg == "shell" for keyword in node.keywords), path
