@@ -70,7 +70,7 @@ def _plain() -> PermutationSpec:
 
 
 def _segmented() -> PermutationSpec:
-    """A convolution and another, concatenated, flattened over two pixels, into a linear layer; and a counter."""
+    """A convolution and another, concatenated, flattened over two pixels, into a linear layer."""
     p, q, pixels = Factor(4, "P"), Factor(3, "Q"), Factor(2)
     kernel = ((Factor(3),),)
     axes: dict[str, tuple[Axis, ...]] = {
@@ -79,6 +79,7 @@ def _segmented() -> PermutationSpec:
         "norm": (((p,), (q,)),),
         "mean": (((p,), (q,)),),
         "linear": (((Factor(5),),), ((p, pixels), (q, pixels))),
+        "partly": (((p,), (Factor(2),)),),
         "still": (((Factor(3),),),),
     }
     return PermutationSpec({"P": 4, "Q": 3}, axes, buffers=frozenset({"mean"}))

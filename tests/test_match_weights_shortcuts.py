@@ -15,7 +15,7 @@ from alignment.flat import Position, edges_of, flat_index, flatten
 from alignment.pair import Pair
 from alignment.permutation import identity_permutation, permute, permute_block, random_permutation
 from alignment.similarity import Similarity
-from alignment.spec import PermutationSpec
+from alignment.spec import Factor, PermutationSpec
 from alignment.weight_matching import match_weights
 from tests.hand_specs import SPECS, mlp_spec, mlp_state, random_state
 from tests.oracle import similarity
@@ -77,6 +77,24 @@ def test_a_certain_assignment_is_the_best_one(seed: int, noise: float) -> None:
     assert found is not None or noise > 0.1
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_columns_that_were_not_looked_at_are_not_taken_on_trust(axis: int) -> None:
+    """Every sixteenth column, all that is looked at, tells of one permutation; the others tell of another."""
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(12, 8192, generator=generator)
+    candidate = reference.roll(1, 0)
+    candidate[:, ::16] = reference[:, ::16].roll(2, 0)
+    states = [{"weight": tensor if axis == 0 else tensor.T.contiguous()} for tensor in (reference, candidate)]
+    for beside in (None, "Q"):
+        names = ("P", beside) if axis == 0 else (beside, "P")
+        pair = Pair(PermutationSpec.by_hand(states[0], {"weight": names}), states[0], states[1])
+        position = Position(pair.spec, identity_permutation(pair.spec))
+        edges = [edge for _, edge in edges_of([flatten(block) for block in pair.blocks], "P")]
+        assert certain_assignment(pair, edges, position) is None
+        agreed = Pair(pair.spec, states[0], {"weight": states[0]["weight"].roll(1, axis)})
+        assert certain_assignment(agreed, edges, position) is not None
+
+
 def test_unlike_networks_give_no_certain_assignment() -> None:
     pair, _ = mlp_pair(0)
     edges = [edge for _, edge in edges_of([flatten(block) for block in pair.blocks], "P0")]
@@ -94,6 +112,14 @@ def test_a_copy_is_recognised_and_another_network_is_not(spec: PermutationSpec) 
     assert found is not None
     assert all(torch.equal(t, reference[n]) for n, t in permute(spec, found, copy.candidate).items())
     assert recognise_copy(Pair(spec, reference, random_state(spec, generator)), edges) is None
+
+
+def test_units_that_changed_heads_make_no_copy() -> None:
+    axes = {"weight": (((Factor(2, "heads"), Factor(2, "values")),), ((Factor(64),),))}
+    spec = PermutationSpec({"heads": 2, "values": 2}, axes, {"values": "heads"})
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    pair = Pair(spec, {"weight": weight}, {"weight": weight[[0, 2, 1, 3]]})
+    assert recognise_copy(pair, {"heads": list(edges_of([flatten(b) for b in spec.blocks], "heads"))}) is None
 
 
 @few
