@@ -102,12 +102,14 @@ class _Gate(nn.Module):
 
 
 def test_a_number_that_leaves_a_module_fixes_its_caller_too() -> None:
-    gate = _Gate()
-
     class Gated(_Part):
         def __init__(self) -> None:
-            super().__init__(lambda x: x.flip(1) if gate(x) > 1e9 else x)
-            self.gate = gate
+            super().__init__(torch.relu)
+            self.gate = _Gate()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x.flip(1) if self.gate(x) > 1e9 else x.relu())
 
     spec = derived(_around(Gated()), VECTOR)
     assert freedom(spec) == {"0": 7, "4": 8}

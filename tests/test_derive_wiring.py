@@ -247,6 +247,21 @@ def test_writing_into_slices_is_a_concatenation() -> None:
     assert layout(spec, "out.weight") == ["2", "a + b + 1"]
 
 
+def test_a_literal_that_is_written_takes_in_what_it_is_given() -> None:
+    class Noted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            total, units = torch.tensor(0.0), torch.tensor([0.0, 0.0, 0.0])
+            units += self.a(x).sum(0)
+            total += x.sum()
+            return self.b(units) + total
+
+    assert freedom(derived(Noted(), VECTOR)) == {"a": 3}
+
+
 def test_equal_constants_tie_nothing_together() -> None:
     class Shifted(nn.Module):
         def __init__(self) -> None:

@@ -84,7 +84,7 @@ def _step(derivation: Derivation, call: Call, barred: str | None) -> None:
     recording = derivation.recording
     if call.constant and not call.written and not (call.views and _is_written(recording, call.outputs)):
         for value in call.outputs:
-            value.axes = value.axes or _constant_axes(value, name_of(call.op))
+            value.axes = value.axes or _constant_axes(value)
         return
     operation = _operation(derivation, call)
     settles = name_of(call.op) not in PASSIVE or barred is not None
@@ -127,13 +127,17 @@ def _operation(derivation: Derivation, call: Call) -> Operation:
 def _seen(recording: Recording, value: Value) -> Axes:
     """A constant that nobody writes is seen anew by each reader, so that it ties none of them to another."""
     if value.constant and value.storage not in recording.written:
-        return _constant_axes(value, "a constant")
+        return _constant_axes(value)
+    if value.constant and value.axes is None:
+        value.axes = _constant_axes(value)
     return _axes(value)
 
 
-def _constant_axes(value: Value, name: str) -> Axes:
-    reason = f"constant of operation {name}" if name != "a constant" else "a constant with positions"
-    return tuple(fresh(size, None if same else reason) for size, same in zip(value.shape, value.uniform, strict=True))
+def _constant_axes(value: Value) -> Axes:
+    return tuple(
+        fresh(size, None if same else "a constant with positions")
+        for size, same in zip(value.shape, value.uniform, strict=True)
+    )
 
 
 def _is_written(recording: Recording, values: Iterable[Value]) -> bool:
