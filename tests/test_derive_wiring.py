@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from tests.derived import derived, freedom, layout
 
@@ -320,3 +322,39 @@ def test_patches_flattened_over_channels_and_positions_split_again() -> None:
     spec = derived(net, VECTOR)
     assert freedom(spec) == {"0": 3, "2": 5}
     assert layout(spec, "0.weight")[0] == "0·4"
+
+
+def test_a_checkpointed_part_is_seen_through() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden: Tensor = checkpoint.checkpoint(self.a, x, use_reentrant=False)
+            return self.b(hidden.relu())
+
+    assert freedom(derived(Checkpointed(), VECTOR)) == {"a": 5}
+
+
+def test_a_vectorised_part_is_seen_through() -> None:
+    class Vectorised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def row(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.vmap(self.row)(x)
+
+    assert freedom(derived(Vectorised(), VECTOR)) == {"a": 5}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_script_is_seen_through() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    script = torch.jit.trace(net, VECTOR)
+    assert isinstance(script, torch.jit.ScriptModule)
+    assert freedom(derived(script, VECTOR)) == {"0": 5}
