@@ -1,0 +1,70 @@
+"""Networks in files that anybody may have handed over: safetensors, and nothing that could run code."""
+
+import hashlib
+import shlex
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from strategies.errors import OperatorError
+from strategies.files import read_tensors
+
+PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
+# torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.
+PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+CONVERSION = (
+    "import sys, torch; from safetensors.torch import save_file; "
+    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "save_file({k: v.contiguous().clone() for k, v in d.get('state_dict', d).items()}, sys.argv[2])"
+)
+
+
+class CheckpointError(OperatorError):
+    """A network's file is missing, is no safetensors file, or could run code."""
+
+    exit_code = 16
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of the safetensors file ``path``, on the CPU.
+
+    Raises `CheckpointError` when it is missing or unreadable. A pickle, by its content or by its name, is refused with
+    the command that converts it; nothing of it is loaded.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    _refuse_pickle(path)
+    try:
+        return read_tensors(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a readable safetensors file ({error}). Was it copied whole? Compare its SHA-256 with the "
+            "sender's: sha256sum FILE"
+        ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of the file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_pickle(path: Path) -> None:
+    with path.open("rb") as file:
+        beginning = file.read(9)
+    if beginning.startswith(PICKLE_BEGINNINGS) and not beginning.endswith(b"{"):
+        raise CheckpointError(f"{path}: a pickle, which can run any code when it is loaded. {_advice(path)}")
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        if beginning.endswith(b"{"):
+            raise CheckpointError(f"{path}: named like a pickle; if it is safetensors, rename it: {_renaming(path)}")
+        raise CheckpointError(f"{path}: named like a pickle, which can run any code. {_advice(path)}")
+
+
+def _advice(path: Path) -> str:
+    converted = shlex.join(["python", "-c", CONVERSION, str(path), str(path.with_suffix(".safetensors"))])
+    return f"Convert it where you trust its maker, then use the result:\n{converted}"
+
+
+def _renaming(path: Path) -> str:
+    return shlex.join(["mv", str(path), str(path.with_suffix(".safetensors"))])
