@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from jinja2 import Environment
@@ -62,6 +62,12 @@ def _figure(record: RoundRecord, site: str, paths: Paths) -> dict[str, str]:
 
 def path_figure(paths: Paths) -> str:
     """Loss and accuracy along the line, naive and aligned, as SVG: the same bytes for the same numbers."""
+    svg = path_picture(paths, "svg").decode()
+    return svg[svg.index("<svg") :]
+
+
+def path_picture(paths: Paths, form: Literal["svg", "png"]) -> bytes:
+    """Loss and accuracy along the line, naive and aligned: the same bytes for the same numbers."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3), layout="constrained")
         losses, accuracies = figure.subplots(1, 2)
@@ -75,6 +81,6 @@ def path_figure(paths: Paths) -> str:
             axes.patch.set_alpha(0)
         losses.legend(frameon=False)
         figure.patch.set_alpha(0)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})
+    return buffer.getvalue()

@@ -10,8 +10,13 @@ from torch import Tensor
 
 def write_text(path: Path, text: str) -> Path:
     """Replaces the file by ``text``."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Replaces the file by ``content``."""
     partial = _partial(path)
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     return _settle(partial, path)
 
 
