@@ -4,7 +4,12 @@ import sys
 
 import typer
 
+from alignment import AlignmentError
+from cli.barrier import barrier
 from cli.demo import demo
+from cli.inspect import inspect
+from cli.merge import merge
+from cli.networks import search_current_folder
 from cli.output import progress
 from models.errors import ModelError
 from strategies.errors import OperatorError
@@ -17,11 +22,15 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(demo)
+app.command(no_args_is_help=True)(inspect)
+app.command(no_args_is_help=True)(merge)
+app.command(no_args_is_help=True)(barrier)
 
 
 @app.callback()
 def root() -> None:
     """Federated learning that aligns networks before it averages them."""
+    search_current_folder()
 
 
 def main() -> None:
@@ -30,7 +39,7 @@ def main() -> None:
         app()
     except OperatorError as error:
         _fail(str(error), error.exit_code)
-    except ModelError as error:
+    except (ModelError, AlignmentError) as error:
         _fail(str(error), OperatorError.exit_code)
 
 

@@ -5,10 +5,16 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 people = Console()
 progress = Console(stderr=True)
+
+
+def warn(text: str) -> None:
+    """Says on standard error what must not be overlooked."""
+    progress.print(f"warning: {text}", style="bold yellow", highlight=False, soft_wrap=True, markup=False)
 
 
 class Format(StrEnum):
@@ -23,11 +29,12 @@ def print_json(document: object) -> None:
     print(json.dumps(document, indent=1, ensure_ascii=False))  # noqa: T201
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose first column is text and whose others are numbers."""
-    table = Table(title=title, title_justify="left")
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> None:
+    """A table whose first column is text, as are those in ``texts``, and whose others are numbers."""
+    table = Table(title=escape(title), title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=not number)
+        is_number = number and column not in texts
+        table.add_column(escape(column), justify="right" if is_number else "left", no_wrap=not number)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     people.print(table)

@@ -1,0 +1,148 @@
+"""``fedrebasin barrier``: loss and accuracy on the straight line between two networks, without and with alignment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignment import permute
+from alignment.barrier import DEFINITION
+from cli import options
+from cli.bars import Bars, bars
+from cli.card import matching_record, network_record, share_moved
+from cli.evidence import Evidence, read_evidence
+from cli.fitting import fitting_state
+from cli.match import Matcher
+from cli.measure import Judge
+from cli.networks import Description, find_network, read_file
+from cli.options import Method
+from cli.output import Format, people, print_json, print_table
+from cli.paths import OutputError, check_output, labels, picture_form
+from server.records import MatchingRecord, Paths, Record
+from server.report import path_picture
+from strategies.files import write_bytes
+
+
+class BarrierAnswer(Record, frozen=True):
+    """The lines from the reference to the other network, and how the two were matched."""
+
+    reference: str
+    other: str
+    sha256: list[str]
+    network: dict[str, str | int]
+    method: str
+    seed: int
+    data: str
+    held_out: str
+    matching: MatchingRecord
+    moved: float
+    paths: Paths
+    definition: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One measurement as it was asked for."""
+
+    reference: Path
+    other: Path
+    said: Description
+    method: Method
+    evidence: Evidence
+    seed: int
+    points: int
+
+
+def barrier(
+    reference: options.Input,
+    other: options.Input,
+    model: options.Model,
+    data: options.Data,
+    plot: Annotated[Path | None, typer.Option(help="Draw both lines to this file, .svg or .png.")] = None,
+    method: options.MatchBy = Method.WEIGHTS,
+    held_out: options.HeldOut = "",
+    seed: options.Seed = 0,
+    points: options.Points = 25,
+    batch_size: options.BatchSize = 256,
+    force: Annotated[bool, typer.Option("--force", help="Replace the picture.")] = False,
+    shape: options.Shape = "",
+    classes: options.Classes = 0,
+    width: options.Width = 0,
+    depth: options.Depth = 0,
+    norm: options.Norm = "",
+    example: options.Example = "",
+    answer: options.Output = Format.TABLE,
+) -> None:
+    """Measure the barrier between two networks, naive and aligned.
+
+    REFERENCE and OTHER are safetensors files of one network. The barrier is the most by which the loss on the straight
+    line between them exceeds the mean of both ends.
+
+    Where the network has BatchNorm, its statistics are recomputed on --data at every point of the line.
+
+        \b
+    fedrebasin barrier a.safetensors b.safetensors --model resnet20 --data digits --plot path.svg
+    """
+    form = picture_form(plot) if plot is not None else "svg"
+    if plot is not None:
+        check_output(plot, force)
+    evidence = read_evidence(data, held_out, seed, batch_size)
+    if evidence is None:
+        raise options.OptionError("--data is empty: a barrier is measured on samples")
+    said = Description(model, shape, classes, width, depth, norm, example)
+    plan = Plan(reference, other, said, method, evidence, seed, points)
+    with bars() as shown:
+        found = measure(plan, shown)
+    if plot is not None:
+        _draw(plot, path_picture(found.paths, form))
+    if answer is Format.JSON:
+        print_json(found.model_dump())
+    else:
+        show(found)
+
+
+def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
+    """Matches the two networks and measures both lines."""
+    files = [read_file(path) for path in (plan.reference, plan.other)]
+    network = find_network(plan.said, files[0], plan.evidence.data.samples)
+    reference, other = (fitting_state(network, file) for file in files)
+    with shown.stretch("deriving the permutation spec"):
+        spec = network.derive()
+    matching = Matcher(network, spec, plan.method, plan.evidence, plan.seed, shown).match(reference, other, "matching")
+    aligned = permute(spec, matching.permutation, other)
+    paths = Judge(network, plan.evidence, shown).paths(reference, other, aligned, plan.points)
+    names = labels([plan.reference, plan.other])
+    return BarrierAnswer(
+        reference=names[0],
+        other=names[1],
+        sha256=[file.sha256 for file in files],
+        network=network_record(network.architecture),
+        method=plan.method,
+        seed=plan.seed,
+        data=plan.evidence.data.name,
+        held_out=plan.evidence.held_out.name,
+        matching=matching_record(matching),
+        moved=share_moved(matching),
+        paths=paths,
+        definition=DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else ""),
+    )
+
+
+def show(found: BarrierAnswer) -> None:
+    """Both lines point by point, and their heights."""
+    naive, aligned = found.paths.naive, found.paths.aligned
+    lines = zip(naive.lambdas, naive.losses, aligned.losses, naive.accuracies, aligned.accuracies, strict=True)
+    rows = [tuple(f"{number:.3f}" for number in line) for line in lines]
+    columns = ("λ", "loss naive", "aligned", "accuracy naive", "aligned")
+    print_table(f"from {found.reference} (λ = 0) to {found.other} (λ = 1), on {found.held_out}", columns, rows)
+    people.print(f"barrier: naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f}")
+    people.print(f"({found.definition})", style="dim", soft_wrap=True)
+    people.print(f"matched by {found.method}: {found.moved:.0%} of all units moved, gain {found.matching.gain:.5g}")
+
+
+def _draw(plot: Path, picture: bytes) -> None:
+    try:
+        write_bytes(plot, picture)
+    except OSError as error:
+        raise OutputError(f"{plot}: cannot be written: {error}") from error

@@ -1,0 +1,72 @@
+"""Samples to match, recalibrate and measure on."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from cli.networks import network_inputs
+from client.sources import DataError, Samples, read_samples
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Samples in a shuffled order, batch after batch, as often as they are asked for; ``advance`` after each batch.
+
+    Shuffled, since a folder lists one class after another, and BatchNorm's statistics of a batch must be those of all.
+    """
+
+    name: str
+    samples: Samples
+    order: Tensor
+    size: int
+    advance: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return ceil(len(self.order) / self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in self.order.tensor_split(len(self)):
+            yield network_inputs(self.samples.inputs[rows]), self.samples.targets[rows]
+            self.advance()
+
+    @property
+    def sha256(self) -> str:
+        """Of the samples in their own order."""
+        digest = hashlib.sha256()
+        for tensor in (self.samples.inputs, self.samples.targets):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def telling(self, advance: Callable[[], None]) -> "Batches":
+        """The same, which calls ``advance`` after each batch."""
+        return replace(self, advance=advance)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What to match and recalibrate on, and what to measure on: the same unless the user gave both."""
+
+    data: Batches
+    held_out: Batches
+
+
+def read_evidence(data: str, held_out: str, seed: int, batch_size: int) -> Evidence | None:
+    """What ``--data`` and ``--held-out`` name; None without data. Raises `DataError`."""
+    if not data:
+        return None
+    batches = _read(data, seed, batch_size)
+    return Evidence(batches, _read(held_out, seed, batch_size) if held_out else batches)
+
+
+def _read(name: str, seed: int, batch_size: int) -> Batches:
+    samples = read_samples(name)
+    if len(samples.inputs) != len(samples) or len(samples) < 2:
+        raise DataError(
+            f"data {name!r}: {len(samples.inputs)} inputs, {len(samples)} targets: expected as many, 2 or more"
+        )
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    return Batches(name, samples, order, batch_size)

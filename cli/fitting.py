@@ -1,0 +1,58 @@
+"""Whether a file's tensors are those of a network."""
+
+from torch import Tensor
+
+from cli.networks import FitError, Network, NetworkFile, State, describe
+
+
+def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
+    """The tensors of ``file`` as the state dict of ``network``, tied ones that the file leaves out filled in.
+
+    Raises `FitError` that names the first tensor that is missing, unknown, of another shape or not finite.
+    """
+    expected = {name: t for name, t in network.module.state_dict().items() if isinstance(t, Tensor)}
+    state = dict(file.state) | _tied(expected, file.state)
+    if problems := _problems(expected, state):
+        more = f" {len(problems) - 1} more tensors do not fit." if len(problems) > 1 else ""
+        misfit = f"{file.path} does not fit {describe(network.architecture)}: {problems[0]}."
+        raise FitError(f"{misfit}{more} {_remedy(expected, state)}")
+    for name, tensor in state.items():
+        if not bool(tensor.isfinite().all()):
+            raise FitError(
+                f"{file.path}: tensor {name!r} holds NaN or infinity: the training diverged, or the file broke"
+            )
+    return {name: state[name] for name in expected}
+
+
+def _tied(expected: State, state: State) -> dict[str, Tensor]:
+    """Tensors that the network keeps under two names: `safetensors.torch.save_model` writes only one of them."""
+    there = {_memory(tensor): state[name] for name, tensor in expected.items() if name in state}
+    missing = {name: _memory(tensor) for name, tensor in expected.items() if name not in state}
+    return {name: there[memory] for name, memory in missing.items() if memory in there}
+
+
+def _memory(tensor: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    return tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+
+
+def _problems(expected: State, state: State) -> list[str]:
+    problems = [
+        f"tensor {name!r} has shape {_shown(state[name])}, expected {_shown(tensor)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    problems += [f"tensor {name!r} is missing" for name in expected if name not in state]
+    return problems + [f"tensor {name!r} is not of this network" for name in state if name not in expected]
+
+
+def _shown(tensor: Tensor) -> str:
+    return "x".join(str(size) for size in tensor.shape) or "()"
+
+
+def _remedy(expected: State, state: State) -> str:
+    for prefix in ("module.", "_orig_mod."):
+        if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in expected):
+            return (
+                f"Every name in the file begins with {prefix!r}, which a wrapper put there: save the wrapped network."
+            )
+    return "Say how the network was built: --model, --classes, --width, --depth, --norm, --shape."

@@ -1,0 +1,143 @@
+"""A merge from files to a file: read, match, average, recalibrate, measure, write."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from alignment import Matching, PermutationSpec, check_spec, permute
+from alignment.batches import network_with
+from alignment.interpolate import weighted_mean
+from cli.bars import Advance, Bars
+from cli.card import Card, DataRecord, InputRecord, matching_record, network_record, share_moved, versions
+from cli.evidence import Batches, Evidence
+from cli.fitting import fitting_state
+from cli.match import Matcher
+from cli.measure import Judge
+from cli.networks import Description, Network, NetworkFile, State, find_network, read_file
+from cli.options import Method
+from cli.output import warn
+from cli.paths import OutputError, cards_of, labels
+from server.records import BarrierRecord
+from strategies.checkpoints import sha256_of
+from strategies.files import write_tensors, write_text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One merge as it was asked for."""
+
+    inputs: Sequence[Path]
+    said: Description
+    weights: Sequence[float]
+    method: Method
+    evidence: Evidence | None
+    seed: int
+    points: int
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The inputs of a merge, read and aligned; the first is the reference, which has no matching."""
+
+    network: Network
+    spec: PermutationSpec
+    files: Sequence[NetworkFile]
+    states: Sequence[State]
+    matchings: Sequence[Matching]
+
+    def brought(self, k: int) -> State:
+        """Input ``k`` with its units moved to the reference's."""
+        return permute(self.spec, self.matchings[k - 1].permutation, self.states[k]) if k else self.states[0]
+
+
+def write_merge(plan: Plan, output: Path, shown: Bars) -> Card:
+    """Merges, writes the network and its card, and returns the card."""
+    aligned = align(plan, shown)
+    judge = Judge(aligned.network, plan.evidence, shown) if plan.evidence is not None else None
+    merged = _mean([aligned.brought(k) for k in range(len(aligned.states))], plan, judge)
+    kept = {name: merged[name] for name in aligned.files[0].state}
+    try:
+        write_tensors(output, kept)
+        card = _card(plan, aligned, judge, output, merged)
+        page, document = cards_of(output)
+        write_text(page, card.markdown())
+        write_text(document, card.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be written: {error}") from error
+    return card
+
+
+def align(plan: Plan, shown: Bars) -> Aligned:
+    """Reads the inputs and matches each to the first."""
+    with shown.stretch("reading", len(plan.inputs)) as advance:
+        files = [_read(path, advance) for path in plan.inputs]
+    samples = plan.evidence.data.samples if plan.evidence is not None else None
+    network = find_network(plan.said, files[0], samples)
+    states = [fitting_state(network, file) for file in files]
+    with shown.stretch("deriving the permutation spec"):
+        spec = network.derive()
+    if not spec.groups:
+        warn("Nothing in this network may move: the merge is the plain mean. `fedrebasin inspect` says why.")
+    matcher = Matcher(network, spec, plan.method, plan.evidence, plan.seed, shown)
+    names = labels(plan.inputs)
+    pairs = zip(states[1:], names[1:], strict=True)
+    matchings = [matcher.match(states[0], state, f"matching {name}") for state, name in pairs]
+    return Aligned(network, spec, files, states, matchings)
+
+
+def _read(path: Path, advance: Advance) -> NetworkFile:
+    file = read_file(path)
+    advance()
+    return file
+
+
+def _mean(states: Sequence[State], plan: Plan, judge: Judge | None) -> dict[str, Tensor]:
+    mean = weighted_mean(states, plan.weights)
+    return judge.recalibrated(mean) if judge is not None and judge.network.has_batch_norm else mean
+
+
+def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merged: State) -> Card:
+    network, evidence = aligned.network, plan.evidence
+    naive = judge.scores([_mean(aligned.states, plan, judge)])[0] if judge is not None else None
+    measured_on = evidence.held_out if evidence is not None and evidence.held_out is not evidence.data else None
+    return Card(
+        file=output.name,
+        sha256=sha256_of(output),
+        parameters=sum(parameter.numel() for parameter in network.module.parameters()),
+        network=network_record(network.architecture),
+        method=plan.method,
+        seed=plan.seed,
+        inputs=_inputs(plan, aligned, judge),
+        groups=len(aligned.spec.groups),
+        units=sum(index.numel() for index in aligned.matchings[0].permutation.values()),
+        proof=check_spec(network_with(network.module, aligned.states[0]), aligned.spec, network.example),
+        statistics="none" if not network.has_batch_norm else "recalibrated" if judge is not None else "stale",
+        data=_data(evidence.data) if evidence is not None else None,
+        held_out=_data(measured_on) if measured_on is not None else None,
+        naive=naive,
+        merged=judge.scores([merged])[0] if judge is not None else None,
+        versions=versions(),
+    )
+
+
+def _inputs(plan: Plan, aligned: Aligned, judge: Judge | None) -> list[InputRecord]:
+    scores = judge.scores(aligned.states) if judge is not None else [None] * len(aligned.states)
+    rows = zip(labels(plan.inputs), aligned.files, plan.weights, scores, strict=True)
+    records = [InputRecord(file=n, sha256=f.sha256, weight=w, score=score) for n, f, w, score in rows]
+    return [records[0], *(_matched(r, k, plan, aligned, judge) for k, r in enumerate(records[1:], 1))]
+
+
+def _matched(record: InputRecord, k: int, plan: Plan, aligned: Aligned, judge: Judge | None) -> InputRecord:
+    matching = aligned.matchings[k - 1]
+    barrier = None
+    if judge is not None:
+        paths = judge.paths(aligned.states[0], aligned.states[k], aligned.brought(k), plan.points)
+        barrier = BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier)
+    found = {"matching": matching_record(matching), "moved": share_moved(matching), "barrier": barrier}
+    return record.model_copy(update=found)
+
+
+def _data(batches: Batches) -> DataRecord:
+    return DataRecord(name=batches.name, samples=len(batches.samples), sha256=batches.sha256)

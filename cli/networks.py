@@ -1,0 +1,174 @@
+"""From options, files and data to a network that runs."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from alignment import PermutationSpec, derive_spec
+from alignment.batch_norm import BATCH_NORMS
+from cli.options import OptionError
+from client.sources import Samples, describe_samples, scaled
+from models import Architecture, build
+from models.imported import import_function
+from models.inferred import infer
+from strategies.checkpoints import read_checkpoint, sha256_of
+from strategies.errors import OperatorError
+
+State = Mapping[str, Tensor]
+
+
+class FitError(OperatorError):
+    """A file's tensors are not those of the network, or the network does not take the inputs."""
+
+    exit_code = 17
+
+
+@dataclass(frozen=True)
+class Description:
+    """The network as the options say it; empty and 0: not said."""
+
+    model: str
+    shape: str = ""
+    classes: int = 0
+    width: int = 0
+    depth: int = 0
+    norm: str = ""
+    example: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """A safetensors file and what it holds."""
+
+    path: Path
+    sha256: str
+    state: State
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor."""
+        return {name: tuple(tensor.shape) for name, tensor in self.state.items()}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, how it was described, and inputs that it has been seen to take."""
+
+    architecture: Architecture
+    module: nn.Module
+    example: tuple[Any, ...]
+    n_outputs: int
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it keeps running statistics, which a mean of networks leaves stale."""
+        layers = [layer for layer in self.module.modules() if isinstance(layer, BATCH_NORMS)]
+        return any(layer.running_mean is not None for layer in layers)
+
+    def derive(self) -> PermutationSpec:
+        """Its permutation spec, proved."""
+        return derive_spec(self.module, self.example)
+
+
+def read_file(path: Path) -> NetworkFile:
+    """Raises `CheckpointError` when ``path`` is no readable safetensors file."""
+    return NetworkFile(path, sha256_of(path) if path.is_file() else "", read_checkpoint(path))
+
+
+def find_network(
+    said: Description, file: NetworkFile | None = None, samples: Samples | None = None, seed: int = 0
+) -> Network:
+    """The network that ``said`` names, with what it leaves open taken from the data and from the shapes in ``file``.
+
+    Raises `OptionError` when that does not suffice, `ModelError` for what the family cannot be, `FitError` when the
+    network does not run on its inputs.
+    """
+    architecture = _architecture(said, file, samples)
+    module = build(architecture, seed).eval()
+    example = _example(said, architecture, samples, seed)
+    network = Network(architecture, module, example, _count_outputs(architecture, module, example))
+    if samples is not None and int(samples.targets.max()) >= network.n_outputs:
+        raise FitError(
+            f"the data has class {int(samples.targets.max())}, but {describe(architecture)} has {network.n_outputs} "
+            "outputs, for classes from 0"
+        )
+    return network
+
+
+def describe(architecture: Architecture) -> str:
+    """The architecture in words, such as ``mlp (shape 1x8x8, classes 10, width 512, depth 3)``."""
+    shape = "x".join(str(size) for size in architecture.shape)
+    named = {"shape": shape, "classes": architecture.classes, "width": architecture.width}
+    named |= {"depth": architecture.depth, "norm": architecture.norm}
+    told = ", ".join(f"{name} {value}" for name, value in named.items() if value)
+    return f"{architecture.model} ({told})" if told else architecture.model
+
+
+def network_inputs(inputs: Tensor) -> Tensor:
+    """Bytes as floats in -1..1, floats in fp32, wider integers as the tokens that they are."""
+    is_token = not inputs.is_floating_point() and inputs.dtype != torch.uint8
+    return inputs if is_token else scaled(inputs)
+
+
+def search_current_folder() -> None:
+    """A console script does not look there for modules, though that is where people keep theirs; ours come first."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _architecture(said: Description, file: NetworkFile | None, samples: Samples | None) -> Architecture:
+    unknown = Architecture(said.model, (), 0)
+    found = (infer(said.model, file.shapes) if file is not None else None) or unknown
+    if samples is not None:
+        shape, classes = describe_samples(samples)
+        found = replace(found, shape=_sizes(shape), classes=found.classes or classes)
+    asked = Architecture(said.model, _sizes(said.shape), said.classes, said.width, said.depth, said.norm)
+    settled = replace(
+        found,
+        shape=asked.shape or found.shape,
+        classes=asked.classes or found.classes,
+        width=asked.width or found.width,
+        depth=asked.depth or found.depth,
+        norm=asked.norm or found.norm,
+    )
+    if not settled.shape and not said.example:
+        raise OptionError(f"model {said.model!r}: say what one input looks like: --shape 3x32x32, or --example")
+    if not settled.classes and ":" not in said.model:
+        raise OptionError(f"model {said.model!r}: say how many outputs it has: --classes 10")
+    return settled
+
+
+def _sizes(shape: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in shape.split("x")) if shape else ()
+    except ValueError:
+        raise OptionError(f"--shape {shape!r}: expected sizes with x between them, such as 3x32x32") from None
+
+
+def _example(said: Description, architecture: Architecture, samples: Samples | None, seed: int) -> tuple[Any, ...]:
+    if said.example:
+        given = import_function(said.example)()
+        return tuple(cast(Sequence[Any], given)) if isinstance(given, tuple | list) else (given,)
+    if samples is not None:
+        return (network_inputs(samples.inputs[:2]),)
+    return (torch.randn(2, *architecture.shape, generator=torch.Generator().manual_seed(seed)),)
+
+
+def _count_outputs(architecture: Architecture, module: nn.Module, example: tuple[Any, ...]) -> int:
+    try:
+        with torch.no_grad():
+            outputs: Any = module(*example)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves(example) if isinstance(t, Tensor))
+        raise FitError(
+            f"{describe(architecture)} does not run on inputs of shape {shapes}: {error}. Give --shape, or --example "
+            "with a function that returns its inputs"
+        ) from error
+    return int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim > 1 else 0

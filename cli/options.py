@@ -1,0 +1,103 @@
+"""Options that several commands have, and what is wrong with them when it is."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import Format
+from models import FAMILIES
+from strategies.errors import OperatorError
+
+
+class OptionError(OperatorError):
+    """Options that contradict each other, the files or the network."""
+
+    exit_code = 19
+
+
+class Method(StrEnum):
+    """How units are matched."""
+
+    WEIGHTS = "weights"
+    ACTIVATIONS = "activations"
+    STRAIGHT_THROUGH = "straight-through"
+
+
+NETWORK = "The network"
+Model = Annotated[
+    str,
+    typer.Option(
+        help=f"What the files are weights of: {', '.join(FAMILIES)}, or module:function, a function of yours that is "
+        "given a models.Architecture and returns an nn.Module; the current folder is searched too.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Shape = Annotated[
+    str,
+    typer.Option(
+        help="One input without the batch, such as 3x32x32. By default as the data has it, or the file.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Classes = Annotated[
+    int,
+    typer.Option(
+        min=0, show_default=False, help="Number of outputs. By default as the file has it.", rich_help_panel=NETWORK
+    ),
+]
+Width = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        show_default=False,
+        help="Units of the narrowest hidden layer. By default as the file has it, else the usual.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Depth = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        show_default=False,
+        help="Layers, as the network's name counts them. By default as the file has it, else the usual.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Norm = Annotated[
+    str,
+    typer.Option(help="batch, layer or none. By default as the file has it, else the usual.", rich_help_panel=NETWORK),
+]
+Example = Annotated[
+    str,
+    typer.Option(
+        help="module:function that takes nothing and returns the tuple of inputs that the network is called with, for "
+        "networks that take tokens, several tensors, or anything but one tensor of floats.",
+        rich_help_panel=NETWORK,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Samples with their classes: digits, a path that datasets reads (parquet, or images in one folder per "
+        "class), or module:function that returns (inputs, targets). Bytes are scaled to -1..1, floats and tokens "
+        "(int64) taken as they are."
+    ),
+]
+HeldOut = Annotated[
+    str,
+    typer.Option(help="Other samples to measure on, said as --data. By default the measurements are made on --data."),
+]
+MatchBy = Annotated[
+    Method,
+    typer.Option(
+        help="weights needs no data. activations correlates units on --data: on networks with BatchNorm it is worth "
+        "more. straight-through descends on the loss of the middle, on --data: the slowest."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Decides order and ties: one seed, one answer.")]
+Points = Annotated[int, typer.Option(min=2, help="Points on each path, the ends included.")]
+BatchSize = Annotated[int, typer.Option(min=2, help="Samples at a time; memory grows with it.")]
+Output = Annotated[Format, typer.Option("--format", help="A table for people, or one JSON document for scripts.")]
+Input = Annotated[Path, typer.Argument(show_default=False, help="A safetensors file.")]
