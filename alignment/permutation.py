@@ -61,17 +61,21 @@ def permute(spec: PermutationSpec, permutation: Permutation, state: State) -> di
     """
     spec.check_state(state)
     check_permutation(spec, permutation)
-    moved = {name: state[name].clone() for name in state if name in spec.moving}
-    for block in spec.blocks:
-        source = permute_block(block, permutation, state[block.tensor])
-        target = moved[block.tensor][block.slices]
-        target.copy_(source.reshape(target.shape))
-    return {name: moved.get(name, tensor) for name, tensor in state.items()}
+    return {name: permute_tensor(spec, permutation, name, tensor) for name, tensor in state.items()}
 
 
-def permute_block(
-    block: Block, permutation: Permutation, tensor: Tensor, skip: int | None = None
-) -> Tensor:
+def permute_tensor(spec: PermutationSpec, permutation: Permutation, name: str, tensor: Tensor) -> Tensor:
+    """The tensor called ``name`` as `permute` leaves it, itself if it does not move. Checks nothing."""
+    if name not in spec.moving:
+        return tensor
+    moved = tensor.clone()
+    for block in spec.blocks_of[name]:
+        target = moved[block.slices]
+        target.copy_(permute_block(block, permutation, tensor).reshape(target.shape))
+    return moved
+
+
+def permute_block(block: Block, permutation: Permutation, tensor: Tensor, skip: int | None = None) -> Tensor:
     """``block`` of ``tensor`` in its view, each axis but ``skip`` permuted. Parents move before their families."""
     seen = block.of(tensor)
     by_generation = sorted(range(len(block.groups)), key=lambda axis: block.parents[axis] is not None)

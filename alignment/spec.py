@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import groupby, product
 from math import prod
 from typing import NamedTuple
 
@@ -124,6 +124,11 @@ class PermutationSpec:
     def blocks(self) -> tuple[Block, ...]:
         """The rectangles of all tensors in which something moves, in the order of `axes`."""
         return tuple(block for tensor in self.axes for block in self._blocks_of(tensor) if any(block.groups))
+
+    @cached_property
+    def blocks_of(self) -> Mapping[str, tuple[Block, ...]]:
+        """`blocks` by tensor; tensors in which nothing moves are left out."""
+        return {tensor: tuple(found) for tensor, found in groupby(self.blocks, key=lambda block: block.tensor)}
 
     @cached_property
     def moving(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from server.store import RunStore
 from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
 from strategies.settings import Settings, parse_settings
+from strategies.spool import Spool
 
 logger = getLogger("fedrebasin")
 app = ServerApp()
@@ -57,6 +58,7 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
         reference=first_reference(settings),
         restarts=settings.restarts,
         seed=settings.seed,
+        spool=Spool(store.directory / "spool"),
     )
     Run(settings, store, Sites(grid, settings), strategy, model).play()
 

@@ -10,7 +10,7 @@ from server.records import Score
 from server.sites import Sites
 from strategies.fed_rebasin import MergedRound
 from strategies.mean import exact_mean
-from strategies.protocol import CLASS_COUNTS, METRICS, State
+from strategies.protocol import CLASS_COUNTS, State
 
 NAIVE = "naive"
 ALIGNED = "aligned"
@@ -37,7 +37,7 @@ def log_priors(merged: MergedRound) -> dict[str, list[float]]:
     """log p(y) of each site's training samples, with one sample added to each class so that none is impossible."""
     counts: dict[str, list[int]] = {}
     for site, one in merged.replies.items():
-        said = one.message.content.metric_records[METRICS].get(CLASS_COUNTS)
+        said = one.metrics.get(CLASS_COUNTS)
         if isinstance(said, list):
             counts[site] = [int(count) + 1 for count in said]
     return {site: [math.log(count / sum(each)) for count in each] for site, each in counts.items()}

@@ -73,10 +73,10 @@ class Run:
         with watch.phase("join"):
             self.sites.join()
         with watch.phase("train"):
-            replies = list(self.sites.ask(TRAIN, self._train_content(number, state), number))
-        with watch.phase("merge"):
             self.strategy.remember(to_arrays(state), self.sites.names)
-            arrays, _ = self.strategy.merge_replies(number, replies)
+            self.strategy.collect(number, self.sites.ask(TRAIN, self._train_content(number, state), number))
+        with watch.phase("merge"):
+            arrays, _ = self.strategy.merge_collected()
             merged = self.strategy.merged
             assert merged is not None
         if arrays is None or len(merged.replies) < self.settings.min_sites:

@@ -20,7 +20,7 @@ class Admitted:
     site: str
     state: State
     weight: float
-    message: Message
+    metrics: MetricRecord
 
 
 def admit(site: str, reply: Message | None, reference: State, weighted_by: str) -> Admitted:
@@ -39,7 +39,7 @@ def admit(site: str, reply: Message | None, reference: State, weighted_by: str) 
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
             raise RefusedReply(Reason.NOT_FINITE, site, f"tensor {name!r}")
-    return Admitted(site, state, weight, reply)
+    return Admitted(site, state, weight, metrics)
 
 
 def _records(site: str, reply: Message) -> tuple[ArrayRecord, MetricRecord]:

@@ -25,6 +25,7 @@ class Reason(Enum):
 
     CLIENT_ERROR = "the site answered with an error"
     LATE = "no answer by the deadline"
+    DUPLICATE = "the site has answered already"
     MALFORMED = "the reply lacks a record that the protocol asks for"
     KEYS = "the tensors are not those of the reference"
     DTYPE = "a tensor has another dtype than the reference's"

@@ -30,10 +30,10 @@ def exchange(
     waiting = dict(zip(grid.push_messages(sent), (m.metadata.dst_node_id for m in sent), strict=True))
     ends = clock.now() + deadline_seconds
     while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            node_id = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node_id is not None:
-                yield node_id, reply
+        # One at a time: a pull of several would hold them all in memory at once.
+        for message_id in list(waiting):
+            for reply in grid.pull_messages([message_id]):
+                yield waiting.pop(message_id), reply
         if waiting and clock.now() >= ends:
             break
         if waiting:

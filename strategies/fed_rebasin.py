@@ -1,8 +1,9 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from logging import INFO, WARNING, getLogger
+from dataclasses import dataclass, field, replace
+from logging import getLogger
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -11,14 +12,14 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from alignment.matching import Matching
-from alignment.permutation import permute
 from alignment.spec import PermutationSpec
 from alignment.weight_matching import match_weights
 from strategies.admission import Admitted, admit
-from strategies.errors import OperatorError, RefusedReply
+from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
 from strategies.protocol import N_EXAMPLES, to_arrays, to_state
+from strategies.spool import PermutedState, Spool
 
 logger = getLogger("fedrebasin")
 State = Mapping[str, Tensor]
@@ -33,6 +34,16 @@ class Sampling:
     min_train_nodes: int = 2
     min_evaluate_nodes: int = 2
     min_available_nodes: int = 2
+
+
+@dataclass
+class Collected:
+    """What has come so far in a round."""
+
+    server_round: int
+    admitted: dict[str, Admitted] = field(default_factory=dict[str, Admitted])
+    refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
+    matchings: dict[str, Matching] = field(default_factory=dict[str, Matching])
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class FedRebasin(FedAvg):
                From round 2 on, sites start from the merged network and it is the reference.
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
+    spool      where replies wait; by default in memory. With a folder, memory does not grow with the number of sites
 
     Replies are judged one by one: a malformed one is logged and left out. The mean is taken in site-name order, so
     order of arrival never matters. When no reply is moved, float entries are `FedAvg.aggregate_train`'s, bit for bit,
@@ -75,6 +87,7 @@ class FedRebasin(FedAvg):
         seed: int = 0,
         sampling: Sampling | None = None,
         weighted_by_key: str = N_EXAMPLES,
+        spool: Spool | None = None,
     ) -> None:
         chosen = sampling or Sampling()
         super().__init__(
@@ -91,7 +104,9 @@ class FedRebasin(FedAvg):
         self.seed = seed
         self.names: dict[int, str] = {}
         self.merged: MergedRound | None = None
+        self.spool = spool or Spool()
         self._sent: State = {}
+        self._collected = Collected(0)
 
     def summary(self) -> None:
         """Logs what the merge will do, after FedAvg's own lines."""
@@ -115,44 +130,66 @@ class FedRebasin(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The aligned mean of the admitted replies, and their metrics as FedAvg averages them; Nones without any."""
-        judged = [(self._name(reply), reply) for reply in replies]
-        return self.merge_replies(server_round, judged)
+        self.collect(server_round, ((self._name(reply), reply) for reply in replies))
+        return self.merge_collected()
 
-    def merge_replies(
-        self, server_round: int, replies: Iterable[tuple[str, Message | None]]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """As `aggregate_train`, of replies that come with their site's name; None stands for a silent site."""
-        admitted, refused = self._judge(replies)
+    def collect(self, server_round: int, replies: Iterable[tuple[str, Message | None]]) -> None:
+        """Judges, spools and, where the reference is known, matches each reply as it comes; None is a silent site."""
+        self.spool.clear()
+        self._collected = Collected(server_round)
+        for site, reply in replies:
+            try:
+                self._take(site, reply)
+            except RefusedReply as verdict:
+                logger.warning("refused: %s", verdict)
+                self._collected.refused.append(verdict)
+        logger.info("admitted %d replies, refused %d", len(self._collected.admitted), len(self._collected.refused))
+
+    def merge_collected(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The aligned mean of what was collected, and its metrics as FedAvg averages them; Nones without any."""
+        admitted = dict(sorted(self._collected.admitted.items()))
+        refused = sorted(self._collected.refused, key=lambda verdict: verdict.site)
         self.merged = MergedRound("", {}, {}, {}, refused)
         if not admitted:
             return None, None
-        name, reference = self._reference(server_round, admitted)
-        generator = torch.Generator().manual_seed(self.seed + server_round)
+        name, reference = self._reference(self._collected.server_round, admitted)
+        done = self._collected.matchings
         matchings = {
-            site: match_weights(self.spec, reference, one.state, generator=generator, restarts=self.restarts)
-            for site, one in admitted.items()
-            if site != name
+            site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
         }
         aligned = {
-            site: permute(self.spec, matchings[site].permutation, one.state) if site in matchings else one.state
+            site: PermutedState(self.spec, matchings[site].permutation, one.state) if site in matchings else one.state
             for site, one in admitted.items()
         }
         self.merged = MergedRound(name, admitted, matchings, aligned, refused)
-        contents = shared_metrics([one.message.content for one in admitted.values()])
+        metrics = shared_metrics([one.metrics for one in admitted.values()])
         mean = to_arrays(self._mean(self.merged, reference))
-        return mean, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        return mean, self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
 
-    def _judge(self, replies: Iterable[tuple[str, Message | None]]) -> tuple[dict[str, Admitted], list[RefusedReply]]:
-        admitted: dict[str, Admitted] = {}
-        refused: list[RefusedReply] = []
-        for site, reply in replies:
-            try:
-                admitted[site] = admit(site, reply, self._sent, self.weighted_by_key)
-            except RefusedReply as verdict:
-                logger.log(WARNING, "refused: %s", verdict)
-                refused.append(verdict)
-        logger.log(INFO, "admitted %d replies, refused %d", len(admitted), len(refused))
-        return dict(sorted(admitted.items())), sorted(refused, key=lambda verdict: verdict.site)
+    def _take(self, site: str, reply: Message | None) -> None:
+        if site in self._collected.admitted:
+            raise RefusedReply(Reason.DUPLICATE, site, "the first answer counts")
+        one = admit(site, reply, self._sent, self.weighted_by_key)
+        kept = replace(one, state=self.spool.add(site, one.state))
+        self._collected.admitted[site] = kept
+        known = self._known_reference()
+        if known is not None:
+            self._collected.matchings[site] = self._match(known, kept)
+
+    def _match(self, reference: State, one: Admitted) -> Matching:
+        """The matching of one reply, whatever else came and in whatever order: its randomness is the site's own."""
+        collected = self._collected
+        digest = hashlib.sha256(f"{self.seed}/{collected.server_round}/{one.site}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+        # A network that was trained from the reference begins at the identity, and belongs there or near.
+        restarts = 1 if reference is self._sent else self.restarts
+        return match_weights(self.spec, reference, one.state, generator=generator, restarts=restarts)
+
+    def _known_reference(self) -> State | None:
+        """The reference, where it does not depend on which replies come."""
+        if self._collected.server_round > 1 or self.reference == "global":
+            return self._sent
+        return None if isinstance(self.reference, str) else self.reference
 
     def _reference(self, server_round: int, admitted: Mapping[str, Admitted]) -> tuple[str, State]:
         if server_round > 1 or self.reference == "global":

@@ -1,12 +1,10 @@
-"""The weighted mean of networks, in the order given."""
+"""The weighted mean of networks, in the order given, with one tensor of one network in memory at a time."""
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
 
-from alignment.interpolate import normalised, weighted_mean
 from alignment.precision import is_continuous
 
 State = Mapping[str, Tensor]
@@ -18,8 +16,11 @@ def exact_mean(states: Sequence[State], weights: Sequence[float], reference: Sta
 
     Integers are counters (``num_batches_tracked``) or tables: their mean means nothing.
     """
-    mean = weighted_mean(states, normalised(weights, len(states)))
-    return {name: mean[name] if is_continuous(like) else like.clone() for name, like in reference.items()}
+    factors = _normalised(weights)
+    return {
+        name: _sum(name, states, factors, torch.float64).to(like.dtype) if is_continuous(like) else like.clone()
+        for name, like in reference.items()
+    }
 
 
 def fedavg_mean(states: Sequence[State], weights: Sequence[float], reference: State) -> dict[str, Tensor]:
@@ -28,11 +29,24 @@ def fedavg_mean(states: Sequence[State], weights: Sequence[float], reference: St
     Half precision goes through fp64 all the same, since summing it in half loses percents. Integers are
     ``reference``'s.
     """
+    factors = _normalised(weights)
+    others = {name: like for name, like in reference.items() if like.dtype not in own_arithmetic}
+    exact = exact_mean(states, weights, others)
+    return {
+        name: exact[name] if name in exact else _sum(name, states, factors, like.dtype)
+        for name, like in reference.items()
+    }
+
+
+def _normalised(weights: Sequence[float]) -> list[float]:
     total = sum(weights)
-    factors = [weight / total for weight in weights]
-    mean = exact_mean(states, weights, reference)
-    for name in (name for name, like in reference.items() if like.dtype in own_arithmetic):
-        terms = [state[name] * factor for state, factor in zip(states, factors, strict=True)]
-        # From the left, as FedAvg adds: the order decides the last bit.
-        mean[name] = reduce(torch.add, terms)
-    return mean
+    return [weight / total for weight in weights]
+
+
+def _sum(name: str, states: Sequence[State], factors: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Σ factor · tensor from the left, in ``dtype``: the order decides the last bit."""
+    total = states[0][name].to(dtype) * factors[0]
+    for state, factor in zip(states[1:], factors[1:], strict=True):
+        # Product and sum apart, as FedAvg forms them: fused, the last bit could differ.
+        total += state[name].to(dtype) * factor
+    return total

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from flwr.app import MetricRecord, RecordDict
 
 
-def shared_metrics(contents: Sequence[RecordDict]) -> list[RecordDict]:
+def shared_metrics(records: Sequence[MetricRecord]) -> list[RecordDict]:
     """For each reply, the metrics that all of them give in the same form; one odd metric is dropped, not the round."""
-    records = [next(iter(content.metric_records.values())) for content in contents]
     shared = [key for key in records[0] if len({_form(record, key) for record in records}) == 1]
     return [RecordDict({"metrics": MetricRecord({key: record[key] for key in shared})}) for record in records]
 
