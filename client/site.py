@@ -1,7 +1,6 @@
 """What one site says of itself: its name, its data, its disk. The site's own settings, not the run's."""
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from pathlib import Path
 import torch
 
 from strategies.errors import SettingsError
+from strategies.protocol import SITE_NAME
 from strategies.settings import Settings
 
 first_names = ("site-us", "site-eu")
-safe_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
     simulated = "partition-id" in node_config
     partition = int(str(node_config.get("partition-id", 0)))
     name = str(node_config.get("name") or (simulated_name(partition) if simulated else "site"))
-    if not safe_name.fullmatch(name):
+    if not SITE_NAME.fullmatch(name):
         raise SettingsError(f"site name {name!r}: expected letters, digits, '.', '_' and '-', at most 64, got {name!r}")
     home = Path(settings.runs_dir) / settings.run / "sites" if simulated else Path.home() / ".fedrebasin"
     return Site(

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid
 
 from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
-from strategies.protocol import DESCRIBE, DESCRIPTION, request
+from strategies.protocol import DESCRIBE, DESCRIPTION, SITE_NAME, request
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
@@ -43,10 +43,12 @@ class Sites:
         new = [node_id for node_id in nodes if node_id not in self.names]
         for node_id, reply in self._exchange(DESCRIBE, dict.fromkeys(new, RecordDict()), 0):
             name = nodes[node_id] or _said_name(reply)
-            if name and name not in self.names.values():
-                self.names[node_id] = name
+            if not SITE_NAME.fullmatch(name):
+                logger.warning("node %d is left out: %r cannot be a site's name", node_id, name)
+            elif name in self.names.values():
+                logger.warning("node %d is left out: the name %r is taken", node_id, name)
             else:
-                logger.warning("node %d is left out: %s", node_id, f"name {name!r} is taken" if name else "no name")
+                self.names[node_id] = name
         self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
         if len(self.names) < self.settings.min_sites:
             raise JoinError(

@@ -13,6 +13,7 @@ message                server sends                                a site answer
 Sums, not means, cross the wire, so that pooling over the sites is exact. No raw sample and no per-sample value does.
 """
 
+import re
 from collections.abc import Mapping
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from alignment.barrier import LossSums
 from strategies.errors import Reason, RefusedReply
+
+# A site's name becomes a file's name and a metric's label.
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 ARRAYS = "arrays"
 CONFIG = "config"
