@@ -11,7 +11,7 @@ from alignment.copies import recognise_copy
 from alignment.flat import Mover, Position, edges_of, flatten
 from alignment.joint_group import JointGroup, MoverEdge, meets_itself
 from alignment.pair import Pair
-from alignment.permutation import Permutation
+from alignment.permutation import identity_permutation
 from alignment.plain_group import PlainGroup
 
 
@@ -42,13 +42,15 @@ class Ascent:
         self._edges = {name: list(edges_of(flats, name)) for name in pair.roots}
         self._roots = [_Root(pair, name, edges, tolerance) for name, edges in self._edges.items()]
 
-    def copy_start(self) -> dict[str, Tensor] | None:
-        """The permutation of a candidate that is nearly a permuted copy, else None."""
-        return recognise_copy(self.pair, self._edges)
+    def first_position(self) -> Position:
+        """The permutation of a candidate that is nearly a permuted copy, else the identity."""
+        found = recognise_copy(self.pair, self._edges)
+        if found is not None:
+            return Position(self.pair.spec, found)
+        return Position(self.pair.spec, identity_permutation(self.pair.spec), is_near=False)
 
-    def climb(self, start: Permutation, generator: torch.Generator, max_sweeps: int) -> Climb:
-        """The local optimum above ``start``, or where ``max_sweeps`` sweeps lead."""
-        position = Position(self.pair.spec, start)
+    def climb(self, position: Position, generator: torch.Generator, max_sweeps: int) -> Climb:
+        """The local optimum above ``position``, or where ``max_sweeps`` sweeps lead. Moves ``position``."""
         moved, sweeps = True, 0
         while moved and sweeps < max_sweeps:
             moved, sweeps = self._sweep(position, generator), sweeps + 1

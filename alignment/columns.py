@@ -11,7 +11,7 @@ from torch import Tensor
 from alignment.flat import Edge, Mover
 from alignment.pair import Pair
 
-RUN_ELEMENTS = 1 << 18
+RUN_ELEMENTS = 1 << 17
 
 Indices = Mapping[Mover, Tensor]
 

@@ -71,9 +71,13 @@ def flat_index(mover: Mover, permutation: Permutation) -> Tensor:
 
 
 class Position:
-    """Where an ascent stands: a permutation, and the flat indices that it amounts to."""
+    """Where an ascent stands: a permutation, and the flat indices that it amounts to.
 
-    def __init__(self, spec: PermutationSpec, start: Permutation) -> None:
+    ``is_near``: whether the networks may already be alike here, so that proofs from few columns are worth a try.
+    """
+
+    def __init__(self, spec: PermutationSpec, start: Permutation, is_near: bool = True) -> None:
+        self.is_near = is_near
         self.permutation = {name: start[name].cpu() for name in spec.groups}
         self._flat: dict[Mover, Tensor] = {}
 

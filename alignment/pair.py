@@ -13,7 +13,7 @@ from alignment.flat import flat_index, flatten
 from alignment.permutation import Permutation, identity_permutation
 from alignment.spec import Block, PermutationSpec, State
 
-CHUNK_ELEMENTS = 1 << 18
+CHUNK_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)

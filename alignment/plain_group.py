@@ -27,7 +27,7 @@ class PlainGroup:
     def solve(self, position: Position) -> dict[str, Tensor]:
         """The group's best permutation if it gains more than the tolerance, else nothing."""
         now = position.permutation[self.group]
-        if not self._similarity.is_nearly_current(position):
+        if position.is_near and not self._similarity.is_nearly_current(position):
             certain = certain_assignment(self.pair, self.edges, position)
             if certain is not None:
                 return self._if_it_gains(position, certain)

@@ -3,6 +3,7 @@
 import torch
 
 from alignment.ascent import Ascent
+from alignment.flat import Position
 from alignment.matching import Matching
 from alignment.pair import Pair
 from alignment.permutation import Permutation, check_permutation, identity_permutation, random_permutation
@@ -24,8 +25,9 @@ def match_weights(
 
     Each sweep visits the groups in a fresh random order and solves, for one group P with all others held,
     max_P Σ ⟨W_ref, P(W_cand)⟩, a linear assignment. It ends after a sweep in which no group gains more than
-    ``tolerance`` of its own part. The first of ``restarts`` begins at ``start`` (default: the identity), the
-    others at random permutations; the best is kept, on ties the first.
+    ``tolerance`` of its own part. The first of ``restarts`` begins at ``start`` (default: where the candidate is
+    recognised as nearly a permuted copy, that permutation, else the identity), the others at random permutations;
+    the best is kept, on ties the first.
 
     Raises `StateError` for states that do not fit or are not finite, `SpecError` for a ``start`` that is no
     permutation of the spec.
@@ -38,8 +40,9 @@ def match_weights(
         return Matching(identity, pair.baseline, 0.0, 0, True)
     generator = generator or torch.Generator().manual_seed(0)
     ascent = Ascent(pair, tolerance)
-    first = start or ascent.copy_start() or identity
-    starts = [first] + [random_permutation(spec, generator) for _ in range(restarts - 1)]
+    starts = [ascent.first_position() if start is None else Position(spec, start)] + [
+        Position(spec, random_permutation(spec, generator), is_near=False) for _ in range(restarts - 1)
+    ]
     climbs = [ascent.climb(each, generator, max_sweeps) for each in starts]
     best = max(climbs, key=lambda climb: climb.objective)
     gain = best.objective - pair.baseline
