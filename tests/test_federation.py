@@ -75,6 +75,13 @@ def test_baselines_are_measured_on_the_union_of_held_out_data(tmp_path: Path) ->
     assert record.baselines["aligned.recalibrated"].accuracy > record.baselines["aligned"].accuracy + 0.1
 
 
+@pytest.mark.parametrize("split", ["disjoint", "iid", "dirichlet"])
+def test_every_split_gives_a_merge_and_its_baselines(tmp_path: Path, split: str) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path, split=split, baselines=True, epochs=1), n_sites=3))
+    assert len(record.weights) == 3
+    assert all(0 <= score.accuracy <= 1 and score.loss > 0 for score in record.baselines.values())
+
+
 def nan_arrays(reply: Message) -> None:
     arrays = reply.content.array_records[ARRAYS]
     name = next(iter(arrays))
