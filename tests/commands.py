@@ -1,0 +1,122 @@
+"""Running `fedrebasin` inside the test's process, on small networks in files."""
+
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignment.permutation import permute, random_permutation
+from alignment.tracing import derive_spec
+from cli.main import main
+from models import Architecture
+from strategies.files import write_tensors
+from tests.trained import digits, trained
+
+MLP = "--model=mlp"
+RESNET = "--model=resnet20"
+DATA = "--data=tests.commands:some_digits"
+HELD_OUT = "--held-out=tests.commands:other_digits"
+
+
+class Ran(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ran:
+    """``fedrebasin arguments…``, from its first line to its exit."""
+    with patch("sys.argv", ["fedrebasin", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    return Ran(int(ended.value.code or 0), told.out, told.err)
+
+
+def some_digits() -> tuple[Tensor, Tensor]:
+    """Samples as ``--data`` wants them."""
+    images, labels = zip(*digits()[0][:2], strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def other_digits() -> tuple[Tensor, Tensor]:
+    """Samples that `some_digits` has not."""
+    return digits()[1][0]
+
+
+def perceptron(seed: int) -> nn.Module:
+    """A small MLP that has learnt."""
+    return trained("mlp", "none", 16, seed, 2)
+
+
+def residual(seed: int) -> nn.Module:
+    """A small ResNet with BatchNorm that has learnt."""
+    return trained("resnet20", "batch", 4, seed, 8, 3)
+
+
+def write(path: Path, model: nn.Module) -> Path:
+    """The network's state as a safetensors file."""
+    return write_state(path, model.state_dict())
+
+
+def write_state(path: Path, state: dict[str, Tensor]) -> Path:
+    """``state`` as a safetensors file."""
+    return write_tensors(path, state)
+
+
+def shuffled(model: nn.Module, seed: int, *example: Tensor) -> dict[str, Tensor]:
+    """The state of ``model`` with its units in another order: the same function."""
+    spec = derive_spec(model, example or (torch.randn(2, 1, 8, 8),))
+    return permute(spec, random_permutation(spec, torch.Generator().manual_seed(seed)), model.state_dict())
+
+
+class Tagger(nn.Module):
+    """Tokens to classes, with one table at both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 6)
+        self.hidden = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The logits of the next token, from the mean of all."""
+        return self.head(self.hidden(self.embedding(tokens).mean(1)).relu())
+
+
+def tagger(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:tagger`` builds."""
+    return Tagger()
+
+
+def sentences() -> tuple[Tensor]:
+    """What ``--example tests.commands:sentences`` gives: two samples of three tokens."""
+    return (torch.tensor([[1, 2, 3], [4, 5, 10]]),)
+
+
+def tagged() -> tuple[Tensor, Tensor]:
+    """Tokens and classes as ``--data``."""
+    tokens = torch.arange(60).reshape(20, 3) % 11
+    return tokens, tokens[:, 0]
+
+
+class Sorted(nn.Module):
+    """A network of which nothing may move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One layer, from input to output."""
+        return self.only(x)
+
+
+def immovable(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:immovable`` builds."""
+    return Sorted()

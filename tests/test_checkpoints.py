@@ -1,0 +1,93 @@
+"""Files from anybody: safetensors are read; a pickle is refused by content and by name, and never loaded."""
+
+import pickle
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from strategies.checkpoints import CheckpointError, read_checkpoint
+from strategies.files import read_tensors, write_tensors
+
+
+class Harmful:
+    """Leaves a file where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def test_a_safetensors_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    state = {"a": torch.randn(3, 2), "n": torch.tensor(4)}
+    write_tensors(tmp_path / "x.safetensors", state)
+    read = read_checkpoint(tmp_path / "x.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.ckpt", "x.bin", "x.safetensors", "x"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_is_refused_whatever_its_name_and_runs_nothing(tmp_path: Path, name: str, protocol: int) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(Harmful(tmp_path / "harm"), protocol))
+    with pytest.raises(CheckpointError, match="a pickle, which can run any code"):
+        read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_what_torch_saves_is_refused_under_a_safe_name(tmp_path: Path) -> None:
+    torch.save({"a": Harmful(tmp_path / "harm")}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="a pickle"):
+        read_checkpoint(tmp_path / "x.safetensors")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_advice_converts_the_file(tmp_path: Path, wrapped: bool) -> None:
+    state = {"a": torch.randn(4, 3).T, "b": torch.arange(3)}
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "it's mine.pt")
+    with pytest.raises(CheckpointError) as refusal:
+        read_checkpoint(tmp_path / "it's mine.pt")
+    _, *command = shlex.split(str(refusal.value).splitlines()[-1])
+    subprocess.run([sys.executable, *command], check=True, timeout=120)
+    converted = read_tensors(tmp_path / "it's mine.safetensors")
+    assert all(torch.equal(converted[name], tensor) for name, tensor in state.items())
+
+
+def test_a_safetensors_file_that_is_named_like_a_pickle_is_to_be_renamed(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.pt", {"a": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"rename it: mv .*x\.pt .*x\.safetensors"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    # 640 is 0x0280: the file begins with the bytes of a pickle of protocol 2.
+    path = tmp_path / "x.safetensors"
+    header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length) + b"\x07")
+    assert read_checkpoint(path)["a"].tolist() == [7]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"not a network", b"\xff" * 64])
+def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        read_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_half_a_file_is_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.ones(100)})
+    (tmp_path / "x.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match="Was it copied whole"):
+        read_checkpoint(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(("name", "words"), [("none.safetensors", "no such file"), (".", "a folder")])
+def test_a_missing_file_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(tmp_path / name)

@@ -1,0 +1,90 @@
+"""`fedrebasin barrier`: both lines, their heights, their picture."""
+
+import json
+from pathlib import Path
+
+import pytest
+from torch.nn.functional import cross_entropy
+
+from alignment import loss_barrier
+from strategies.files import read_tensors
+from tests.commands import DATA, MLP, RESNET, perceptron, residual, run, shuffled, some_digits, write, write_state
+
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A perceptron and a copy of it in another order."""
+    model = perceptron(0)
+    copy = write_state(tmp_path / "b.safetensors", shuffled(model, 1))
+    return write(tmp_path / "a.safetensors", model), copy
+
+
+def test_there_is_no_barrier_to_a_shuffled_copy_once_aligned(pair: tuple[Path, Path], capsys: Capsys) -> None:
+    ran = run(capsys, "barrier", *pair, MLP, DATA, "--format", "json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert len(found["paths"]["naive"]["lambdas"]) == len(found["paths"]["aligned"]["losses"]) == 25
+    assert found["paths"]["naive"]["barrier"] > 0.1
+    assert abs(found["paths"]["aligned"]["barrier"]) < 1e-4
+    assert found["matching"]["gain"] > 0
+    assert "BatchNorm" not in found["definition"]
+
+
+def test_the_table_shows_naive_beside_aligned_and_says_what_a_barrier_is(
+    pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    ran = run(capsys, "barrier", *pair, MLP, DATA, "--points", "3")
+    assert "barrier: naive" in ran.out
+    assert "aligned -0.000" in ran.out or "aligned 0.000" in ran.out
+    assert "max over λ of L(λ) - ½(L(0) + L(1)), in nats" in ran.out
+
+
+def test_batch_norm_is_recalibrated_at_each_point_and_the_definition_says_so(tmp_path: Path, capsys: Capsys) -> None:
+    inputs = [write(tmp_path / f"{seed}.safetensors", residual(seed)) for seed in (0, 1)]
+    options = ("--points", "3", "--batch-size", "999", "--format", "json")
+    found = json.loads(run(capsys, "barrier", *inputs, RESNET, DATA, *options).out)
+    assert found["definition"].endswith("BatchNorm recalibrated at each λ")
+    a, b = (read_tensors(path) for path in inputs)
+    stale, fresh = (
+        loss_barrier(residual(0), a, b, [some_digits()], cross_entropy, 3, again) for again in (None, [some_digits()])
+    )
+    assert found["paths"]["naive"]["losses"] == pytest.approx(fresh.losses, rel=1e-4)
+    assert found["paths"]["naive"]["losses"] != pytest.approx(stale.losses, rel=1e-2)
+
+
+@pytest.mark.parametrize(("name", "beginning"), [("p.svg", b"<?xml"), ("p.png", b"\x89PNG")])
+def test_the_plot_is_what_its_name_says_and_the_same_bytes_each_time(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, name: str, beginning: bytes
+) -> None:
+    pictures: list[bytes] = []
+    for _ in range(2):
+        ran = run(capsys, "barrier", *pair, MLP, DATA, "--points", "3", "--plot", tmp_path / name, "--force")
+        assert ran.code == 0, ran.err
+        pictures.append((tmp_path / name).read_bytes())
+    assert pictures[0] == pictures[1]
+    assert pictures[0].startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("plot", "words"), [("p.pdf", ".svg or .png"), ("there.svg", "add --force to replace it"), ("x/p.svg", "a file")]
+)
+def test_a_plot_that_cannot_be_is_refused_before_the_work(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, plot: str, words: str
+) -> None:
+    (tmp_path / "there.svg").write_text("")
+    (tmp_path / "x").write_text("")
+    ran = run(capsys, "barrier", *pair, MLP, DATA, "--plot", tmp_path / plot)
+    assert (ran.code, ran.out) == (18, "")
+    assert words in ran.err
+
+
+def test_samples_of_a_class_that_the_network_lacks_are_refused(tmp_path: Path, capsys: Capsys) -> None:
+    states = [perceptron(seed).state_dict() for seed in (0, 1)]
+    few = [{**state, "fc.weight": state["fc.weight"][:4], "fc.bias": state["fc.bias"][:4]} for state in states]
+    inputs = [write_state(tmp_path / f"{n}.safetensors", state) for n, state in enumerate(few)]
+    ran = run(capsys, "barrier", *inputs, MLP, DATA)
+    assert ran.code == 17
+    assert "the data has class 9" in ran.err
+    assert "4 outputs" in ran.err

@@ -1,0 +1,320 @@
+"""`fedrebasin merge`: what it writes, what it says, what it refuses."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_model
+from torch import Tensor
+
+from alignment import match_weights, permute, recalibrate
+from alignment.interpolate import weighted_mean
+from alignment.tracing import derive_spec
+from strategies.files import read_tensors
+from tests.commands import (
+    DATA,
+    HELD_OUT,
+    MLP,
+    RESNET,
+    Tagger,
+    perceptron,
+    residual,
+    run,
+    shuffled,
+    some_digits,
+    write,
+    write_state,
+)
+
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Two perceptrons that learnt apart."""
+    return write(tmp_path / "a.safetensors", perceptron(0)), write(tmp_path / "b.safetensors", perceptron(1))
+
+
+@pytest.fixture
+def residuals(tmp_path: Path) -> tuple[Path, Path]:
+    """Two networks with BatchNorm that learnt apart."""
+    return write(tmp_path / "a.safetensors", residual(0)), write(tmp_path / "b.safetensors", residual(1))
+
+
+def card_of(output: Path) -> dict[str, Any]:
+    return json.loads(output.with_suffix(".json").read_text())
+
+
+def test_merging_shuffled_copies_gives_the_network_itself(tmp_path: Path, capsys: Capsys) -> None:
+    model = perceptron(0)
+    copies = [write_state(tmp_path / f"{seed}.safetensors", shuffled(model, seed)) for seed in (1, 2)]
+    inputs = [write(tmp_path / "a.safetensors", model), *copies]
+    ran = run(capsys, "merge", *inputs, MLP, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 0
+    merged = read_tensors(tmp_path / "out.safetensors")
+    assert list(merged) == list(read_tensors(inputs[0]))
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(merged[name], tensor)
+
+
+def test_shares_weigh_the_aligned_networks(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", "--weights", "1,3")
+    a, b = (read_tensors(path) for path in pair)
+    spec = derive_spec(perceptron(0), (torch.randn(2, 1, 8, 8),))
+    found = match_weights(spec, a, b, generator=torch.Generator().manual_seed(0))
+    expected = weighted_mean([a, permute(spec, found.permutation, b)], [0.25, 0.75])
+    merged = read_tensors(tmp_path / "out.safetensors")
+    assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("method", ["weights", "activations", "straight-through"])
+def test_the_same_inputs_give_the_same_bytes(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, method: str
+) -> None:
+    for folder in ("one", "two"):
+        output = tmp_path / folder / "out.safetensors"
+        ran = run(capsys, "merge", *pair, MLP, "-o", output, DATA, "--method", method, "--points", "3", "--steps", "4")
+        assert ran.code == 0, ran.err
+    for name in ("out.safetensors", "out.md", "out.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_card_names_inputs_and_output_by_their_hashes(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    output = tmp_path / "out.safetensors"
+    run(capsys, "merge", *pair, MLP, "-o", output, "--weights", "3,1", "--seed", "7")
+    card = card_of(output)
+    assert card["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in pair]
+    assert [each["sha256"] for each in card["inputs"]] == hashes
+    assert [each["file"] for each in card["inputs"]] == ["a.safetensors", "b.safetensors"]
+    assert [each["weight"] for each in card["inputs"]] == [0.75, 0.25]
+    assert (card["method"], card["seed"]) == ("weights", 7)
+    assert card["inputs"][0]["matching"] is None
+    assert card["inputs"][1]["matching"]["gain"] > 0
+    assert 0 < card["inputs"][1]["moved"] <= 1
+    assert set(card["versions"]) == {"python", "torch", "fedrebasin", "numpy", "scipy", "safetensors"}
+    page = output.with_suffix(".md").read_text()
+    assert all(each in page for each in [*hashes, card["sha256"]])
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: Capsys) -> None:
+    inputs: list[Path] = []
+    for seed, site in enumerate(("eu", "us")):
+        (tmp_path / site).mkdir()
+        inputs.append(write(tmp_path / site / "w.safetensors", perceptron(seed)))
+    run(capsys, "merge", *inputs, MLP, "-o", tmp_path / "out.safetensors")
+    assert [each["file"] for each in card_of(tmp_path / "out.safetensors")["inputs"]] == [
+        "eu/w.safetensors",
+        "us/w.safetensors",
+    ]
+
+
+def test_json_on_standard_output_is_the_card(tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys) -> None:
+    ran = run(capsys, "merge", *residuals, RESNET, "-o", tmp_path / "out.safetensors", "--format", "json")
+    assert json.loads(ran.out) == card_of(tmp_path / "out.safetensors")
+
+
+def test_a_batch_norm_merge_without_data_says_that_it_is_at_chance(
+    tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys
+) -> None:
+    output = tmp_path / "out.safetensors"
+    ran = run(capsys, "merge", *residuals, RESNET, "-o", output)
+    assert ran.code == 0
+    assert "warning: The BatchNorm statistics are stale" in ran.err
+    assert card_of(output)["statistics"] == "stale"
+    assert "**Do not use as it is.** The BatchNorm statistics are stale" in output.with_suffix(".md").read_text()
+
+
+def test_data_recalibrate_batch_norm(tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys) -> None:
+    output = tmp_path / "out.safetensors"
+    ran = run(capsys, "merge", *residuals, RESNET, "-o", output, DATA, "--points", "2", "--batch-size", "999")
+    assert "stale" not in ran.err
+    assert card_of(output)["statistics"] == "recalibrated"
+    merged = read_tensors(output)
+    twin = deepcopy(residual(0))
+    twin.load_state_dict(merged)
+    recalibrate(twin, [some_digits()[0]])
+    for name, tensor in twin.state_dict().items():
+        torch.testing.assert_close(merged[name], tensor)
+
+
+def test_a_network_without_statistics_has_nothing_to_warn_of(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors")
+    assert ran.err == ""
+    assert card_of(tmp_path / "out.safetensors")["statistics"] == "none"
+
+
+def test_with_data_the_card_says_what_the_merge_is_worth(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    output = tmp_path / "out.safetensors"
+    run(capsys, "merge", *pair, MLP, "-o", output, DATA, HELD_OUT, "--method", "activations", "--points", "5")
+    card = card_of(output)
+    assert (card["data"]["samples"], card["held_out"]["samples"]) == (256, 256)
+    assert card["data"]["sha256"] != card["held_out"]["sha256"]
+    assert all(each["score"]["accuracy"] > 0.8 for each in card["inputs"])
+    assert card["merged"]["accuracy"] > card["naive"]["accuracy"]
+    barrier = card["inputs"][1]["barrier"]
+    assert barrier["aligned"] < barrier["naive"]
+    assert "max over λ" in barrier["definition"]
+
+
+def test_without_held_out_samples_the_card_says_that_it_flatters(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", DATA, "--points", "2")
+    assert "which flatters it" in ran.err
+    assert "which flatters it" in (tmp_path / "out.md").read_text()
+
+
+def test_dtypes_come_back(tmp_path: Path, capsys: Capsys) -> None:
+    inputs: list[Path] = []
+    for seed in (0, 1):
+        state = {name: tensor.bfloat16() for name, tensor in perceptron(seed).state_dict().items()}
+        inputs.append(write_state(tmp_path / f"{seed}.safetensors", state))
+    run(capsys, "merge", *inputs, MLP, "-o", tmp_path / "out.safetensors")
+    assert {tensor.dtype for tensor in read_tensors(tmp_path / "out.safetensors").values()} == {torch.bfloat16}
+
+
+def test_tied_tensors_that_a_file_holds_once_are_merged_once(tmp_path: Path, capsys: Capsys) -> None:
+    inputs = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
+    for seed, path in enumerate(inputs):
+        torch.manual_seed(seed)
+        save_model(Tagger(), str(path))
+    output = tmp_path / "out.safetensors"
+    tokens = ("--model", "tests.commands:tagger", "--data", "tests.commands:tagged")
+    ran = run(capsys, "merge", *inputs, "-o", output, *tokens, "--points", "2")
+    assert ran.code == 0, ran.err
+    assert set(read_tensors(output)) == set(read_tensors(inputs[0]))
+    assert len(read_tensors(output)) == 3
+
+
+def test_a_network_of_which_nothing_moves_is_merged_with_a_warning(tmp_path: Path, capsys: Capsys) -> None:
+    inputs = [write_state(tmp_path / f"{n}.safetensors", _one_layer(float(n))) for n in (0, 1)]
+    options = ("--model", "tests.commands:immovable", "--shape", "4", "-o", tmp_path / "out.safetensors")
+    ran = run(capsys, "merge", *inputs, *options)
+    assert "Nothing in this network may move" in ran.err
+    assert read_tensors(tmp_path / "out.safetensors")["only.bias"].tolist() == [0.5, 0.5, 0.5]
+
+
+def _one_layer(value: float) -> dict[str, Tensor]:
+    return {"only.weight": torch.full((3, 4), value), "only.bias": torch.full((3,), value)}
+
+
+def test_force_replaces_the_output(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    output = tmp_path / "out.safetensors"
+    for path in (output, output.with_suffix(".md"), output.with_suffix(".json")):
+        path.write_text("old")
+    assert run(capsys, "merge", *pair, MLP, "-o", output, "--force").code == 0
+    assert len(read_tensors(output)) == len(read_tensors(pair[0]))
+    assert card_of(output)["file"] == "out.safetensors"
+
+
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name != "fc.bias"}
+
+
+def _wide_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**state, "layers.1.0.weight": torch.zeros(7, 16)}
+
+
+def _with_stranger(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**state, "stranger": torch.zeros(1)}
+
+
+def _wrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+def _diverged(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**state, "fc.bias": torch.full((10,), torch.nan)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without_head, ["b.safetensors does not fit mlp", "tensor 'fc.bias' is missing"]),
+        (_wide_head, ["tensor 'layers.1.0.weight' has shape 7x16, expected 16x16", "--width"]),
+        (_with_stranger, ["tensor 'stranger' is not of this network"]),
+        (_wrapped, ["begins with 'module.'", "save the wrapped network"]),
+        (_diverged, ["b.safetensors: tensor 'fc.bias' holds NaN or infinity"]),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named_with_its_tensor(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, change: Change, words: list[str]
+) -> None:
+    write_state(pair[1], change(read_tensors(pair[1])))
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 17
+    assert all(word in ran.err for word in words), ran.err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--weights", "1,2,3"), 19, "3 numbers for 2 inputs"),
+        (("--weights", "1,x"), 19, "expected numbers with commas"),
+        (("--weights", "1,0"), 19, "expected positive numbers"),
+        (("--method", "activations"), 19, "add --data PATH"),
+        (("--method", "straight-through"), 19, "add --data PATH"),
+        (("--data", "no/such/place"), 12, "no such file or folder"),
+        (("--classes", "7"), 17, "'fc.weight' has shape 10x16, expected 7x16"),
+        (("--shape", "9xlives"), 19, "expected sizes with x between them"),
+        (("--data", "tests.commands:some_digits", "--shape", "3x3"), 17, "does not run on inputs of shape"),
+        (("--model", "mpl"), 19, "--shape"),
+        (("--model", "mpl", "--shape", "64", "--classes", "10"), 10, "did you mean 'mlp'"),
+        (("--model", "resnet20", "--shape", "1x8x8"), 19, "--classes"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_way_out(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, options: tuple[str, ...], code: int, words: str
+) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", *options)
+    assert (ran.code, ran.out) == (code, "")
+    assert words in ran.err
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_one_network_alone_is_no_merge(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    ran = run(capsys, "merge", pair[0], MLP, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 19
+    assert "two or more" in ran.err
+
+
+@pytest.mark.parametrize("there", ["out.safetensors", "out.md", "out.json"])
+def test_what_is_there_is_not_overwritten(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, there: str) -> None:
+    (tmp_path / there).write_text("mine")
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 18
+    assert f"{there} exists: choose another name, or add --force" in ran.err
+    assert (tmp_path / there).read_text() == "mine"
+
+
+def test_an_input_is_not_overwritten_even_by_force(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    before = pair[0].read_bytes()
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "sub" / ".." / "a.safetensors", "--force")
+    assert (ran.code, pair[0].read_bytes()) == (18, before)
+    assert "is one of the inputs" in ran.err
+
+
+@pytest.mark.parametrize(("name", "words"), [("out.pt", "-o "), ("file/out.safetensors", "expected a folder")])
+def test_an_output_that_cannot_be_is_refused(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, name: str, words: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / name)
+    assert ran.code == 18
+    assert words in ran.err
