@@ -49,6 +49,7 @@ class Plan:
     other: Path
     said: Description
     method: Method
+    steps: int
     evidence: Evidence
     seed: int
     points: int
@@ -62,6 +63,7 @@ def barrier(
     plot: Annotated[Path | None, typer.Option(help="Draw both lines to this file, .svg or .png.")] = None,
     method: options.MatchBy = Method.WEIGHTS,
     held_out: options.HeldOut = "",
+    steps: options.Steps = 100,
     seed: options.Seed = 0,
     points: options.Points = 25,
     batch_size: options.BatchSize = 256,
@@ -91,7 +93,7 @@ def barrier(
     if evidence is None:
         raise options.OptionError("--data is empty: a barrier is measured on samples")
     said = Description(model, shape, classes, width, depth, norm, example)
-    plan = Plan(reference, other, said, method, evidence, seed, points)
+    plan = Plan(reference, other, said, method, steps, evidence, seed, points)
     with bars() as shown:
         found = measure(plan, shown)
     if plot is not None:
@@ -109,7 +111,8 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     reference, other = (fitting_state(network, file) for file in files)
     with shown.stretch("deriving the permutation spec"):
         spec = network.derive()
-    matching = Matcher(network, spec, plan.method, plan.evidence, plan.seed, shown).match(reference, other, "matching")
+    matcher = Matcher(network, spec, plan.method, plan.steps, plan.evidence, plan.seed, shown)
+    matching = matcher.match(reference, other, "matching")
     aligned = permute(spec, matching.permutation, other)
     paths = Judge(network, plan.evidence, shown).paths(reference, other, aligned, plan.points)
     names = labels([plan.reference, plan.other])

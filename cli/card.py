@@ -54,6 +54,7 @@ class Card(Record, frozen=True):
     parameters: int
     network: dict[str, str | int]
     method: str
+    steps: int | None
     seed: int
     inputs: list[InputRecord]
     groups: int
@@ -127,7 +128,7 @@ and averaged.
 | SHA-256 | `{{ card.sha256 }}` |
 | network | {{ network }} |
 | parameters | {{ card.parameters }} |
-| method | {{ card.method }} |
+| method | {{ card.method }}{{ ", %d steps"|format(card.steps) if card.steps }} |
 | seed | {{ card.seed }} |
 | units that may move | {{ card.units }} in {{ card.groups }} groups |
 | proof | outputs differ by at most {{ "%.2g"|format(card.proof) }} under random permutations of all groups |

@@ -19,6 +19,7 @@ class Matcher:
     network: Network
     spec: PermutationSpec
     method: Method
+    steps: int
     evidence: Evidence | None
     seed: int
     bars: Bars
@@ -37,6 +38,7 @@ class Matcher:
         with self.bars.stretch(title) as advance:
             return match_straight_through(
                 *(self.spec, module, reference, candidate, data.telling(advance), cross_entropy),
+                steps=self.steps,
                 generator=generator,
             )
 

@@ -30,6 +30,7 @@ def merge(
     method: options.MatchBy = Method.WEIGHTS,
     data: options.Data = "",
     held_out: options.HeldOut = "",
+    steps: options.Steps = 100,
     weights: Annotated[
         str, typer.Option(help="One positive number for each input, such as 1,2: their shares. By default equal.")
     ] = "",
@@ -58,7 +59,8 @@ def merge(
     require_data(method, data)
     shares = parse_weights(weights, len(inputs))
     said = Description(model, shape, classes, width, depth, norm, example)
-    plan = Plan(inputs, said, shares, method, read_evidence(data, held_out, seed, batch_size), seed, points)
+    evidence = read_evidence(data, held_out, seed, batch_size)
+    plan = Plan(inputs, said, shares, method, steps, evidence, seed, points)
     with bars() as shown:
         card = write_merge(plan, output, shown)
     if answer is Format.JSON:

@@ -32,6 +32,7 @@ class Plan:
     said: Description
     weights: Sequence[float]
     method: Method
+    steps: int
     evidence: Evidence | None
     seed: int
     points: int
@@ -80,7 +81,7 @@ def align(plan: Plan, shown: Bars) -> Aligned:
         spec = network.derive()
     if not spec.groups:
         warn("Nothing in this network may move: the merge is the plain mean. `fedrebasin inspect` says why.")
-    matcher = Matcher(network, spec, plan.method, plan.evidence, plan.seed, shown)
+    matcher = Matcher(network, spec, plan.method, plan.steps, plan.evidence, plan.seed, shown)
     names = labels(plan.inputs)
     pairs = zip(states[1:], names[1:], strict=True)
     matchings = [matcher.match(states[0], state, f"matching {name}") for state, name in pairs]
@@ -108,6 +109,7 @@ def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merge
         parameters=sum(parameter.numel() for parameter in network.module.parameters()),
         network=network_record(network.architecture),
         method=plan.method,
+        steps=plan.steps if plan.method is Method.STRAIGHT_THROUGH else None,
         seed=plan.seed,
         inputs=_inputs(plan, aligned, judge),
         groups=len(aligned.spec.groups),

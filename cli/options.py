@@ -96,6 +96,7 @@ MatchBy = Annotated[
         "more. straight-through descends on the loss of the middle, on --data: the slowest."
     ),
 ]
+Steps = Annotated[int, typer.Option(min=1, help="Steps of straight-through.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides order and ties: one seed, one answer.")]
 Points = Annotated[int, typer.Option(min=2, help="Points on each path, the ends included.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Samples at a time; memory grows with it.")]
