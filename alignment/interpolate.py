@@ -38,9 +38,7 @@ def normalised(weights: Sequence[float] | None, n_states: int) -> list[float]:
     """
     given = [1.0] * n_states if weights is None else list(weights)
     if len(given) != n_states or n_states == 0:
-        raise ValueError(
-            f"expected one weight for each of at least one state, got {len(given)} for {n_states}"
-        )
+        raise ValueError(f"expected one weight for each of at least one state, got {len(given)} for {n_states}")
     if not all(isfinite(weight) and weight > 0 for weight in given):
         raise ValueError(f"weights must be positive and finite, got {given}")
     total = sum(given)

@@ -53,9 +53,7 @@ def build(architecture: Architecture, seed: int) -> nn.Module:
         torch.default_generator.manual_seed(seed)
         network = make(described)
     if not isinstance(network, nn.Module):
-        raise ModelError(
-            f"model {architecture.model!r}: returned {type(network).__name__}, expected an nn.Module"
-        )
+        raise ModelError(f"model {architecture.model!r}: returned {type(network).__name__}, expected an nn.Module")
     return network
 
 

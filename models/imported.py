@@ -26,7 +26,5 @@ def import_function(name: str) -> Callable[..., object]:
         ) from error
     function: object = getattr(module, function_name, None)
     if not callable(function):
-        raise ModelError(
-            f"model {name!r}: no function {function_name!r} in {getattr(module, '__file__', module)}"
-        )
+        raise ModelError(f"model {name!r}: no function {function_name!r} in {getattr(module, '__file__', module)}")
     return function

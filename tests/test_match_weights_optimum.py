@@ -74,13 +74,10 @@ def test_groups_that_no_assignment_solves_still_end_above_their_start(name: str,
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.lists(st.integers(3, 24), min_size=3, max_size=6))
-def test_the_objective_is_that_of_plain_algorithm_1(
-    dtype: torch.dtype, seed: int, widths: list[int]
-) -> None:
+def test_the_objective_is_that_of_plain_algorithm_1(dtype: torch.dtype, seed: int, widths: list[int]) -> None:
     generator = torch.Generator().manual_seed(seed)
     reference, candidate = (
-        {name: tensor.to(dtype) for name, tensor in mlp_state(tuple(widths), generator).items()}
-        for _ in range(2)
+        {name: tensor.to(dtype) for name, tensor in mlp_state(tuple(widths), generator).items()} for _ in range(2)
     )
     spec = mlp_spec(reference)
     plain, sweeps = algorithm_1(spec, reference, candidate, torch.Generator().manual_seed(seed))
