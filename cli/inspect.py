@@ -107,7 +107,7 @@ def examine(network: Network, state: State, weights: str, seed: int) -> Inspecti
 def show(found: Inspection, title: str) -> None:
     """Groups, fixed axes by reason, and the proof."""
     groups = [(group.name, f"{group.units}", f"{len(group.tensors)}", group.parent or "") for group in found.groups]
-    print_table(title, ("group", "units", "tensors", "each unit of"), groups, ("each unit of",))
+    print_table(title, ("group", "units", "tensors", "below each of"), groups, ("below each of",))
     reasons = defaultdict[str, list[str]](list)
     for each in found.fixed:
         reasons[each.reason].append(f"{each.tensor}[{each.axis}]")

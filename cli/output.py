@@ -31,7 +31,9 @@ def print_json(document: object) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> None:
     """A table whose first column is text, as are those in ``texts``, and whose others are numbers."""
-    table = Table(title=escape(title), title_justify="left")
+    # Not the table's own title, which wraps where a narrow table ends.
+    people.print(escape(title), style="table.title", highlight=False, soft_wrap=True)
+    table = Table()
     for number, column in enumerate(columns):
         is_number = number and column not in texts
         table.add_column(escape(column), justify="right" if is_number else "left", no_wrap=not number)
