@@ -8,8 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from cli.networks import network_inputs
-from client.sources import DataError, Samples, read_samples
+from client.sources import DataError, Samples, read_samples, scaled
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in self.order.tensor_split(len(self)):
-            yield network_inputs(self.samples.inputs[rows]), self.samples.targets[rows]
+            yield scaled(self.samples.inputs[rows]), self.samples.targets[rows]
             self.advance()
 
     @property

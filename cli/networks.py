@@ -110,12 +110,6 @@ def describe(architecture: Architecture) -> str:
     return f"{architecture.model} ({told})" if told else architecture.model
 
 
-def network_inputs(inputs: Tensor) -> Tensor:
-    """Bytes as floats in -1..1, floats in fp32, wider integers as the tokens that they are."""
-    is_token = not inputs.is_floating_point() and inputs.dtype != torch.uint8
-    return inputs if is_token else scaled(inputs)
-
-
 def search_current_folder() -> None:
     """A console script does not look there for modules, though that is where people keep theirs; ours come first."""
     here = str(Path.cwd())
@@ -157,7 +151,7 @@ def _example(said: Description, architecture: Architecture, samples: Samples | N
         given = import_function(said.example)()
         return tuple(cast(Sequence[Any], given)) if isinstance(given, tuple | list) else (given,)
     if samples is not None:
-        return (network_inputs(samples.inputs[:2]),)
+        return (scaled(samples.inputs[:2]),)
     return (torch.randn(2, *architecture.shape, generator=torch.Generator().manual_seed(seed)),)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from client.site import Site
+from strategies.checkpoints import read_checkpoint
 from strategies.errors import SettingsError
 from strategies.files import read_tensors, write_tensors
 
@@ -26,10 +27,10 @@ def load_own(site: Site) -> dict[str, Tensor] | None:
 
 
 def load_checkpoint(site: Site) -> dict[str, Tensor]:
-    """The trained network with which the site joins. Raises `SettingsError` when it names none, or a missing one."""
-    if site.checkpoint is None or not site.checkpoint.is_file():
+    """The trained network with which the site joins. Raises `SettingsError` when it names none."""
+    if site.checkpoint is None:
         raise SettingsError(
-            f"site {site.name!r}: start is 'checkpoint', but its node config names no readable safetensors file: "
-            f"got checkpoint={str(site.checkpoint)!r}. Set it, or start from 'seed' or 'shared'."
+            f"site {site.name!r}: start is 'checkpoint', but its node config names none. "
+            "Set checkpoint to a safetensors file, or start from 'seed' or 'shared'."
         )
-    return read_tensors(site.checkpoint)
+    return read_checkpoint(site.checkpoint)

@@ -54,8 +54,10 @@ class Samples:
 
 
 def scaled(inputs: Tensor) -> Tensor:
-    """Bytes to floats in -1..1; floats as they are."""
-    return inputs.float().div(127.5).sub(1) if inputs.dtype == torch.uint8 else inputs.float()
+    """Bytes to floats in -1..1; floats in single precision; other integers, which are tokens, as they are."""
+    if inputs.dtype == torch.uint8:
+        return inputs.float().div(127.5).sub(1)
+    return inputs.float() if inputs.is_floating_point() else inputs
 
 
 def read_samples(data: str) -> Samples:

@@ -61,6 +61,11 @@ def test_a_site_can_join_with_a_network_that_it_trained_before(tmp_path: Path) -
     assert further < 0.7 * afresh
 
 
+def test_a_site_that_was_given_no_network_says_so_at_home_only(tmp_path: Path) -> None:
+    reply = train(quick_settings(tmp_path), "checkpoint")
+    assert reply.error.reason == "SettingsError: see the site's own log"
+
+
 def train_loss(reply: Message) -> float:
     return float(str(metrics_of("site-us", reply)["train-loss"]))
 

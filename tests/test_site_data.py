@@ -11,7 +11,7 @@ from PIL import Image as Picture
 from client.data import SiteData, class_counts, load_site_data
 from client.partition import partition_rows
 from client.site import Site, read_site, simulated_name
-from client.sources import DataError, Samples, read_samples
+from client.sources import DataError, Samples, read_samples, scaled
 from strategies.errors import SettingsError
 from strategies.settings import Settings, parse_settings
 
@@ -75,6 +75,11 @@ def test_batches_cover_every_sample_once_scaled_to_minus_one_to_one() -> None:
     batches = list(samples.batches(2, torch.device("cpu")))
     assert torch.allclose(torch.cat([inputs for inputs, _ in batches]).flatten(), torch.tensor([-1.0, 1.0, -0.6]))
     assert torch.cat([targets for _, targets in batches]).tolist() == [0, 1, 2]
+
+
+def test_tokens_stay_whole_numbers() -> None:
+    assert scaled(torch.tensor([[3, 5]])).dtype == torch.int64
+    assert scaled(torch.tensor([[3.0, 5.0]], dtype=torch.float64)).dtype == torch.float32
 
 
 def test_a_shuffled_batch_of_one_is_left_out_for_batch_norm() -> None:
