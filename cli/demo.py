@@ -49,11 +49,15 @@ class Demo:
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Decides the split, every site's start and the order of samples.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Decides the split, every site's start and the order of samples.")
+    ] = 0,
     sites: Annotated[int, typer.Option(min=2, help="How many sites.")] = 2,
     width: Annotated[int, typer.Option(min=1, help="Channels of the ResNet's first stage.")] = 32,
     split: Annotated[Split, typer.Option(help="How the data falls to the sites.")] = "biased",
-    rounds: Annotated[int, typer.Option(min=1, help="One merge of independent starts, then ordinary rounds.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds in all: the first merges independent starts, the others go on from it.")
+    ] = 3,
     data: Annotated[str, typer.Option(help="digits, a path that datasets reads, or module:function.")] = "digits",
     with_pooled: Annotated[bool, typer.Option("--with-pooled", help="Also train on all sites' data together.")] = False,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
@@ -78,6 +82,7 @@ def demo(
         "baselines": True,
     }
     plan = Demo(parse_settings(config), sites, port, with_pooled)
+    plan.store.check_new()
     summary, report = play_demo(plan, config)
     if output is Format.JSON:
         print_json(summary.model_dump(exclude={"settings"}))

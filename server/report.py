@@ -55,7 +55,8 @@ def _figure(record: RoundRecord, site: str, paths: Paths) -> dict[str, str]:
     aligned, naive = paths.aligned, paths.naive
     return {
         "title": f"Round {record.round}: from {record.reference} (λ = 0) to {site} (λ = 1)",
-        "caption": f"barrier naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f} nats",
+        "caption": f"barrier naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f} nats; "
+        "BatchNorm statistics are recomputed on all sites at every λ, the ends included",
         "svg": path_figure(paths),
     }
 

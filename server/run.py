@@ -85,6 +85,8 @@ class Run:
         else:
             state, record = self._finish(number, to_state(arrays), state, merged, watch)
         self.store.finish_round(record.model_dump(), state)
+        # The replies have done their part; what is kept of a round is its network and its line.
+        self.strategy.spool.clear()
         return state
 
     def _train_content(self, number: int, state: State) -> RecordDict:

@@ -46,12 +46,16 @@ class RunStore:
         """Where the rounds' lines lie."""
         return self.directory / "rounds.jsonl"
 
-    def create(self, settings: Record) -> None:
-        """Makes the folder and keeps the settings. Raises `StoreError` when it holds another run, or cannot be made."""
+    def check_new(self) -> None:
+        """Raises `StoreError` when the folder holds another run."""
         if self.rounds_path.exists():
             raise StoreError(
                 f"run {self.directory.name!r}: {self.rounds_path} exists; name another run, or remove that folder"
             )
+
+    def create(self, settings: Record) -> None:
+        """Makes the folder and keeps the settings. Raises `StoreError` when it holds another run, or cannot be made."""
+        self.check_new()
         try:
             (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
             self.write_json("settings.json", settings)

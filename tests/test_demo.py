@@ -94,6 +94,19 @@ def test_the_path_has_25_points_by_default(finished: tuple[Path, str]) -> None:
     assert len(paths["naive"]["lambdas"]) == len(paths["aligned"]["losses"]) == 25
 
 
+def test_a_run_of_a_name_that_is_taken_is_refused_before_anything_starts(finished: tuple[Path, str]) -> None:
+    before = (finished[0] / "test" / "flower.log").read_bytes()
+    process = start_demo(runs=finished[0])
+    _, err = finish(process, 60)
+    assert process.returncode == 13
+    assert "rounds.jsonl exists; name another run, or remove that folder" in err
+    assert (finished[0] / "test" / "flower.log").read_bytes() == before
+
+
+def test_a_finished_run_keeps_no_replies(finished: tuple[Path, str]) -> None:
+    assert list((finished[0] / "test" / "spool").iterdir()) == []
+
+
 def test_a_finished_run_leaves_no_process(finished: tuple[Path, str]) -> None:
     assert processes_naming(str(finished[0])) == []
 
