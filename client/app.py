@@ -140,8 +140,8 @@ def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
 def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
     """Loss and accuracy sums of the networks sent, and of the site's own when asked, on its held-out samples."""
     sums = sums_answer(bench.model, message, bench.data.held_out)
-    own = load_own(bench.site)
-    if own is not None and config_of(message).get(OWN):
+    own = load_own(bench.site) if config_of(message).get(OWN) else None
+    if own is not None:
         sums[OWN] = own_sums(bench, own)
     return {METRICS: pack_sums(sums)}
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from strategies.errors import OperatorError, Reason, RefusedReply
+from strategies.admission import sound
+from strategies.errors import OperatorError, RefusedReply
 from strategies.exchange import Clock, exchange
 from strategies.protocol import DESCRIBE, DESCRIPTION, SITE_NAME, request
 from strategies.settings import Settings
@@ -72,7 +73,7 @@ class Sites:
         found: dict[str, T] = {}
         for site, reply in self.ask(message_type, content, round_number):
             try:
-                found[site] = read(site, _sound(site, reply))
+                found[site] = read(site, sound(site, reply))
             except RefusedReply as verdict:
                 logger.warning("%s: %s", message_type, verdict)
         return dict(sorted(found.items()))
@@ -100,11 +101,3 @@ def _said_name(reply: Message | None) -> str:
         return ""
     said = reply.content.config_records.get(DESCRIPTION, ConfigRecord())
     return str(said["name"]) if "name" in said else ""
-
-
-def _sound(site: str, reply: Message | None) -> Message:
-    if reply is None:
-        raise RefusedReply(Reason.LATE, site, "silent")
-    if reply.has_error():
-        raise RefusedReply(Reason.CLIENT_ERROR, site, f"code {reply.error.code}: {reply.error.reason}")
-    return reply

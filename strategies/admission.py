@@ -1,16 +1,13 @@
 """Whether a training reply may enter the merge. Each is judged alone; a bad one costs its site the turn only."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord
-from torch import Tensor
 
+from alignment.spec import State
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import to_state
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,7 @@ def admit(site: str, reply: Message | None, reference: State, weighted_by: str) 
 
     Raises `RefusedReply` with the first reason found.
     """
-    if reply is None:
-        raise RefusedReply(Reason.LATE, site, "silent")
-    if reply.has_error():
-        raise RefusedReply(Reason.CLIENT_ERROR, site, f"code {reply.error.code}: {reply.error.reason}")
-    arrays, metrics = _records(site, reply)
+    arrays, metrics = _records(site, sound(site, reply))
     weight = _weight(site, metrics, weighted_by)
     _check_headers(site, arrays, reference)
     state = to_state(arrays)
@@ -40,6 +33,15 @@ def admit(site: str, reply: Message | None, reference: State, weighted_by: str) 
         if not bool(tensor.isfinite().all()):
             raise RefusedReply(Reason.NOT_FINITE, site, f"tensor {name!r}")
     return Admitted(site, state, weight, metrics)
+
+
+def sound(site: str, reply: Message | None) -> Message:
+    """The reply, unless the site stayed silent or answered with an error: then `RefusedReply`."""
+    if reply is None:
+        raise RefusedReply(Reason.LATE, site, "silent")
+    if reply.has_error():
+        raise RefusedReply(Reason.CLIENT_ERROR, site, f"code {reply.error.code}: {reply.error.reason}")
+    return reply
 
 
 def _records(site: str, reply: Message) -> tuple[ArrayRecord, MetricRecord]:

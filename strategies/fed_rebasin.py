@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from alignment.matching import Matching
-from alignment.spec import PermutationSpec
+from alignment.spec import PermutationSpec, State
 from alignment.weight_matching import match_weights
 from strategies.admission import Admitted, admit
 from strategies.errors import OperatorError, Reason, RefusedReply
@@ -22,7 +22,6 @@ from strategies.protocol import N_EXAMPLES, to_arrays, to_state
 from strategies.spool import PermutedState, Spool
 
 logger = getLogger("fedrebasin")
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """The weighted mean of networks, in the order given, with one tensor of one network in memory at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from alignment.precision import is_continuous
+from alignment.spec import State
 
-State = Mapping[str, Tensor]
 own_arithmetic = (torch.float32, torch.float64)
 
 

@@ -20,6 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from torch import Tensor
 
 from alignment.barrier import LossSums
+from alignment.spec import State
 from strategies.errors import Reason, RefusedReply
 
 # A site's name becomes a file's name and a metric's label.
@@ -48,8 +49,6 @@ LOG_PRIOR = "log-prior."
 CORRECTED = ".corrected"
 ENSEMBLE = "ensemble"
 OWN = "own"
-
-State = Mapping[str, Tensor]
 
 
 def to_arrays(state: State) -> ArrayRecord:

@@ -12,9 +12,7 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from alignment.permutation import Permutation, permute_tensor
-from alignment.spec import PermutationSpec
-
-State = Mapping[str, Tensor]
+from alignment.spec import PermutationSpec, State
 
 
 @dataclass(frozen=True)
