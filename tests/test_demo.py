@@ -168,7 +168,8 @@ def test_the_processes_of_a_home_are_found_wherever_they_went(tmp_path: Path) ->
     environment = os.environ | {"FLWR_HOME": str(tmp_path)}
     child = subprocess.Popen(["sleep", "60"], start_new_session=True, env=environment)
     try:
-        assert processes_of(tmp_path) == [child.pid]
+        # For an instant after exec, Linux shows a process without its environment.
+        wait_for(lambda: processes_of(tmp_path) == [child.pid], 5)
         assert processes_of(tmp_path.parent) == []
     finally:
         child.kill()
