@@ -21,12 +21,7 @@ def train_pooled(settings: Settings, n_sites: int) -> Score:
     torch.set_num_threads(1)
     sites = [Site(simulated_name(i), Path(), settings.data, i, n_sites) for i in range(n_sites)]
     parts = [load_site_data(site, settings) for site in sites]
-    model = build(
-        Architecture(
-            settings.model, settings.tensor_shape, settings.classes, settings.width, settings.depth, settings.norm
-        ),
-        settings.seed,
-    )
+    model = build(Architecture(*settings.network), settings.seed)
     everyone = Site("pooled", Path(), settings.data)
     train(model, _union([part.train for part in parts]), schedule_of(settings, everyone, 1), torch.device("cpu"))
     return _score(model, _union([part.held_out for part in parts]))

@@ -81,9 +81,7 @@ def set_up(context: Context) -> Bench:
     site = read_site(context.node_config, settings)
     if site.threads:
         torch.set_num_threads(site.threads)
-    architecture = Architecture(
-        settings.model, settings.tensor_shape, settings.classes, settings.width, settings.depth, settings.norm
-    )
+    architecture = Architecture(*settings.network)
     device = choose_device()
     model = build(architecture, site.seed(settings.seed, "initial weights")).to(device)
     return Bench(site, settings, load_site_data(site, settings), model, device)
@@ -124,6 +122,7 @@ def schedule_of(settings: Settings, site: Site, round_number: int) -> Schedule:
         learning_rate=settings.learning_rate if first else settings.later_learning_rate,
         weight_decay=settings.weight_decay,
         seed=site.seed(settings.seed, f"order of samples, round {round_number}"),
+        autocast=settings.autocast,
     )
 
 

@@ -36,7 +36,7 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
     """The site that a SuperNode's node config describes; in simulation, one of the run's made-up sites.
 
     Keys: ``name``, ``data`` (default: the run's), ``state-dir``, ``threads`` (default: all; in simulation one),
-    ``checkpoint`` (a trained network to join with).
+    ``checkpoint`` (a trained network to join with; in simulation ``checkpoint.safetensors`` in the site's folder).
     Raises `SettingsError` for a name that could not be a file name or a label.
     """
     simulated = "partition-id" in node_config
@@ -45,14 +45,17 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
     if not SITE_NAME.fullmatch(name):
         raise SettingsError(f"site name {name!r}: expected letters, digits, '.', '_' and '-', at most 64, got {name!r}")
     home = Path(settings.runs_dir) / settings.run / "sites" if simulated else Path.home() / ".fedrebasin"
+    directory = Path(str(node_config.get("state-dir", home))) / name
+    laid_out = directory / "checkpoint.safetensors"
+    checkpoint = node_config.get("checkpoint", laid_out if simulated and laid_out.is_file() else None)
     return Site(
         name=name,
-        directory=Path(str(node_config.get("state-dir", home))) / name,
+        directory=directory,
         data=str(node_config.get("data", settings.data)),
         partition=partition,
         n_partitions=int(str(node_config.get("num-partitions", 1))),
         threads=int(str(node_config.get("threads", 1 if simulated else 0))),
-        checkpoint=Path(str(node_config["checkpoint"])) if "checkpoint" in node_config else None,
+        checkpoint=None if checkpoint is None else Path(str(checkpoint)),
     )
 
 

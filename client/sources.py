@@ -134,4 +134,4 @@ def _pixels(path: Path, image: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
     array = np.asarray(image, dtype=np.uint8)
     if array.ndim not in (2, 3):
         raise DataError(f"data {str(path)!r}: expected images of two or three axes, got shape {array.shape}")
-    return array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))

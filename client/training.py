@@ -11,17 +11,18 @@ from client.sources import Samples
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train; ``seed`` orders the samples."""
+    """How long and how fast to train; ``seed`` orders the samples; ``autocast`` forms products in bfloat16."""
 
     epochs: int
     batch_size: int
     learning_rate: float
     weight_decay: float
     seed: int
+    autocast: bool = False
 
 
 def train(model: nn.Module, samples: Samples, schedule: Schedule, device: torch.device) -> float:
-    """Trains ``model`` in place and returns the mean loss of the last epoch, in nats per sample."""
+    """Trains ``model`` in place and returns the mean loss of the last epoch, in nats per sample; 0 without an epoch."""
     generator = torch.Generator().manual_seed(schedule.seed)
     model.to(device).train()
     optimizer = torch.optim.SGD(
@@ -37,23 +38,25 @@ def train(model: nn.Module, samples: Samples, schedule: Schedule, device: torch.
     )
     loss = 0.0
     for _ in range(schedule.epochs):
-        loss = _epoch(model, samples, schedule.batch_size, optimizer, scheduler, device, generator)
+        loss = _epoch(model, samples, schedule, optimizer, scheduler, generator)
     return loss
 
 
 def _epoch(
     model: nn.Module,
     samples: Samples,
-    batch_size: int,
+    schedule: Schedule,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
-    device: torch.device,
     generator: torch.Generator,
 ) -> float:
     total, count = 0.0, 0
-    for inputs, targets in samples.batches(batch_size, device, generator):
+    device = next(model.parameters()).device
+    for inputs, targets in samples.batches(schedule.batch_size, device, generator):
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(inputs), targets)
+        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.autocast):
+            logits = model(inputs)
+        loss = nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
         loss.backward()
         optimizer.step()
         scheduler.step()

@@ -7,10 +7,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from alignment.tracing import derive_spec
-from models import Architecture, build
+from models import Architecture, build, example_inputs
 from models.errors import ModelError
 from server.report import write_report
-from server.run import Run, example_inputs
+from server.run import Run
 from server.sites import Sites
 from server.store import RunStore
 from strategies.errors import OperatorError
@@ -42,19 +42,10 @@ def main(grid: Grid, context: Context) -> None:
 
 def play(grid: Grid, settings: Settings, store: RunStore) -> None:
     """All rounds of the run that ``settings`` describe."""
-    model = build(
-        Architecture(
-            settings.model,
-            settings.tensor_shape,
-            settings.classes,
-            settings.width,
-            settings.depth,
-            settings.norm,
-        ),
-        settings.seed,
-    )
+    architecture = Architecture(*settings.network)
+    model = build(architecture, settings.seed)
     strategy = FedRebasin(
-        spec=derive_spec(model, example_inputs(settings)),
+        spec=derive_spec(model, example_inputs(architecture)),
         reference=first_reference(settings),
         restarts=settings.restarts,
         seed=settings.seed,

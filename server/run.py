@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
 
-import torch
 from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 
@@ -162,8 +161,3 @@ def _greatest(paths: dict[str, Paths]) -> BarrierRecord | None:
         return None
     naive = max(path.naive.barrier for path in paths.values())
     return BarrierRecord(naive=naive, aligned=max(path.aligned.barrier for path in paths.values()))
-
-
-def example_inputs(settings: Settings) -> tuple[torch.Tensor]:
-    """Two made-up samples, to trace the network with."""
-    return (torch.randn((2, *settings.tensor_shape), generator=torch.Generator().manual_seed(settings.seed)),)

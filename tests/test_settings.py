@@ -31,7 +31,7 @@ def test_an_unknown_key_names_its_nearest_neighbour() -> None:
         ("epochs", "three", "setting 'epochs': expected an integer, got 'three' (str)"),
         ("epochs", 2.5, "setting 'epochs': expected an integer, got 2.5 (float)"),
         ("epochs", True, "setting 'epochs': expected an integer, got True (bool)"),
-        ("epochs", 0, "setting 'epochs': expected greater than or equal to 1, got 0 (int)"),
+        ("rounds", 0, "setting 'rounds': expected greater than or equal to 1, got 0 (int)"),
         ("baselines", "yes", "setting 'baselines': expected true or false, got 'yes' (str)"),
         ("split", "random", "setting 'split': expected 'biased', 'disjoint', 'iid' or 'dirichlet', got 'random' (str)"),
         ("learning-rate", "fast", "setting 'learning-rate': expected a number, got 'fast' (str)"),

@@ -1,0 +1,60 @@
+"""What is trained: data, network, split, sites and seed. Everything that a training depends on is in its settings."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from benchmarks.merging.images import DATA
+from strategies.settings import Settings, parse_settings
+
+SPLITS = ("biased", "disjoint", "dirichlet", "iid")
+COMMON: dict[str, object] = {"start": "checkpoint", "model": "resnet20", "norm": "batch", "classes": 10}
+DATA_SETTINGS: dict[str, dict[str, object]] = {
+    "digits": {"data": "digits", "shape": "1x8x8", "depth": 8, "epochs": 20},
+    "cifar10": {
+        "data": DATA,
+        "shape": "3x32x32",
+        "depth": 20,
+        "epochs": 10,
+        "batch-size": 128,
+        "learning-rate": 0.2,
+        "weight-decay": 0.002,
+        "autocast": True,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One federation of sites that trained apart."""
+
+    data: str
+    width: int
+    split: str
+    n_sites: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``cifar10-w16-biased-2-s0``."""
+        return f"{self.data}-w{self.width}-{self.split}-{self.n_sites}-s{self.seed}"
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The run config of its trainings."""
+        varied = {"width": self.width, "split": self.split, "seed": self.seed, "min-sites": self.n_sites}
+        return COMMON | DATA_SETTINGS[self.data] | varied
+
+    @property
+    def settings(self) -> Settings:
+        """The same, parsed."""
+        return parse_settings(self.config)
+
+
+def tasks(seeds: int) -> Iterator[Task]:
+    """All tasks of the table, the cheap and the most asked for first."""
+    for data, n_sites in product(("digits", "cifar10"), (2, 5)):
+        for split, seed in product(SPLITS, range(seeds)):
+            yield Task(data, 16, split, n_sites, seed)
+    for data, split, seed in product(("digits", "cifar10"), ("biased", "iid"), range(seeds)):
+        yield Task(data, 32, split, 2, seed)
