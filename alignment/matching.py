@@ -6,7 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment.permutation import Permutation
+from alignment.pair import Pair
+from alignment.permutation import Permutation, check_permutation
+from alignment.spec import PermutationSpec, State
+from alignment.validate import check_pair
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,18 @@ class Matching:
     def moved(self) -> dict[str, float]:
         """The fraction, 0..1, of each group's units that the permutation moves."""
         return {name: _fraction_moved(index) for name, index in self.permutation.items()}
+
+
+def judged(spec: PermutationSpec, reference: State, candidate: State, permutation: Permutation) -> Matching:
+    """The matching that ``permutation``, found elsewhere, is: its objective and gain, after no sweep.
+
+    Raises `SpecError` when it is no permutation of the spec, `StateError` for states that do not fit.
+    """
+    check_pair(spec, reference, candidate)
+    check_permutation(spec, permutation)
+    pair = Pair(spec, reference, candidate)
+    objective = pair.objective(permutation)
+    return Matching(permutation, objective, objective - pair.baseline, 0, True)
 
 
 def _fraction_moved(index: Tensor) -> float:

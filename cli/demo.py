@@ -108,7 +108,8 @@ def show(summary: Summary, report: Path) -> None:
     rows = [(name, f"{summary.accuracy[name]:.3f}", f"{summary.loss[name]:.3f}") for name in summary.accuracy]
     print_table(f"{summary.run}: on the union of held-out data", ("network", "accuracy", "loss, nats"), rows)
     if summary.barrier is not None:
-        people.print(f"barrier: naive {summary.barrier.naive:.3f}, aligned {summary.barrier.aligned:.3f}")
+        naive = "not known" if summary.barrier.naive is None else f"{summary.barrier.naive:.3f}"
+        people.print(f"barrier: naive {naive}, aligned {summary.barrier.aligned:.3f}")
         people.print(f"({summary.barrier.definition})", style="dim")
     people.print(f"{summary.seconds:.0f} s; report: {report}", soft_wrap=True)
 

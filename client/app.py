@@ -2,22 +2,21 @@
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 
-import torch
 from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from alignment.barrier import LossSums
+from client.aligning import aligned_answer
 from client.answers import judge, moments_answer, outputs, sums_answer
-from client.data import SiteData, class_counts, load_site_data
+from client.bench import Bench, set_up
+from client.data import class_counts
 from client.own import keep_own, load_checkpoint, load_own
-from client.site import Site, choose_device, read_site
+from client.site import Site
 from client.training import Schedule, train
-from models import Architecture, build
 from strategies.errors import OperatorError
 from strategies.protocol import (
     ARRAYS,
@@ -27,29 +26,20 @@ from strategies.protocol import (
     N_EXAMPLES,
     OWN,
     ROUND,
+    SEND,
     START,
+    TO_ALIGN,
     config_of,
     pack_description,
     pack_sums,
     to_arrays,
     to_state,
 )
-from strategies.settings import Settings, parse_settings
+from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
 client_raised = 2  # Flower's code for an exception in a ClientApp
 app = ClientApp()
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every answer needs: who we are, what the run asks for, our samples, and the network on its device."""
-
-    site: Site
-    settings: Settings
-    data: SiteData
-    model: nn.Module
-    device: torch.device
 
 
 def answering(
@@ -75,18 +65,6 @@ def answering(
     return handler
 
 
-def set_up(context: Context) -> Bench:
-    """The site's bench, built from its own node config and the run's settings."""
-    settings = parse_settings(context.run_config)
-    site = read_site(context.node_config, settings)
-    if site.threads:
-        torch.set_num_threads(site.threads)
-    architecture = Architecture(*settings.network)
-    device = choose_device()
-    model = build(architecture, site.seed(settings.seed, "initial weights")).to(device)
-    return Bench(site, settings, load_site_data(site, settings), model, device)
-
-
 def describe(bench: Bench, message: Message) -> Mapping[str, object]:
     """Who this site is and how many samples it has."""
     logger.info("client code: %s, version %s", Path(__file__), importlib.metadata.version("fedrebasin"))
@@ -94,7 +72,10 @@ def describe(bench: Bench, message: Message) -> Mapping[str, object]:
 
 
 def fit(bench: Bench, message: Message) -> Mapping[str, object]:
-    """Trains from the site's own start or from the network sent, keeps the result on the site's disk, and sends it."""
+    """Trains from the site's own start or from the network sent, and keeps the result on the site's disk.
+
+    Answers with the network, unless asked not to send it; asked to align, it aligns to the network sent.
+    """
     config = config_of(message)
     match config.get(START):
         case "seed":
@@ -107,10 +88,37 @@ def fit(bench: Bench, message: Message) -> Mapping[str, object]:
     loss = train(bench.model, bench.data.train, schedule, bench.device)
     state = own_state(bench.model)
     keep_own(bench.site, state)
-    metrics: dict[str, int | float | list[int]] = {N_EXAMPLES: len(bench.data.train), "train-loss": loss}
+    metrics = {METRICS: own_metrics(bench, {"train-loss": loss})}
+    if config.get(TO_ALIGN):
+        return {**aligned_answer(bench, to_state(message.content.array_records[ARRAYS]), state), **metrics}
+    return {ARRAYS: to_arrays(state), **metrics} if config.get(SEND, True) else metrics
+
+
+def network(bench: Bench, message: Message) -> Mapping[str, object]:
+    """The network that the site trained last, as it is."""
+    return {ARRAYS: to_arrays(last_trained(bench)), METRICS: own_metrics(bench)}
+
+
+def align(bench: Bench, message: Message) -> Mapping[str, object]:
+    """The network that the site trained last, aligned to the reference that was sent."""
+    reference = to_state(message.content.array_records[ARRAYS])
+    return {**aligned_answer(bench, reference, last_trained(bench)), METRICS: own_metrics(bench)}
+
+
+def last_trained(bench: Bench) -> dict[str, Tensor]:
+    """The network on the site's disk. Raises `OperatorError` before there is one."""
+    own = load_own(bench.site)
+    if own is None:
+        raise OperatorError(f"site {bench.site.name!r}: asked for its network before it trained one")
+    return own
+
+
+def own_metrics(bench: Bench, more: Mapping[str, float] | None = None) -> MetricRecord:
+    """The number of training samples, of each class where the run asks for it, and ``more``."""
+    metrics: dict[str, int | float | list[int]] = {N_EXAMPLES: len(bench.data.train), **(more or {})}
     if bench.settings.baselines:
         metrics[CLASS_COUNTS] = class_counts(bench.data.train, bench.settings.classes)
-    return {ARRAYS: to_arrays(state), METRICS: MetricRecord(dict(metrics))}  # pyright: ignore[reportArgumentType]
+    return MetricRecord(dict(metrics))  # pyright: ignore[reportArgumentType]
 
 
 def schedule_of(settings: Settings, site: Site, round_number: int) -> Schedule:
@@ -157,6 +165,8 @@ def probe(bench: Bench, message: Message) -> Mapping[str, object]:
 
 app.query("describe")(answering(describe))
 app.train()(answering(fit))
+app.query("network")(answering(network))
+app.query("align")(answering(align))
 app.query("recalibrate")(answering(recalibrate))
 app.evaluate()(answering(evaluate))
 app.query("probe")(answering(probe))

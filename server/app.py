@@ -13,8 +13,10 @@ from server.report import write_report
 from server.run import Run
 from server.sites import Sites
 from server.store import RunStore
+from strategies.checkpoints import read_checkpoint
 from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
+from strategies.protocol import State
 from strategies.settings import Settings, parse_settings
 from strategies.spool import Spool
 
@@ -47,6 +49,8 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
     strategy = FedRebasin(
         spec=derive_spec(model, example_inputs(architecture)),
         reference=first_reference(settings),
+        align_at=settings.align_at,
+        refine=settings.refine,
         restarts=settings.restarts,
         seed=settings.seed,
         spool=Spool(store.directory / "spool"),
@@ -54,8 +58,13 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
     Run(settings, store, Sites(grid, settings), strategy, model).play()
 
 
-def first_reference(settings: Settings) -> str:
-    """What round 1 aligns to: of sites that start apart, that with most samples; else the network they start from."""
+def first_reference(settings: Settings) -> str | State:
+    """What round 1 aligns to: of sites that start apart, that with most samples; else the network they start from.
+
+    A path is that of a network in a safetensors file. Raises `CheckpointError` when it cannot be read.
+    """
+    if settings.reference.endswith(".safetensors") or "/" in settings.reference:
+        return read_checkpoint(Path(settings.reference))
     if settings.reference != "auto":
         return settings.reference
     return "global" if settings.start == "shared" else "largest"

@@ -21,7 +21,7 @@ def measure_baselines(
     sites: Sites, model: nn.Module, merged: MergedRound, reference: State, round_number: int
 ) -> dict[str, Score]:
     """The scores of all these networks on the union of held-out samples, by name."""
-    states = {site: one.state for site, one in merged.replies.items()}
+    states = dict(merged.raw)
     weights = [one.weight for one in merged.replies.values()]
     means: dict[str, State] = {
         NAIVE: exact_mean(list(states.values()), weights, reference),

@@ -23,7 +23,8 @@ figcaption, .note { opacity: .75; }
 <body>
 <h1>{{ summary.run }}</h1>
 {% if summary.barrier %}
-<p class="big">Barrier {{ "%.3f"|format(summary.barrier.naive) }} naive,
+<p class="big">Barrier {% if summary.barrier.naive is none %}not known{% else -%}
+{{ "%.3f"|format(summary.barrier.naive) }}{% endif %} naive,
 {{ "%.3f"|format(summary.barrier.aligned) }} aligned (nats).</p>
 <p class="note">{{ summary.barrier.definition }}</p>
 {% endif %}

@@ -31,11 +31,20 @@ class PathRecord(Record, frozen=True):
     barrier: float
 
 
-class Paths(Record, frozen=True):
-    """The line from the reference to one site's network as it came, and to the same network aligned."""
+class SitePaths(Record, frozen=True):
+    """The line from the reference to one site's network as it was trained, and to the same network aligned.
+
+    A site that aligns itself keeps to itself how its network was.
+    """
+
+    naive: PathRecord | None
+    aligned: PathRecord
+
+
+class Paths(SitePaths, frozen=True):
+    """Both lines."""
 
     naive: PathRecord
-    aligned: PathRecord
 
 
 class MatchingRecord(Record, frozen=True):
@@ -57,9 +66,9 @@ class RefusedRecord(Record, frozen=True):
 
 
 class BarrierRecord(Record, frozen=True):
-    """The greatest barrier over the sites, without and with permutation."""
+    """The greatest barrier over the sites, without (where that is known) and with permutation."""
 
-    naive: float
+    naive: float | None
     aligned: float
     definition: str = DEFINITION
 
@@ -76,7 +85,7 @@ class RoundRecord(Record, frozen=True):
     merged: Score | None = None
     own: dict[str, Score] = Field(default_factory=dict[str, Score])
     baselines: dict[str, Score] = Field(default_factory=dict[str, Score])
-    paths: dict[str, Paths] = Field(default_factory=dict[str, Paths])
+    paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
     barrier: BarrierRecord | None = None
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
     finished: float = 0.0

@@ -9,7 +9,7 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from server.page import PAGE
-from server.records import PathRecord, Paths, RoundRecord, Score
+from server.records import PathRecord, RoundRecord, Score, SitePaths
 from server.store import RunStore
 from server.summary import read_rounds, summarise
 
@@ -47,34 +47,33 @@ def write_report(store: RunStore, seconds: float = 0.0, pooled: Score | None = N
     )
 
 
-def _shown(merge: RoundRecord) -> list[tuple[str, Paths]]:
+def _shown(merge: RoundRecord) -> list[tuple[str, SitePaths]]:
     return list(merge.paths.items())[:MOST_FIGURES]
 
 
-def _figure(record: RoundRecord, site: str, paths: Paths) -> dict[str, str]:
-    aligned, naive = paths.aligned, paths.naive
+def _figure(record: RoundRecord, site: str, paths: SitePaths) -> dict[str, str]:
+    naive = "not known" if paths.naive is None else f"{paths.naive.barrier:.3f}"
     return {
         "title": f"Round {record.round}: from {record.reference} (λ = 0) to {site} (λ = 1)",
-        "caption": f"barrier naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f} nats; "
+        "caption": f"barrier naive {naive}, aligned {paths.aligned.barrier:.3f} nats; "
         "BatchNorm statistics are recomputed on all sites at every λ, the ends included",
         "svg": path_figure(paths),
     }
 
 
-def path_figure(paths: Paths) -> str:
+def path_figure(paths: SitePaths) -> str:
     """Loss and accuracy along the line, naive and aligned, as SVG: the same bytes for the same numbers."""
     svg = path_picture(paths, "svg").decode()
     return svg[svg.index("<svg") :]
 
 
-def path_picture(paths: Paths, form: Literal["svg", "png"]) -> bytes:
+def path_picture(paths: SitePaths, form: Literal["svg", "png"]) -> bytes:
     """Loss and accuracy along the line, naive and aligned: the same bytes for the same numbers."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3), layout="constrained")
         losses, accuracies = figure.subplots(1, 2)
         for axes, name, unit in ((losses, "losses", "loss, nats"), (accuracies, "accuracies", "accuracy")):
-            for label, colour in (("naive", NAIVE_COLOUR), ("aligned", ALIGNED_COLOUR)):
-                path: PathRecord = getattr(paths, label)
+            for label, path, colour in _lines(paths):
                 axes.plot(path.lambdas, getattr(path, name), color=colour, label=label, marker=".")
             axes.set_xlabel("λ")
             axes.set_ylabel(unit)
@@ -85,3 +84,8 @@ def path_picture(paths: Paths, form: Literal["svg", "png"]) -> bytes:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})
     return buffer.getvalue()
+
+
+def _lines(paths: SitePaths) -> list[tuple[str, PathRecord, str]]:
+    naive = [] if paths.naive is None else [("naive", paths.naive, NAIVE_COLOUR)]
+    return [*naive, ("aligned", paths.aligned, ALIGNED_COLOUR)]

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
 
-from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 
 from alignment.barrier import LossSums
@@ -17,15 +16,16 @@ from server.recalibration import recalibrate
 from server.records import (
     BarrierRecord,
     MatchingRecord,
-    Paths,
     RefusedRecord,
     RoundRecord,
     Score,
+    SitePaths,
 )
 from server.sites import Sites
 from server.store import RunStore
+from server.trips import Trips
 from strategies.fed_rebasin import FedRebasin, MergedRound
-from strategies.protocol import ARRAYS, CONFIG, OWN, ROUND, START, TRAIN, State, to_arrays, to_state
+from strategies.protocol import OWN, State, to_state
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
@@ -72,8 +72,7 @@ class Run:
         with watch.phase("join"):
             self.sites.join()
         with watch.phase("train"):
-            self.strategy.remember(to_arrays(state), self.sites.names)
-            self.strategy.collect(number, self.sites.ask(TRAIN, self._train_content(number, state), number))
+            Trips(self.sites, self.strategy, number).collect(state)
         with watch.phase("merge"):
             arrays, _ = self.strategy.merge_collected()
             merged = self.strategy.merged
@@ -87,11 +86,6 @@ class Run:
         # The replies have done their part; what is kept of a round is its network and its line.
         self.strategy.spool.clear()
         return state
-
-    def _train_content(self, number: int, state: State) -> RecordDict:
-        start = self.settings.start if number == 1 else "shared"
-        config = ConfigRecord({ROUND: number, START: start})
-        return RecordDict({ARRAYS: to_arrays(state), CONFIG: config})
 
     def _finish(
         self, number: int, mean: State, sent: State, merged: MergedRound, watch: Stopwatch
@@ -118,19 +112,21 @@ class Run:
         )
         return state, record
 
-    def _probe(self, number: int, sent: State, merged: MergedRound) -> dict[str, Paths]:
+    def _probe(self, number: int, sent: State, merged: MergedRound) -> dict[str, SitePaths]:
         """For each site but the reference's, the line to its network as it came and aligned; one if nothing moved."""
-        paths: dict[str, Paths] = {}
-        reference = merged.replies[merged.reference].state if merged.reference in merged.replies else sent
+        paths: dict[str, SitePaths] = {}
+        reference = merged.aligned.get(merged.reference, sent)
         for site, matching in merged.matchings.items() if self.settings.probe_points > 1 else ():
-            raw = merged.replies[site].state
             moved = any(matching.moved.values())
             # Of a network that alignment leaves where it is there is one path, and three points show that it is flat.
             points = self.settings.probe_points if moved else min(3, self.settings.probe_points)
-            naive = probe(self.sites, self.model, reference, raw, points, number)
-            aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number) if moved else naive
-            if naive is not None and aligned is not None:
-                paths[site] = Paths(naive=naive, aligned=aligned)
+            aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number)
+            naive = aligned
+            if moved:
+                raw = merged.raw.get(site)
+                naive = probe(self.sites, self.model, reference, raw, points, number) if raw is not None else None
+            if aligned is not None:
+                paths[site] = SitePaths(naive=naive, aligned=aligned)
         return paths
 
 
@@ -143,7 +139,7 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         refused=[RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in merged.refused],
         matchings={
             site: MatchingRecord(
-                objective=m.objective, gain=m.gain, sweeps=m.sweeps, converged=m.converged, moved=m.moved
+                objective=m.objective, gain=m.gain, sweeps=m.sweeps, converged=m.converged, moved=dict(m.moved)
             )
             for site, m in merged.matchings.items()
         },
@@ -156,8 +152,10 @@ def _own_scores(answers: dict[str, dict[str, LossSums]]) -> dict[str, Score]:
     return {site: Score.of(sums[OWN]) for site, sums in answers.items() if OWN in sums}
 
 
-def _greatest(paths: dict[str, Paths]) -> BarrierRecord | None:
+def _greatest(paths: dict[str, SitePaths]) -> BarrierRecord | None:
     if not paths:
         return None
-    naive = max(path.naive.barrier for path in paths.values())
+    known = [path.naive.barrier for path in paths.values() if path.naive is not None]
+    # Without one site's, the greatest of the others would be compared with the greatest of all.
+    naive = max(known) if len(known) == len(paths) else None
     return BarrierRecord(naive=naive, aligned=max(path.aligned.barrier for path in paths.values()))

@@ -1,6 +1,6 @@
 """The sites of a run: who joined, and how to ask them all one thing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
 from typing import TypeVar
@@ -59,10 +59,15 @@ class Sites:
             )
 
     def ask(
-        self, message_type: str, content: RecordDict | Callable[[str], RecordDict], round_number: int
+        self,
+        message_type: str,
+        content: RecordDict | Callable[[str], RecordDict],
+        round_number: int,
+        only: Collection[str] | None = None,
     ) -> Iterator[tuple[str, Message | None]]:
-        """Each site with its reply to one message, in order of arrival; None from those that stay silent."""
-        contents = {i: content(name) if callable(content) else content for i, name in self.names.items()}
+        """Each site (of ``only``) with its reply to one message, in order of arrival; None from the silent."""
+        asked = {i: name for i, name in self.names.items() if only is None or name in only}
+        contents = {i: content(name) if callable(content) else content for i, name in asked.items()}
         for node_id, reply in self._exchange(message_type, contents, round_number):
             yield self.names[node_id], reply
 

@@ -3,36 +3,43 @@
 import math
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from alignment.spec import State
+from alignment.permutation import Permutation
+from alignment.spec import PermutationSpec, State
+from strategies.alignments import Reported, unpack_matching, unpack_permutation
 from strategies.errors import Reason, RefusedReply
-from strategies.protocol import to_state
+from strategies.protocol import MATCHING, PERMUTATION, to_state
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """One site's network and what it weighs."""
+    """One site's network, what it weighs, and what the site says of its alignment."""
 
     site: str
     state: State
     weight: float
     metrics: MetricRecord
+    permutation: Permutation | None = None
+    reported: Reported | None = None
 
 
-def admit(site: str, reply: Message | None, reference: State, weighted_by: str) -> Admitted:
-    """The reply, judged against the reference: records, keys, dtypes, shapes, finite values, weight.
+def admit(site: str, reply: Message | None, reference: State, spec: PermutationSpec, weighted_by: str) -> Admitted:
+    """The reply, judged against the reference: records, keys, dtypes, shapes, finite values, weight, permutation.
 
     Raises `RefusedReply` with the first reason found.
     """
-    arrays, metrics = _records(site, sound(site, reply))
-    weight = _weight(site, metrics, weighted_by)
+    content = sound(site, reply).content
+    arrays, metrics = _records(site, content)
+    weight = weight_of(site, metrics, weighted_by)
     _check_headers(site, arrays, reference)
     state = to_state(arrays)
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
             raise RefusedReply(Reason.NOT_FINITE, site, f"tensor {name!r}")
-    return Admitted(site, state, weight, metrics)
+    proposed, said = content.array_records.get(PERMUTATION), content.config_records.get(MATCHING)
+    permutation = None if proposed is None else unpack_permutation(site, proposed, spec)
+    return Admitted(site, state, weight, metrics, permutation, None if said is None else unpack_matching(site, said))
 
 
 def sound(site: str, reply: Message | None) -> Message:
@@ -44,15 +51,17 @@ def sound(site: str, reply: Message | None) -> Message:
     return reply
 
 
-def _records(site: str, reply: Message) -> tuple[ArrayRecord, MetricRecord]:
-    arrays, metrics = list(reply.content.array_records.values()), list(reply.content.metric_records.values())
+def _records(site: str, content: RecordDict) -> tuple[ArrayRecord, MetricRecord]:
+    arrays = [record for name, record in content.array_records.items() if name != PERMUTATION]
+    metrics = list(content.metric_records.values())
     if len(arrays) != 1 or len(metrics) != 1:
         detail = f"expected one ArrayRecord and one MetricRecord, got {len(arrays)} and {len(metrics)}"
         raise RefusedReply(Reason.MALFORMED, site, detail)
     return arrays[0], metrics[0]
 
 
-def _weight(site: str, metrics: MetricRecord, weighted_by: str) -> float:
+def weight_of(site: str, metrics: MetricRecord, weighted_by: str) -> float:
+    """What the site weighs; raises `RefusedReply` unless it is a positive finite number."""
     weight = metrics.get(weighted_by)
     if not isinstance(weight, int | float) or not math.isfinite(weight) or weight <= 0:
         raise RefusedReply(Reason.WEIGHT, site, f"{weighted_by!r} is {weight!r}")

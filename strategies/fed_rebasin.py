@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import getLogger
+from typing import Literal
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -11,17 +12,21 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from alignment.matching import Matching
+from alignment.matching import Matching, judged
+from alignment.permutation import invert
 from alignment.spec import PermutationSpec, State
 from alignment.weight_matching import match_weights
 from strategies.admission import Admitted, admit
-from strategies.errors import OperatorError, Reason, RefusedReply
+from strategies.alignments import Reported
+from strategies.errors import Reason, RefusedReply
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
 from strategies.protocol import N_EXAMPLES, to_arrays, to_state
+from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, nearest_first, the_site
 from strategies.spool import PermutedState, Spool
 
 logger = getLogger("fedrebasin")
+AlignAt = Literal["server", "site", "both"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,10 @@ class Sampling:
 
 @dataclass
 class Collected:
-    """What has come so far in a round."""
+    """What has come so far in a round. ``reference`` names the site that was chosen before the replies came."""
 
     server_round: int
+    reference: str | None = None
     admitted: dict[str, Admitted] = field(default_factory=dict[str, Admitted])
     refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
     matchings: dict[str, Matching] = field(default_factory=dict[str, Matching])
@@ -47,12 +53,17 @@ class Collected:
 
 @dataclass(frozen=True)
 class MergedRound:
-    """What one round's merge was made of, for whoever wants to look: states and matchings by site, in site order."""
+    """What one round's merge was made of, for whoever wants to look, by site and in site order.
+
+    raw        the networks as the sites trained them; of a site that sent only what it had aligned there is none
+    matchings  how each was brought to the reference; the reference's own site has none
+    """
 
     reference: str
     replies: Mapping[str, Admitted]
-    matchings: Mapping[str, Matching]
+    matchings: Mapping[str, Matching | Reported]
     aligned: Mapping[str, State]
+    raw: Mapping[str, State]
     refused: Sequence[RefusedReply] = field(default_factory=list[RefusedReply])
 
 
@@ -66,15 +77,19 @@ class FedRebasin(FedAvg):
 
     spec       the network's permutation spec
     reference  what round 1 aligns to: ``"global"``, the network that was sent out (sites start from it); ``"largest"``,
-               the reply with most examples (sites start from their own seeds); a site's name; or a state dict.
+               the reply with most examples (sites start from their own seeds); ``"medoid"``, the one nearest to all
+               others; a site's name; or a state dict.
                From round 2 on, sites start from the merged network and it is the reference.
+    align_at   ``"server"``: weight matching here; ``"site"``: replies come aligned, and are averaged as they are;
+               ``"both"``: replies bring the permutation that their site proposes, which is checked, and kept
+    refine     with ``"both"``: weight matching starts from the proposal
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
     spool      where replies wait; by default in memory. With a folder, memory does not grow with the number of sites
 
     Replies are judged one by one: a malformed one is logged and left out. The mean is taken in site-name order, so
-    order of arrival never matters. When no reply is moved, float entries are `FedAvg.aggregate_train`'s, bit for bit,
-    of the replies in that order; otherwise the mean is fp64. Integer entries are the reference's.
+    order of arrival never matters. When no reply is moved here, float entries are `FedAvg.aggregate_train`'s, bit for
+    bit, of the replies in that order; otherwise the mean is fp64. Integer entries are the reference's.
     """
 
     def __init__(
@@ -82,6 +97,8 @@ class FedRebasin(FedAvg):
         *,
         spec: PermutationSpec,
         reference: str | State = "global",
+        align_at: AlignAt = "server",
+        refine: bool = False,
         restarts: int = 1,
         seed: int = 0,
         sampling: Sampling | None = None,
@@ -99,6 +116,8 @@ class FedRebasin(FedAvg):
         )
         self.spec = spec
         self.reference = reference
+        self.align_at = align_at
+        self.refine = refine
         self.restarts = restarts
         self.seed = seed
         self.names: dict[int, str] = {}
@@ -111,7 +130,8 @@ class FedRebasin(FedAvg):
         """Logs what the merge will do, after FedAvg's own lines."""
         super().summary()
         shown = self.reference if isinstance(self.reference, str) else "a given network"
-        logger.info("align: %d groups, reference %s, %d restarts", len(self.spec.groups), shown, self.restarts)
+        groups = len(self.spec.groups)
+        logger.info("align at %s: %d groups, reference %s, %d restarts", self.align_at, groups, shown, self.restarts)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -132,84 +152,125 @@ class FedRebasin(FedAvg):
         self.collect(server_round, ((self._name(reply), reply) for reply in replies))
         return self.merge_collected()
 
-    def collect(self, server_round: int, replies: Iterable[tuple[str, Message | None]]) -> None:
-        """Judges, spools and, where the reference is known, matches each reply as it comes; None is a silent site."""
+    def collect(
+        self, server_round: int, replies: Iterable[tuple[str, Message | None]], reference: str | None = None
+    ) -> None:
+        """Judges, spools and, where the reference is known, matches each reply as it comes; None is a silent site.
+
+        ``reference`` names the site, among those that reply, to which the others have aligned themselves.
+        """
         self.spool.clear()
-        self._collected = Collected(server_round)
+        self._collected = Collected(server_round, reference)
         for site, reply in replies:
             try:
                 self._take(site, reply)
             except RefusedReply as verdict:
-                logger.warning("refused: %s", verdict)
-                self._collected.refused.append(verdict)
+                self.refuse(verdict)
         logger.info("admitted %d replies, refused %d", len(self._collected.admitted), len(self._collected.refused))
+
+    def refuse(self, verdict: RefusedReply) -> None:
+        """Counts a verdict among those of this round."""
+        logger.warning("refused: %s", verdict)
+        self._collected.refused.append(verdict)
+
+    @property
+    def verdicts(self) -> Sequence[RefusedReply]:
+        """Those of this round so far."""
+        return self._collected.refused
+
+    def nearest_first(self) -> list[str]:
+        """The sites whose networks were collected, the medoid first."""
+        return nearest_first(self.spec, self._collected.admitted, self._match_weights)
 
     def merge_collected(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The aligned mean of what was collected, and its metrics as FedAvg averages them; Nones without any."""
         admitted = dict(sorted(self._collected.admitted.items()))
         refused = sorted(self._collected.refused, key=lambda verdict: verdict.site)
-        self.merged = MergedRound("", {}, {}, {}, refused)
+        self.merged = MergedRound("", {}, {}, {}, {}, refused)
         if not admitted:
             return None, None
-        name, reference = self._reference(self._collected.server_round, admitted)
-        done = self._collected.matchings
-        matchings = {
-            site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
-        }
-        aligned = {
-            site: PermutedState(self.spec, matchings[site].permutation, one.state) if site in matchings else one.state
-            for site, one in admitted.items()
-        }
-        self.merged = MergedRound(name, admitted, matchings, aligned, refused)
+        name, reference = self._reference(admitted)
+        self.merged = self._aligned(name, reference, admitted, refused)
         metrics = shared_metrics([one.metrics for one in admitted.values()])
         mean = to_arrays(self._mean(self.merged, reference))
         return mean, self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
 
+    def _aligned(
+        self, name: str, reference: State, admitted: Mapping[str, Admitted], refused: Sequence[RefusedReply]
+    ) -> MergedRound:
+        """Every reply in the reference's order of units, and as its site trained it."""
+        came = {site: one.state for site, one in admitted.items()}
+        if self.align_at == "site":
+            reported = {s: one.reported for s, one in admitted.items() if one.reported is not None and s != name}
+            raw = {s: self._moved_back(one) for s, one in admitted.items() if one.permutation is not None or s == name}
+            return MergedRound(name, admitted, reported, came, raw, refused)
+        done = self._collected.matchings
+        matchings = {
+            site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
+        }
+        moved = {site: PermutedState(self.spec, m.permutation, came[site]) for site, m in matchings.items()}
+        return MergedRound(name, admitted, matchings, {**came, **moved}, came, refused)
+
+    def _moved_back(self, one: Admitted) -> State:
+        """The network as its site trained it, of one that came aligned."""
+        if one.permutation is None:
+            return one.state
+        return PermutedState(self.spec, invert(self.spec, one.permutation), one.state)
+
     def _take(self, site: str, reply: Message | None) -> None:
         if site in self._collected.admitted:
             raise RefusedReply(Reason.DUPLICATE, site, "the first answer counts")
-        one = admit(site, reply, self._sent, self.weighted_by_key)
+        one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
         kept = replace(one, state=self.spool.add(site, one.state))
         self._collected.admitted[site] = kept
         known = self._known_reference()
-        if known is not None:
+        if known is not None and self.align_at != "site":
             self._collected.matchings[site] = self._match(known, kept)
 
     def _match(self, reference: State, one: Admitted) -> Matching:
+        """The site's own proposal, or the matching of its weights."""
+        if self.align_at == "both" and one.permutation is not None and not self.refine:
+            return judged(self.spec, reference, one.state, one.permutation)
+        return self._match_weights(reference, one)
+
+    def _match_weights(self, reference: State, one: Admitted) -> Matching:
         """The matching of one reply, whatever else came and in whatever order: its randomness is the site's own."""
         collected = self._collected
         digest = hashlib.sha256(f"{self.seed}/{collected.server_round}/{one.site}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-        # A network that was trained from the reference begins at the identity, and belongs there or near.
-        restarts = 1 if reference is self._sent else self.restarts
-        return match_weights(self.spec, reference, one.state, generator=generator, restarts=restarts)
+        # A network that was trained from the reference begins at the identity, and belongs there or near; a site's
+        # proposal is refined, not looked for anew.
+        restarts = 1 if reference is self._sent or one.permutation is not None else self.restarts
+        start = one.permutation if self.align_at == "both" else None
+        return match_weights(self.spec, reference, one.state, start, generator, restarts)
 
     def _known_reference(self) -> State | None:
         """The reference, where it does not depend on which replies come."""
-        if self._collected.server_round > 1 or self.reference == "global":
+        if self._collected.reference is not None:
+            return None
+        if self._collected.server_round > 1 or self.reference == GLOBAL:
             return self._sent
         return None if isinstance(self.reference, str) else self.reference
 
-    def _reference(self, server_round: int, admitted: Mapping[str, Admitted]) -> tuple[str, State]:
-        if server_round > 1 or self.reference == "global":
-            return "global", self._sent
-        if not isinstance(self.reference, str):
-            self.spec.check_state(self.reference, "reference")
-            return "given", self.reference
-        if self.reference == "largest":
-            # Ties go to the first name: admitted is sorted, and max keeps the first of equals.
-            site = max(admitted, key=lambda name: admitted[name].weight)
-            return site, admitted[site].state
-        if self.reference not in admitted:
-            raise OperatorError(
-                f"reference {self.reference!r}: no admitted site of that name; admitted: {', '.join(admitted)}. "
-                "Set reference to one of these, to 'largest' or to 'global'."
-            )
-        return self.reference, admitted[self.reference].state
+    def _reference(self, admitted: Mapping[str, Admitted]) -> tuple[str, State]:
+        """The reference's name and network."""
+        known = self._known_reference()
+        if known is not None:
+            self.spec.check_state(known, "reference")
+            return GLOBAL if known is self._sent else "given", known
+        assert isinstance(self.reference, str)
+        wanted = self._collected.reference or self.reference
+        if wanted == LARGEST:
+            wanted = largest_first({site: one.weight for site, one in admitted.items()})[0]
+        elif wanted == MEDOID:
+            wanted = self.nearest_first()[0]
+        return wanted, admitted[the_site(wanted, admitted)].state
 
     def _mean(self, merged: MergedRound, reference: State) -> dict[str, Tensor]:
         weights = [one.weight for one in merged.replies.values()]
-        moved = any(share for matching in merged.matchings.values() for share in matching.moved.values())
+        moved = self.align_at != "site" and any(
+            share for matching in merged.matchings.values() for share in matching.moved.values()
+        )
         return (exact_mean if moved else fedavg_mean)(list(merged.aligned.values()), weights, reference)
 
     def _name(self, reply: Message) -> str:

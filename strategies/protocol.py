@@ -4,7 +4,10 @@
 message                server sends                                a site answers
 =====================  ==========================================  ===================================================
 ``query.describe``     nothing                                     name, number of training and held-out samples
-``train``              ``arrays`` and ``config``                   ``arrays`` (its network), ``metrics``
+``train``              ``arrays`` and ``config``                   ``metrics``; ``arrays`` (its network) where asked to
+                                                                   send it; ``matching`` where asked to align
+``query.network``      nothing                                     ``arrays`` and ``metrics`` of what it trained last
+``query.align``        ``arrays`` (the reference)                  the same, aligned; ``matching``; ``permutation``
 ``query.recalibrate``  networks, or two ends and ``lambdas``       BatchNorm moments of each: counts, sums, squares
 ``evaluate``           networks by name, ``config``                for each the sums of loss and of right answers
 ``query.probe``        two ends, ``lambdas``, moments of each      the same sums at each λ
@@ -32,14 +35,21 @@ METRICS = "metrics"
 N_EXAMPLES = "num-examples"
 CLASS_COUNTS = "class-counts"
 
+PERMUTATION = "permutation"
+MATCHING = "matching"
+
 DESCRIBE = "query.describe"
 TRAIN = "train"
+NETWORK = "query.network"
+ALIGN = "query.align"
 RECALIBRATE = "query.recalibrate"
 EVALUATE = "evaluate"
 PROBE = "query.probe"
 
 ROUND = "server-round"
 START = "start"
+SEND = "send"
+TO_ALIGN = "align"
 DESCRIPTION = "description"
 REFERENCE_END = "reference"
 CANDIDATE_END = "candidate"

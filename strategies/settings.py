@@ -93,10 +93,22 @@ class Settings(BaseModel, frozen=True):
     """Train with products in bfloat16: three times as fast on processors with AMX, slower on those without."""
 
     reference: str = "auto"
-    """What round 1 aligns to: `largest` (the site with most samples), `global` (the network that was sent out), or a
-    site's name; `auto` is `global` for a shared start and `largest` otherwise."""
+    """What round 1 aligns to: `largest` (the site with most samples), `medoid` (the site whose network is nearest to
+    all others), `global` (the network that was sent out), a site's name, or the path of a safetensors file at the
+    server; `auto` is `global` for a shared start and `largest` otherwise."""
     restarts: Count = 5
-    """Most restarts of the matching; the best objective is kept."""
+    """Most restarts of the server's weight matching; the best objective is kept."""
+    align_at: Literal["server", "site", "both"] = "server"
+    """Who aligns: the `server`, by weights alone; each `site`, on its own data, and sends what is aligned; or `both`:
+    the site proposes a permutation, which the server checks, and refines with `refine`."""
+    site_matching: Literal["activations", "then-weights", "joint"] = "joint"
+    """What a site goes by: `activations`; these, and `then-weights` from there; or both `joint` in one cost."""
+    matching_weight: NotNegative = 0.3
+    """Of the `joint` cost: correlation of a unit's activations + this · cosine of its weights."""
+    matching_samples: Annotated[int, Field(ge=2)] = 2000
+    """Most of its training samples that a site aligns on."""
+    refine: bool = False
+    """With `both`: start weight matching at the server from the site's proposal."""
     probe_points: OrUsual = 25
     """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3."""
     baselines: bool = False

@@ -55,8 +55,10 @@ def test_sites_that_start_together_and_train_little_are_not_moved(tmp_path: Path
 def test_the_record_shows_the_barrier_naive_and_aligned(tmp_path: Path) -> None:
     record = one_round(play_in_process(quick_settings(tmp_path, epochs=8, probe_points=5)))
     assert record.barrier is not None
-    assert record.barrier.aligned < record.barrier.naive
     (paths,) = record.paths.values()
+    assert record.barrier.naive is not None
+    assert paths.naive is not None
+    assert record.barrier.aligned < record.barrier.naive
     assert paths.naive.lambdas == [0, 0.25, 0.5, 0.75, 1]
     # Both paths lead from the reference to the same function.
     assert paths.naive.losses[0] == pytest.approx(paths.aligned.losses[0])

@@ -1,0 +1,61 @@
+"""Alignment at the site, on its own training samples, which only it can see.
+
+Activation matching (Git Re-Basin, arXiv 2209.04836, section 3.1) against the reference that the server sends.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from alignment import PermutationSpec, derive_spec, match_activations, match_weights, permute
+from alignment.matching import Matching
+from client.bench import Bench
+from client.sources import Samples
+from models import Architecture, build, example_inputs
+from strategies.alignments import pack_matching, pack_permutation
+from strategies.protocol import ARRAYS, MATCHING, PERMUTATION, State, to_arrays
+
+batch_size = 500
+
+
+def aligned_answer(bench: Bench, reference: State, own: State) -> dict[str, object]:
+    """The records that tell the server of ``own``, aligned to ``reference``.
+
+    With ``align-at = site`` the weights go out aligned, and what moved only where baselines are measured; with
+    ``both`` they go out as they are, beside the permutation.
+    """
+    spec = network_spec(Architecture(*bench.settings.network))
+    matching = match_at_site(bench, spec, reference, own)
+    at_site = bench.settings.align_at == "site"
+    sent = permute(spec, matching.permutation, own) if at_site else own
+    records: dict[str, object] = {ARRAYS: to_arrays(sent), MATCHING: pack_matching(matching)}
+    if not at_site or bench.settings.baselines:
+        records[PERMUTATION] = pack_permutation(matching.permutation)
+    return records
+
+
+def match_at_site(bench: Bench, spec: PermutationSpec, reference: State, own: State) -> Matching:
+    """The matching of ``own`` to ``reference`` by what the setting ``site-matching`` names."""
+    settings = bench.settings
+    generator = torch.Generator().manual_seed(bench.site.seed(settings.seed, "alignment"))
+    batches = list(_some_batches(bench.data.train, settings.matching_samples, bench.device, generator))
+    weight = settings.matching_weight if settings.site_matching == "joint" else 0.0
+    found = match_activations(spec, bench.model, reference, own, batches, weight, generator)
+    if settings.site_matching == "then-weights":
+        return match_weights(spec, reference, own, start=found.permutation, generator=generator)
+    return found
+
+
+@lru_cache(maxsize=4)
+def network_spec(architecture: Architecture) -> PermutationSpec:
+    """The permutation spec of the network that ``architecture`` describes: the same at every site and at the server."""
+    return derive_spec(build(architecture, 0), example_inputs(architecture))
+
+
+def _some_batches(samples: Samples, most: int, device: torch.device, generator: torch.Generator) -> Iterator[Tensor]:
+    """The inputs of at most ``most`` samples, drawn at random."""
+    rows = torch.randperm(len(samples), generator=generator)[:most]
+    for inputs, _ in samples.take(rows).batches(batch_size, device):
+        yield inputs

@@ -1,0 +1,114 @@
+"""How a round's networks are fetched: in one trip where the reference is known beforehand, else in two.
+
+Sites that start apart and align themselves need a reference that only training brings forth. So they train and keep
+the result (first trip); one of them is chosen and sends its network; the others get it and answer aligned (second
+trip). Nobody trains twice, and nobody but the reference's site sends a network that is not aligned.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from logging import getLogger
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from server.sites import Sites
+from strategies.admission import admit, sound, weight_of
+from strategies.errors import RefusedReply
+from strategies.fed_rebasin import FedRebasin
+from strategies.protocol import (
+    ALIGN,
+    ARRAYS,
+    CONFIG,
+    N_EXAMPLES,
+    NETWORK,
+    ROUND,
+    SEND,
+    START,
+    TO_ALIGN,
+    TRAIN,
+    State,
+    metrics_of,
+    to_arrays,
+)
+from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, the_site
+
+logger = getLogger("fedrebasin")
+Arrived = tuple[str, Message | None]
+
+
+@dataclass(frozen=True)
+class Trips:
+    """The way of one round's networks from the sites to the strategy."""
+
+    sites: Sites
+    strategy: FedRebasin
+    number: int
+
+    def collect(self, state: State) -> None:
+        """Has the sites train from ``state``, or from their own starts in round 1, and the strategy collect."""
+        self.strategy.remember(to_arrays(state), self.sites.names)
+        reference = self._known_reference(state)
+        if self.strategy.align_at == "server":
+            self._in_one(state)
+        elif reference is not None:
+            self._in_one(reference, align=True)
+        else:
+            self._in_two(state)
+
+    def _known_reference(self, state: State) -> State | None:
+        if self.number > 1 or self.strategy.reference == GLOBAL:
+            return state
+        return None if isinstance(self.strategy.reference, str) else self.strategy.reference
+
+    def _in_one(self, sent: State, align: bool = False) -> None:
+        self.strategy.collect(self.number, self._train(sent, {TO_ALIGN: align}))
+
+    def _in_two(self, state: State) -> None:
+        ranking, refused = self._first_trip(state)
+        arrived, reference = self._fetch(ranking, state, refused)
+        if arrived is None:
+            self.strategy.collect(self.number, ())
+        else:
+            chosen = arrived[0]
+            logger.info("round %d: the reference is %s", self.number, chosen)
+            content = RecordDict({ARRAYS: to_arrays(reference), CONFIG: ConfigRecord({ROUND: self.number})})
+            answers = self.sites.ask(ALIGN, content, self.number, only=set(ranking) - {chosen})
+            self.strategy.collect(self.number, chain([arrived], answers), reference=chosen)
+        for verdict in refused:
+            self.strategy.refuse(verdict)
+
+    def _first_trip(self, state: State) -> tuple[list[str], list[RefusedReply]]:
+        """The sites that trained, the one that should be the reference first, and the verdicts on the others."""
+        wanted = self.strategy.reference
+        assert isinstance(wanted, str)
+        if wanted == MEDOID:
+            # To tell which is nearest to all, the server must see all: the one case in which they are sent as they are.
+            self.strategy.collect(self.number, self._train(state, {}))
+            return self.strategy.nearest_first(), list(self.strategy.verdicts)
+        weights: dict[str, float] = {}
+        refused: list[RefusedReply] = []
+        for site, reply in self._train(state, {SEND: False}):
+            try:
+                weights[site] = weight_of(site, metrics_of(site, sound(site, reply)), N_EXAMPLES)
+            except RefusedReply as verdict:
+                refused.append(verdict)
+        if wanted == LARGEST or not weights:
+            return largest_first(weights), refused
+        return [the_site(wanted, weights), *sorted(weights.keys() - {wanted})], refused
+
+    def _fetch(self, ranking: list[str], state: State, refused: list[RefusedReply]) -> tuple[Arrived | None, State]:
+        """The first site of ``ranking`` that sends a good network, with its reply; those that fail leave both lists."""
+        for chosen in list(ranking):
+            (arrived,) = self.sites.ask(NETWORK, RecordDict(), self.number, only=[chosen])
+            try:
+                return arrived, admit(chosen, arrived[1], state, self.strategy.spec, N_EXAMPLES).state
+            except RefusedReply as verdict:
+                refused.append(verdict)
+                ranking.remove(chosen)
+        return None, state
+
+    def _train(self, sent: State, config: Mapping[str, bool]) -> Iterator[Arrived]:
+        start = self.sites.settings.start if self.number == 1 else "shared"
+        asked = ConfigRecord({ROUND: self.number, START: start, **config})
+        return self.sites.ask(TRAIN, RecordDict({ARRAYS: to_arrays(sent), CONFIG: asked}), self.number)

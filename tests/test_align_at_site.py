@@ -1,0 +1,250 @@
+"""Sites that align themselves, on their own data: what crosses the wire, and what the merge gains."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Message
+from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
+
+from alignment import permute
+from client.own import load_own
+from client.site import Site
+from server.records import RoundRecord
+from server.store import RunStore
+from server.summary import read_rounds
+from strategies import FedRebasin
+from strategies.files import write_tensors
+from strategies.protocol import (
+    ALIGN,
+    ARRAYS,
+    MATCHING,
+    METRICS,
+    NETWORK,
+    PERMUTATION,
+    TRAIN,
+    to_state,
+)
+from strategies.settings import Settings
+from tests.inprocess import play_in_process, quick_settings
+from tests.replies import ready, small_spec, small_state, train_reply
+
+RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
+
+
+def one_round(store: RunStore) -> RoundRecord:
+    (record,) = read_rounds(store)
+    return record
+
+
+class Wire:
+    """Remembers which records each site sent in answer to what."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int, set[str]]] = []
+
+    def __call__(self, partition: int, reply: Message) -> Message:
+        """Looks on."""
+        self.sent.append((reply.metadata.message_type, partition, set(reply.content)))
+        return reply
+
+    def of(self, message_type: str) -> dict[int, set[str]]:
+        """What each site answered to such a message."""
+        return {partition: records for kind, partition, records in self.sent if kind == message_type}
+
+
+@pytest.mark.parametrize("align_at", ["site", "both"])
+def test_independent_starts_take_two_trips_and_one_training(tmp_path: Path, align_at: str) -> None:
+    wire = Wire()
+    record = one_round(play_in_process(quick_settings(tmp_path, align_at=align_at), 3, wire))
+    assert Counter(kind for kind, _, _ in wire.sent)[TRAIN] == 3
+    assert set(map(frozenset, wire.of(TRAIN).values())) == {frozenset({METRICS})}
+    assert len(wire.of(NETWORK)) == 1
+    assert wire.of(ALIGN).keys() == {0, 1, 2} - wire.of(NETWORK).keys()
+    proposal = {PERMUTATION} if align_at == "both" else set[str]()
+    assert all(records == {ARRAYS, MATCHING, METRICS} | proposal for records in wire.of(ALIGN).values())
+    assert record.reference == max(sorted(record.weights), key=lambda site: record.weights[site])
+    assert len(record.matchings) == 2
+    assert all(max(matching.moved.values()) > 0.5 for matching in record.matchings.values())
+
+
+def test_later_rounds_take_one_trip(tmp_path: Path) -> None:
+    wire = Wire()
+    play_in_process(quick_settings(tmp_path, align_at="site", rounds=2), tamper=wire)
+    kinds = Counter(kind for kind, _, _ in wire.sent)
+    assert kinds[TRAIN] == 4
+    assert kinds[ALIGN] == kinds[NETWORK] == 1
+    assert wire.of(TRAIN)[0] == {ARRAYS, MATCHING, METRICS}
+
+
+def test_site_and_both_merge_alike(tmp_path: Path) -> None:
+    stores = [play_in_process(quick_settings(tmp_path / at, align_at=at, **RESNET)) for at in ("site", "both")]
+    one, other = (store.network(1) for store in stores)
+    assert all(one[name].allclose(other[name], atol=1e-5) for name in one if "num_batches" not in name)
+
+
+def test_aligning_at_the_site_merges_better_than_by_weights(tmp_path: Path) -> None:
+    """On a narrow BatchNorm ResNet; the shares of each lever are in docs/merge-quality.md."""
+    losses = {
+        at: one_round(play_in_process(quick_settings(tmp_path / at, align_at=at, **RESNET))).merged
+        for at in ("server", "site")
+    }
+    assert losses["site"] is not None
+    assert losses["server"] is not None
+    assert losses["site"].loss < losses["server"].loss
+
+
+@pytest.mark.parametrize("matching", ["activations", "then-weights", "joint"])
+def test_each_way_of_matching_lowers_the_barrier(tmp_path: Path, matching: str) -> None:
+    settings = quick_settings(tmp_path, align_at="both", site_matching=matching, **RESNET)
+    barrier = one_round(play_in_process(settings)).barrier
+    assert barrier is not None
+    assert barrier.naive is not None
+    assert barrier.aligned < 0.8 * barrier.naive
+
+
+def test_a_refined_proposal_has_no_lower_objective(tmp_path: Path) -> None:
+    objectives: list[float] = []
+    for refine in (False, True):
+        record = one_round(play_in_process(quick_settings(tmp_path / str(refine), align_at="both", refine=refine)))
+        (matching,) = record.matchings.values()
+        objectives.append(matching.objective)
+    assert objectives[1] > objectives[0]
+
+
+def test_a_site_that_aligns_itself_keeps_to_itself_how_its_network_was(tmp_path: Path) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path, align_at="site")))
+    assert record.barrier is not None
+    assert record.barrier.naive is None
+
+
+def test_where_baselines_are_measured_the_naive_mean_is_that_of_the_networks_as_they_were(tmp_path: Path) -> None:
+    settings = {at: quick_settings(tmp_path / at, align_at=at, baselines=True) for at in ("server", "site")}
+    by = {at: one_round(play_in_process(each)) for at, each in settings.items()}
+    assert by["site"].baselines["naive"].loss == pytest.approx(by["server"].baselines["naive"].loss, rel=1e-4)
+    assert by["site"].barrier is not None
+    assert by["site"].barrier.naive is not None
+
+
+def test_a_reference_that_does_not_answer_makes_way_for_the_next(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        if reply.metadata.message_type != NETWORK:
+            return reply
+        asked.append(partition)
+        return None if len(asked) == 1 else reply
+
+    settings = quick_settings(tmp_path, align_at="site", round_deadline_seconds=0.3)
+    record = one_round(play_in_process(settings, 3, tamper))
+    assert len(asked) == 2
+    assert len(record.weights) == 2
+    assert [refused.reason for refused in record.refused] == ["LATE"]
+    assert record.outcome == "merged"
+
+
+@pytest.mark.parametrize("align_at", ["server", "site"])
+def test_the_medoid_of_three_can_be_the_reference(tmp_path: Path, align_at: str) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path, align_at=align_at, reference="medoid"), 3))
+    assert record.reference in record.weights
+    assert len(record.matchings) == 2
+
+
+def test_the_medoid_is_the_network_in_the_middle() -> None:
+    middle, step = small_state(1), small_state(2)
+    states = [apart(middle, step, 0.2), middle, apart(middle, step, -0.2)]
+    strategy = ready(FedRebasin(spec=small_spec(), reference="medoid"), small_state(0))
+    # Permuted, so that only aligned networks lie as near as they are.
+    mixed = [permute(small_spec(), {"P": torch.randperm(6)}, state) for state in states]
+    strategy.aggregate_train(1, [train_reply(node, state) for node, state in enumerate(mixed, 1)])
+    assert strategy.merged is not None
+    assert strategy.merged.reference == "b"
+
+
+def apart(state: dict[str, torch.Tensor], step: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+    return {name: t + share * step[name] if t.is_floating_point() else t for name, t in state.items()}
+
+
+def test_a_given_network_is_aligned_to_in_one_trip(tmp_path: Path) -> None:
+    first = play_in_process(quick_settings(tmp_path / "first"))
+    path = write_tensors(tmp_path / "given.safetensors", first.network(1))
+    wire = Wire()
+    settings = quick_settings(tmp_path / "second", align_at="site", reference=str(path), seed=1)
+    record = one_round(play_in_process(settings, tamper=wire))
+    assert record.reference == "given"
+    assert not wire.of(ALIGN)
+    assert all(max(matching.moved.values()) > 0.5 for matching in record.matchings.values())
+
+
+def spoil(record: ArrayRecord) -> None:
+    name = next(iter(record))
+    record[name] = Array(torch.zeros(record[name].shape, dtype=torch.int64).numpy())
+
+
+def too_long(record: ArrayRecord) -> None:
+    name = next(iter(record))
+    record[name] = Array(torch.arange(record[name].shape[0] + 1).numpy())
+
+
+def unknown_group(record: ArrayRecord) -> None:
+    record["nowhere"] = Array(torch.arange(3).numpy())
+
+
+def floats(record: ArrayRecord) -> None:
+    name = next(iter(record))
+    record[name] = Array(record[name].numpy().astype("float32"))
+
+
+@pytest.mark.parametrize("attack", [spoil, too_long, unknown_group, floats])
+def test_a_proposal_that_is_no_permutation_is_refused(tmp_path: Path, attack) -> None:  # pyright: ignore
+    def tamper(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == ALIGN and PERMUTATION in reply.content:
+            attack(reply.content.array_records[PERMUTATION])
+        return reply
+
+    record = one_round(play_in_process(quick_settings(tmp_path, align_at="both", min_sites=1), 2, tamper))
+    assert [refused.reason for refused in record.refused] == ["PERMUTATION"]
+    assert list(record.weights) == [record.reference]
+
+
+def test_flowers_own_strategies_merge_the_aligned_replies(tmp_path: Path) -> None:
+    """`align-at = site` leaves the server an ordinary mean."""
+    settings = quick_settings(tmp_path, align_at="site")
+    replies: list[Message] = []
+
+    def keep(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type in (NETWORK, ALIGN):
+            replies.append(reply)
+        return reply
+
+    store = play_in_process(settings, 3, keep)
+    # Flower's FedAvg sums in the order in which replies come; ours in that of names, which here is another.
+    ours = store.network(1)
+    found = {type(s).__name__: merged_by(s, replies) for s in (FedAvg(), FedMedian(), FedTrimmedAvg(beta=0.34))}
+    assert all(ours[name].allclose(found["FedAvg"][name], atol=1e-6) for name in ours)
+    raw = [own_network(settings, partition) for partition in range(3)]
+    for merged in found.values():
+        assert distance(merged, ours) < 0.5 * distance(mean(raw), ours)
+
+
+def merged_by(strategy: FedAvg, replies: Sequence[Message]) -> dict[str, torch.Tensor]:
+    arrays, _ = strategy.aggregate_train(1, list(replies))
+    assert arrays is not None
+    return to_state(arrays)
+
+
+def own_network(settings: Settings, partition: int) -> dict[str, torch.Tensor]:
+    name = ("site-us", "site-eu", "site-3")[partition]
+    state = load_own(Site(name, Path(settings.runs_dir) / "test" / "sites" / name, "digits"))
+    assert state is not None
+    return state
+
+
+def mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return sum((one[name] - other[name]).square().sum().item() for name in one)
