@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from alignment.barrier import LossSums
 from alignment.batch_norm import batch_norm_moments
+from alignment.heads import feature_sums
 from alignment.interpolate import interpolate
 from client.sources import Samples
+from models import head_name
 from strategies.protocol import (
     CANDIDATE_END,
     CORRECTED,
@@ -17,9 +19,11 @@ from strategies.protocol import (
     LAMBDAS,
     LOG_PRIOR,
     REFERENCE_END,
+    SCALES,
     STATISTICS,
     State,
     config_of,
+    scaled_name,
     to_arrays,
     to_state,
 )
@@ -53,12 +57,23 @@ def moments_answer(model: nn.Module, message: Message, samples: Samples) -> dict
     return answers
 
 
+def features_answer(model: nn.Module, message: Message, samples: Samples, classes: int) -> dict[str, ArrayRecord]:
+    """The sums over the features of each network on ``samples``, from which its last layer can be solved."""
+    device = next(model.parameters()).device
+    answers: dict[str, ArrayRecord] = {}
+    for name, state in networks(message):
+        model.load_state_dict(dict(state))
+        sums = feature_sums(model, head_name(model), samples.batches(batch_size, device), classes)
+        answers[name] = to_arrays(sums)
+    return answers
+
+
 def sums_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, LossSums]:
     """For each network, Σ loss and Σ right answers on ``samples``.
 
     A network with a ``log-prior.NAME`` in the config is also judged after prior correction: log p(y|x) − log p_site(y)
     is what it would say had it seen all classes equally often. ``ensemble`` names networks whose probabilities are
-    averaged.
+    averaged. With ``scales``, each network is judged with its logits times each of them instead.
     """
     config = config_of(message)
     logits = {name: outputs(model, state, samples) for name, state in networks(message)}
@@ -66,6 +81,9 @@ def sums_answer(model: nn.Module, message: Message, samples: Samples) -> dict[st
         prior = config.get(LOG_PRIOR + name)
         if isinstance(prior, list):
             logits[name + CORRECTED] = logits[name] - torch.tensor(prior, dtype=torch.float64)
+    scales = config.get(SCALES)
+    if isinstance(scales, list):
+        logits = {scaled_name(n, k): float(s) * each for n, each in logits.items() for k, s in enumerate(scales)}
     members = config.get(ENSEMBLE)
     if isinstance(members, list) and members:
         chances = torch.stack([logits[str(name)].softmax(-1) for name in members])

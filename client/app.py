@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignment.barrier import LossSums
 from client.aligning import aligned_answer
-from client.answers import judge, moments_answer, outputs, sums_answer
+from client.answers import features_answer, judge, moments_answer, outputs, sums_answer
 from client.bench import Bench, set_up
 from client.data import class_counts
 from client.own import keep_own, load_checkpoint, load_own
@@ -114,9 +114,9 @@ def last_trained(bench: Bench) -> dict[str, Tensor]:
 
 
 def own_metrics(bench: Bench, more: Mapping[str, float] | None = None) -> MetricRecord:
-    """The number of training samples, of each class where the run asks for it, and ``more``."""
+    """The number of training samples, that of each class where the run asks for it, and ``more``."""
     metrics: dict[str, int | float | list[int]] = {N_EXAMPLES: len(bench.data.train), **(more or {})}
-    if bench.settings.baselines:
+    if bench.settings.tells_class_counts:
         metrics[CLASS_COUNTS] = class_counts(bench.data.train, bench.settings.classes)
     return MetricRecord(dict(metrics))  # pyright: ignore[reportArgumentType]
 
@@ -144,6 +144,11 @@ def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
     return moments_answer(bench.model, message, bench.data.train)
 
 
+def features(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Sums over the features of the networks sent, on the site's training samples."""
+    return features_answer(bench.model, message, bench.data.train, bench.settings.classes)
+
+
 def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
     """Loss and accuracy sums of the networks sent, and of the site's own when asked, on its held-out samples."""
     sums = sums_answer(bench.model, message, bench.data.held_out)
@@ -168,5 +173,6 @@ app.train()(answering(fit))
 app.query("network")(answering(network))
 app.query("align")(answering(align))
 app.query("recalibrate")(answering(recalibrate))
+app.query("features")(answering(features))
 app.evaluate()(answering(evaluate))
 app.query("probe")(answering(probe))

@@ -1,5 +1,6 @@
 """The ServerApp."""
 
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
 from models.errors import ModelError
+from server.heads import class_counts
 from server.report import write_report
 from server.run import Run
 from server.sites import Sites
@@ -54,6 +56,7 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
         restarts=settings.restarts,
         seed=settings.seed,
         spool=Spool(store.directory / "spool"),
+        judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
     Run(settings, store, Sites(grid, settings), strategy, model).play()
 

@@ -9,8 +9,9 @@ from logging import getLogger
 from torch import nn
 
 from alignment.barrier import LossSums
-from server.baselines import measure_baselines
+from server.baselines import measure_baselines, measure_variants
 from server.evaluation import evaluate, pool
+from server.heads import average_by_counts, solve_heads
 from server.probing import probe
 from server.recalibration import recalibrate
 from server.records import (
@@ -90,14 +91,22 @@ class Run:
     def _finish(
         self, number: int, mean: State, sent: State, merged: MergedRound, watch: Stopwatch
     ) -> tuple[State, RoundRecord]:
+        if self.settings.head == "counts":
+            mean = average_by_counts(self.model, mean, merged.aligned, merged.replies, self.settings.classes)
         with watch.phase("recalibrate"):
             state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
+        if self.settings.head == "ridge":
+            with watch.phase("head"):
+                state = solve_heads(self.sites, self.model, {MERGED: state}, self.settings.classes, number)[MERGED]
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         baselines: dict[str, Score] = {}
         if self.settings.baselines and number == 1:
             with watch.phase("baselines"):
                 baselines = measure_baselines(self.sites, self.model, merged, mean, number)
+        if self.settings.variants and number == 1:
+            with watch.phase("variants"):
+                baselines |= measure_variants(self.sites, self.model, merged, mean, number)
         with watch.phase("probe"):
             paths = self._probe(number, sent, merged)
         sums = pool(answers)

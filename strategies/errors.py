@@ -32,6 +32,7 @@ class Reason(Enum):
     SHAPE = "a tensor has another shape than the reference's"
     NOT_FINITE = "a tensor holds NaN or infinity"
     WEIGHT = "the number of examples is not a positive finite number"
+    COUNTS = "the class counts are no counts of the site's samples"
     PERMUTATION = "the proposed permutation is none of the network's"
 
 

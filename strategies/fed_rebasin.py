@@ -1,7 +1,7 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import getLogger
 from typing import Literal
@@ -83,6 +83,7 @@ class FedRebasin(FedAvg):
     align_at   ``"server"``: weight matching here; ``"site"``: replies come aligned, and are averaged as they are;
                ``"both"``: replies bring the permutation that their site proposes, which is checked, and kept
     refine     with ``"both"``: weight matching starts from the proposal
+    judge      what else a reply must pass: is given the site's name and its metrics, raises `RefusedReply`
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
     spool      where replies wait; by default in memory. With a folder, memory does not grow with the number of sites
@@ -104,6 +105,7 @@ class FedRebasin(FedAvg):
         sampling: Sampling | None = None,
         weighted_by_key: str = N_EXAMPLES,
         spool: Spool | None = None,
+        judge: Callable[[str, MetricRecord], object] | None = None,
     ) -> None:
         chosen = sampling or Sampling()
         super().__init__(
@@ -123,6 +125,7 @@ class FedRebasin(FedAvg):
         self.names: dict[int, str] = {}
         self.merged: MergedRound | None = None
         self.spool = spool or Spool()
+        self.judge = judge or _no_more
         self._sent: State = {}
         self._collected = Collected(0)
 
@@ -221,6 +224,7 @@ class FedRebasin(FedAvg):
         if site in self._collected.admitted:
             raise RefusedReply(Reason.DUPLICATE, site, "the first answer counts")
         one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
+        self.judge(site, one.metrics)
         kept = replace(one, state=self.spool.add(site, one.state))
         self._collected.admitted[site] = kept
         known = self._known_reference()
@@ -276,3 +280,7 @@ class FedRebasin(FedAvg):
     def _name(self, reply: Message) -> str:
         node_id = reply.metadata.src_node_id
         return self.names.get(node_id, str(node_id))
+
+
+def _no_more(site: str, metrics: MetricRecord) -> None:
+    """Nothing else is asked of a reply."""

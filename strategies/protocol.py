@@ -9,6 +9,7 @@ message                server sends                                a site answer
 ``query.network``      nothing                                     ``arrays`` and ``metrics`` of what it trained last
 ``query.align``        ``arrays`` (the reference)                  the same, aligned; ``matching``; ``permutation``
 ``query.recalibrate``  networks, or two ends and ``lambdas``       BatchNorm moments of each: counts, sums, squares
+``query.features``     networks by name                            of each, Σφφᵀ and Σφyᵀ of its last layer's inputs
 ``evaluate``           networks by name, ``config``                for each the sums of loss and of right answers
 ``query.probe``        two ends, ``lambdas``, moments of each      the same sums at each λ
 =====================  ==========================================  ===================================================
@@ -43,6 +44,7 @@ TRAIN = "train"
 NETWORK = "query.network"
 ALIGN = "query.align"
 RECALIBRATE = "query.recalibrate"
+FEATURES = "query.features"
 EVALUATE = "evaluate"
 PROBE = "query.probe"
 
@@ -54,6 +56,8 @@ DESCRIPTION = "description"
 REFERENCE_END = "reference"
 CANDIDATE_END = "candidate"
 LAMBDAS = "lambdas"
+SCALES = "scales"
+SCALED = "*"
 STATISTICS = "statistics."
 LOG_PRIOR = "log-prior."
 CORRECTED = ".corrected"
@@ -84,6 +88,11 @@ def unpack_sums(site: str, record: MetricRecord) -> dict[str, LossSums]:
             raise RefusedReply(Reason.MALFORMED, site, f"metric {name!r}: expected [count, loss, correct]")
         found[name] = LossSums(int(values[0]), values[1], values[2])
     return found
+
+
+def scaled_name(name: str, number: int) -> str:
+    """What the network ``name`` with its logits times the scale of that ``number`` is called in an answer."""
+    return f"{name}{SCALED}{number}"
 
 
 def pack_description(name: str, n_train: int, n_held_out: int) -> ConfigRecord:

@@ -109,16 +109,26 @@ class Settings(BaseModel, frozen=True):
     """Most of its training samples that a site aligns on."""
     refine: bool = False
     """With `both`: start weight matching at the server from the site's proposal."""
+    head: Literal["mean", "counts", "ridge"] = "mean"
+    """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class; or
+    solved by `ridge` regression from sums that the sites send of the merged network's features."""
     probe_points: OrUsual = 25
     """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3."""
     baselines: bool = False
     """Also measure, in round 1, each site alone, prior-corrected, their ensemble and the naive mean. Sites then send
     their class counts, and see each other's networks."""
+    variants: bool = False
+    """Among the `baselines`, also the naive and the aligned mean with each other kind of last layer and of merge."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch."""
         return tuple(int(size) for size in self.shape.split("x"))
+
+    @property
+    def tells_class_counts(self) -> bool:
+        """Whether sites tell how many samples of each class they hold."""
+        return self.baselines or self.variants or self.head == "counts"
 
     @property
     def network(self) -> tuple[str, tuple[int, ...], int, int, int, str]:

@@ -50,9 +50,14 @@ class Task:
 
 
 def tasks(seeds: int) -> Iterator[Task]:
-    """All tasks of the table; seed by seed, so that a part of it is a table too."""
-    for seed, data in product(range(seeds), DATA_SETTINGS):
-        for n_sites, split in product((2, 5), SPLITS):
-            yield Task(data, 16, split, n_sites, seed)
-        for split in ("biased", "iid"):
-            yield Task(data, 32, split, 2, seed)
+    """All tasks of the tables; seed by seed, so that a part of them is a table too.
+
+    On digits all combinations at two widths; on CIFAR-10 those that two cores train in an hour.
+    """
+    for seed in range(seeds):
+        for width, n_sites, split in product((16, 32), (2, 5), SPLITS):
+            yield Task("digits", width, split, n_sites, seed)
+        for split in SPLITS:
+            yield Task("cifar10", 16, split, 2, seed)
+        yield Task("cifar10", 16, "biased", 5, seed)
+        yield Task("cifar10", 32, "biased", 2, seed)

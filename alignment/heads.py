@@ -1,0 +1,113 @@
+"""The last layer of a merged network, from sums over samples: label skew biases it, and no permutation mends that.
+
+Sums are plain fp64 tensors under flat names, so that they pool over sites by addition, as moments do:
+
+===========  ==========================  =================================================================
+``gram``     (features + 1) squared      Σ φφᵀ, φ the inputs of the last layer with a 1 at their end
+``targets``  (features + 1, classes)     Σ φyᵀ, y the class as a unit vector; its last row counts the classes
+===========  ==========================  =================================================================
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from alignment.batches import network_with, on_device_of
+from alignment.errors import StateError
+from alignment.spec import State
+
+GRAM, TARGETS = "gram", "targets"
+
+
+def feature_sums(
+    model: nn.Module, head: str, batches: Iterable[tuple[Tensor, Tensor]], classes: int
+) -> dict[str, Float64[Tensor, "features_and_one columns"]]:
+    """The sums of ``model``'s features, the inputs of its layer ``head``, in eval mode; see the top of this file.
+
+    ``batches`` are (inputs, class numbers). Raises `StateError` for a head that is not called on (samples, features),
+    `ValueError` without batches.
+    """
+    network = network_with(model)
+    caught: list[Tensor] = []
+
+    def catch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        caught.append(inputs[0])
+
+    sums: dict[str, Tensor] = {}
+    with network.get_submodule(head).register_forward_pre_hook(catch), torch.no_grad():
+        for inputs, targets in batches:
+            caught.clear()
+            network(on_device_of(network, inputs))
+            if len(caught) != 1 or caught[0].ndim != 2:
+                raise StateError(f"layer {head!r}: expected to be called once on (samples, features)")
+            features = caught[0].double().cpu()
+            phi = torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1)
+            labels = nn.functional.one_hot(targets.cpu(), classes).double()
+            for name, value in ((GRAM, phi.T @ phi), (TARGETS, phi.T @ labels)):
+                sums[name] = sums[name] + value if name in sums else value
+    if not sums:
+        raise ValueError("no batches to measure on")
+    return sums
+
+
+def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Weight (classes, features) and bias of min Σ ‖Wφ + b − y‖² + r‖W‖².
+
+    r is ``ridge`` times the mean, over the features, of their Σ of squares. The bias is not shrunk: sums are centred.
+    Of sums pooled over sites it is exactly the head that their samples together would give. Outputs estimate class
+    probabilities and are no logits: scale them, see `scaled_head`.
+    Raises `StateError` for sums of no samples or of shapes that do not belong together.
+    """
+    gram, targets = sums[GRAM].double(), sums[TARGETS].double()
+    if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or targets.shape[:1] != gram.shape[:1]:
+        raise StateError(
+            f"feature sums of shapes {tuple(gram.shape)} and {tuple(targets.shape)} do not belong together"
+        )
+    count = gram[-1, -1]
+    if not count > 0:
+        raise StateError(f"feature sums of {count.item():g} samples")
+    mean, share = gram[-1, :-1] / count, targets[-1] / count
+    within = gram[:-1, :-1] - count * torch.outer(mean, mean)
+    across = targets[:-1] - count * torch.outer(mean, share)
+    strength = ridge * within.diagonal().mean() + torch.finfo(torch.float64).tiny
+    solved = cast(
+        Tensor, torch.linalg.lstsq(within + strength * torch.eye(len(within), dtype=torch.float64), across).solution
+    )
+    weight = solved.T
+    return weight, share - weight @ mean
+
+
+def counts_head(
+    weights: Sequence[Tensor], counts: Float64[Tensor, "networks classes"], shares: Float64[Tensor, "networks"]
+) -> Tensor:
+    """Each class's row of the heads, averaged by how many samples of that class each network was trained on.
+
+    A head that never saw a class has no say in it. ``shares`` decide on classes that nobody saw. Biases are rows of
+    one number.
+    """
+    seen = counts.sum(0)
+    usual = (shares / shares.sum())[:, None].expand_as(counts)
+    by_class = torch.where(seen > 0, counts / seen.clamp(min=1), usual)
+    stacked = torch.stack([weight.double() for weight in weights])
+    along_rows = by_class.reshape(*by_class.shape, *[1] * (stacked.ndim - 2))
+    return (along_rows * stacked).sum(0).to(weights[0].dtype)
+
+
+def with_head(state: State, head: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """``state`` with the layer ``head`` replaced. Raises `StateError` when it has no such layer with a bias."""
+    written = dict(state)
+    for part, value in (("weight", weight), ("bias", bias)):
+        key = f"{head}.{part}".removeprefix(".")
+        if key not in state or state[key].shape != value.shape:
+            raise StateError(f"head {head!r}: the state has no {key!r} of shape {tuple(value.shape)}")
+        written[key] = value.to(state[key].device, state[key].dtype)
+    return written
+
+
+def scaled_head(state: State, head: str, scale: float) -> dict[str, Tensor]:
+    """``state`` with its logits times ``scale``: the inverse of a temperature (arXiv 1706.04599)."""
+    keys = [f"{head}.{part}".removeprefix(".") for part in ("weight", "bias")]
+    return {name: tensor * scale if name in keys else tensor for name, tensor in state.items()}

@@ -1,0 +1,117 @@
+"""The last layer of merged networks, made fit for all sites' labels together.
+
+Label skew biases each site's last layer, which no permutation mends. Averaged by class counts, a site that never saw a
+class has no say in its row; solved by ridge regression, it is what all samples in one place would give.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor, nn
+
+from alignment.heads import GRAM, TARGETS, counts_head, ridge_head, scaled_head, with_head
+from alignment.moments import pool_moments
+from models import head_name
+from server.evaluation import pool, read_sums
+from server.sites import Sites
+from strategies.admission import Admitted
+from strategies.errors import Reason, RefusedReply
+from strategies.protocol import (
+    CLASS_COUNTS,
+    CONFIG,
+    EVALUATE,
+    FEATURES,
+    N_EXAMPLES,
+    SCALES,
+    State,
+    scaled_name,
+    to_arrays,
+    to_state,
+)
+
+# Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
+SMALLEST_SCALE, N_SCALES, STEP = 1.0, 17, 2**0.375
+
+
+def class_counts(site: str, metrics: MetricRecord, classes: int) -> list[int]:
+    """How many samples of each class the site says it has; raises `RefusedReply` where that cannot be."""
+    said = metrics.get(CLASS_COUNTS)
+    if not isinstance(said, list) or len(said) != classes or not all(isinstance(n, int) and n >= 0 for n in said):
+        raise RefusedReply(Reason.COUNTS, site, f"{CLASS_COUNTS!r}: expected {classes} counts, got {said!r:.80}")
+    counts = [int(count) for count in said]
+    if sum(counts) != metrics.get(N_EXAMPLES):
+        detail = f"{CLASS_COUNTS!r} add up to {sum(counts)}, {N_EXAMPLES!r} is {metrics.get(N_EXAMPLES)}"
+        raise RefusedReply(Reason.COUNTS, site, detail)
+    return counts
+
+
+def average_by_counts(
+    model: nn.Module, mean: State, aligned: Mapping[str, State], replies: Mapping[str, Admitted], classes: int
+) -> dict[str, Tensor]:
+    """``mean`` with each class's row of the last layer averaged by the sites' counts of that class."""
+    head = head_name(model)
+    counts = torch.tensor([class_counts(site, one.metrics, classes) for site, one in replies.items()]).double()
+    shares = torch.tensor([one.weight for one in replies.values()]).double()
+    keys = [f"{head}.{part}" for part in ("weight", "bias")]
+    weight, bias = (counts_head([aligned[site][key] for site in replies], counts, shares) for key in keys)
+    return with_head(mean, head, weight, bias)
+
+
+def solve_heads(
+    sites: Sites, model: nn.Module, states: Mapping[str, State], classes: int, round_number: int
+) -> dict[str, dict[str, Tensor]]:
+    """``states`` with their last layers solved by ridge regression on all sites' training samples.
+
+    One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. A network
+    of which no site answers stays as it is.
+    """
+    head = head_name(model)
+    content = RecordDict({name: to_arrays(state) for name, state in states.items()})
+    answers = sites.answers(FEATURES, content, round_number, _reader(model, head, classes))
+    solved: dict[str, dict[str, Tensor]] = {}
+    for name, state in states.items():
+        parts = [answer[name] for answer in answers.values() if name in answer]
+        if parts:
+            solved[name] = with_head(state, head, *ridge_head(pool_moments(parts)))
+    scales = best_scales(sites, solved, round_number)
+    return {
+        name: scaled_head(solved[name], head, scales.get(name, 1.0)) if name in solved else dict(state)
+        for name, state in states.items()
+    }
+
+
+def best_scales(sites: Sites, states: Mapping[str, State], round_number: int) -> dict[str, float]:
+    """By network, the factor of its logits that gives the least loss on the union of held-out samples."""
+    scales = [SMALLEST_SCALE * STEP**number for number in range(N_SCALES)]
+    content = RecordDict({name: to_arrays(state) for name, state in states.items()})
+    content[CONFIG] = ConfigRecord({SCALES: scales})
+    pooled = pool(sites.answers(EVALUATE, content, round_number, read_sums))
+    found: dict[str, float] = {}
+    for name in states:
+        losses = {s: pooled[scaled_name(name, k)].loss for k, s in enumerate(scales) if scaled_name(name, k) in pooled}
+        if losses:
+            found[name] = min(losses, key=lambda scale: losses[scale])
+    return found
+
+
+def _reader(model: nn.Module, head: str, classes: int) -> Callable[[str, Message], dict[str, dict[str, Tensor]]]:
+    width = model.state_dict()[f"{head}.weight"].shape[1] + 1
+
+    def read(site: str, reply: Message) -> dict[str, dict[str, Tensor]]:
+        return {name: _sums(site, record, width, classes) for name, record in reply.content.array_records.items()}
+
+    return read
+
+
+def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str, Tensor]:
+    """The sums, judged by their headers before they are read; raises `RefusedReply`."""
+    headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
+    if headers != {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}:
+        raise RefusedReply(Reason.MALFORMED, site, f"feature sums: {headers}")
+    sums = to_state(record)
+    if not all(bool(tensor.isfinite().all()) for tensor in sums.values()):
+        raise RefusedReply(Reason.NOT_FINITE, site, "feature sums")
+    if bool((sums[GRAM].diagonal() < 0).any()) or bool((sums[TARGETS][-1] < 0).any()):
+        raise RefusedReply(Reason.MALFORMED, site, "feature sums: a sum of squares or a count is negative")
+    return sums

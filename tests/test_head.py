@@ -1,0 +1,100 @@
+"""The last layer of a merge, for sites with different labels."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Array, Message
+
+from server.records import RoundRecord
+from server.store import RunStore
+from server.summary import read_rounds
+from strategies.protocol import CLASS_COUNTS, FEATURES, METRICS, TRAIN
+from tests.inprocess import honest, play_in_process, quick_settings
+
+RESNET = {"model": "resnet20", "depth": 8, "width": 16, "learning_rate": 0.1, "epochs": 6, "align_at": "site"}
+
+
+def one_round(store: RunStore) -> RoundRecord:
+    (record,) = read_rounds(store)
+    return record
+
+
+def score(record: RoundRecord) -> tuple[float, float]:
+    assert record.merged is not None
+    return record.merged.accuracy, record.merged.loss
+
+
+def test_on_disjoint_labels_counts_beat_the_mean_and_ridge_beats_counts(tmp_path: Path) -> None:
+    found = {
+        head: score(one_round(play_in_process(quick_settings(tmp_path / head, head=head, split="disjoint", **RESNET))))
+        for head in ("mean", "counts", "ridge")
+    }
+    assert found["mean"][0] < found["counts"][0] < found["ridge"][0]
+    assert found["ridge"][0] > 0.9
+    assert found["ridge"][1] < found["mean"][1]
+
+
+def test_the_mean_head_asks_for_no_class_counts_and_no_features(tmp_path: Path) -> None:
+    kinds: set[str] = set()
+    metrics: set[str] = set()
+
+    def look(partition: int, reply: Message) -> Message:
+        kinds.add(reply.metadata.message_type)
+        metrics.update(*(set(record) for record in reply.content.metric_records.values()))
+        return reply
+
+    play_in_process(quick_settings(tmp_path), tamper=look)
+    assert FEATURES not in kinds
+    assert CLASS_COUNTS not in metrics
+
+
+def test_variants_measure_each_last_layer_of_both_means(tmp_path: Path) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path, baselines=True, variants=True)))
+    for mean in ("naive", "aligned"):
+        assert {f"{mean}.recalibrated.{head}" for head in ("counts", "ridge")} <= set(record.baselines)
+    ridge = one_round(play_in_process(quick_settings(tmp_path / "ridge", head="ridge")))
+    assert ridge.merged is not None
+    assert ridge.merged.loss == pytest.approx(record.baselines["aligned.recalibrated.ridge"].loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [[1] * 10, [-1, 1] * 5, [72] * 9, "many", [71.9] * 10],
+    ids=["too few in all", "negative", "too short", "text", "fractions"],
+)
+def test_class_counts_that_cannot_be_are_refused(tmp_path: Path, counts: object) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == TRAIN:
+            metrics = reply.content.metric_records[METRICS]
+            if isinstance(counts, list):
+                metrics[CLASS_COUNTS] = counts
+            else:
+                del metrics[CLASS_COUNTS]
+        return reply
+
+    record = one_round(play_in_process(quick_settings(tmp_path, head="counts"), 3, tamper))
+    assert [(refused.site, refused.reason) for refused in record.refused] == [("site-eu", "COUNTS")]
+    assert sorted(record.weights) == ["site-3", "site-us"]
+
+
+@pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative"])
+def test_feature_sums_that_cannot_be_are_left_out(tmp_path: Path, attack: str) -> None:
+    def spoil(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == FEATURES:
+            (record,) = reply.content.array_records.values()
+            gram = torch.from_numpy(record["gram"].numpy().copy())
+            spoilt = {"wrong shape": gram[:-1], "not finite": gram * torch.nan, "negative": -gram}[attack]
+            record["gram"] = Array(spoilt.numpy())
+        return reply
+
+    def silence(partition: int, reply: Message) -> Message | None:
+        return None if partition == 1 and reply.metadata.message_type == FEATURES else reply
+
+    stores = [
+        play_in_process(quick_settings(tmp_path / name, head="ridge", round_deadline_seconds=0.5), 3, tamper)
+        for name, tamper in (("spoilt", spoil), ("silent", silence), ("honest", honest))
+    ]
+    spoilt, silent, whole = (store.network(1)["fc.weight"] for store in stores)
+    assert torch.equal(spoilt, silent)
+    assert not torch.equal(spoilt, whole)

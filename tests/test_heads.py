@@ -1,0 +1,111 @@
+"""The last layer from sums: pooled sums give exactly the head that pooled data would."""
+
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignment.errors import StateError
+from alignment.heads import counts_head, feature_sums, ridge_head, scaled_head, with_head
+from alignment.moments import pool_moments
+
+N, FEATURES, CLASSES = 60, 5, 3
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, FEATURES)
+        self.fc = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x).tanh())
+
+
+def task() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    return Small().double(), torch.randn(N, 4, dtype=torch.float64), torch.randint(CLASSES, (N,))
+
+
+def test_pooled_sums_give_the_ridge_head_of_pooled_data() -> None:
+    model, inputs, targets = task()
+    order = targets.argsort()  # the sites' labels hardly overlap
+    parts = [
+        feature_sums(model, "fc", [(inputs[rows], targets[rows])], CLASSES)
+        for rows in (order[:17], order[17:40], order[40:])
+    ]
+    weight, bias = ridge_head(pool_moments(parts), ridge=0.1)
+    expected_weight, expected_bias = direct(model, inputs, targets, 0.1)
+    assert weight.allclose(expected_weight, atol=1e-10)
+    assert bias.allclose(expected_bias, atol=1e-10)
+
+
+def direct(model: nn.Module, inputs: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The same by least squares on the samples themselves, penalty as extra rows."""
+    features = model.get_submodule("body")(inputs).tanh().detach()
+    labels = nn.functional.one_hot(targets, CLASSES).double()
+    x, y = features - features.mean(0), labels - labels.mean(0)
+    strength = ridge * x.square().sum(0).mean()
+    rows = torch.cat((x, strength.sqrt() * torch.eye(FEATURES, dtype=torch.float64)))
+    wanted = torch.cat((y, torch.zeros(FEATURES, CLASSES, dtype=torch.float64)))
+    solved = cast(Tensor, torch.linalg.lstsq(rows, wanted).solution)
+    return solved.T, labels.mean(0) - solved.T @ features.mean(0)
+
+
+def test_batches_do_not_matter() -> None:
+    model, inputs, targets = task()
+    whole = feature_sums(model, "fc", [(inputs, targets)], CLASSES)
+    parts = feature_sums(model, "fc", [(inputs[k : k + 7], targets[k : k + 7]) for k in range(0, N, 7)], CLASSES)
+    assert all(whole[name].allclose(parts[name]) for name in whole)
+
+
+def test_the_last_row_counts_the_classes() -> None:
+    model, inputs, targets = task()
+    sums = feature_sums(model, "fc", [(inputs, targets)], CLASSES)
+    assert sums["targets"][-1].tolist() == torch.bincount(targets, minlength=CLASSES).tolist()
+    assert sums["gram"][-1, -1] == N
+
+
+def test_features_that_never_vary_do_no_harm() -> None:
+    model, inputs, targets = task()
+    body = model.get_submodule("body")
+    assert isinstance(body, nn.Linear)
+    with torch.no_grad():
+        body.weight[0] = 0
+    weight, bias = ridge_head(feature_sums(model, "fc", [(inputs, targets)], CLASSES))
+    assert weight.isfinite().all()
+    assert weight[:, 0].abs().max() < 1e-6
+    assert bias.isfinite().all()
+
+
+def test_a_new_head_computes_what_was_solved() -> None:
+    model, inputs, targets = task()
+    weight, bias = ridge_head(feature_sums(model, "fc", [(inputs, targets)], CLASSES))
+    model.load_state_dict(scaled_head(with_head(model.state_dict(), "fc", weight, bias), "fc", 3.0))
+    features = model.get_submodule("body")(inputs).tanh()
+    assert model(inputs).allclose(3 * (features @ weight.T + bias))
+
+
+def test_each_class_is_averaged_over_those_who_saw_it() -> None:
+    counts = torch.tensor([[10, 5, 0], [0, 15, 0]]).double()
+    shares = torch.tensor([1, 3]).double()
+    biases = [torch.tensor([1.0, 1.0, 1.0]), torch.tensor([3.0, 3.0, 5.0])]
+    assert counts_head(biases, counts, shares).tolist() == [1.0, 2.5, 4.0]
+    weights = [bias[:, None].expand(3, 2) for bias in biases]
+    assert counts_head(weights, counts, shares).tolist() == [[1.0, 1.0], [2.5, 2.5], [4.0, 4.0]]
+
+
+def test_what_does_not_fit_says_so() -> None:
+    model, inputs, targets = task()
+    sums = feature_sums(model, "fc", [(inputs, targets)], CLASSES)
+    with pytest.raises(StateError, match="do not belong together"):
+        ridge_head({"gram": sums["gram"][:-1], "targets": sums["targets"]})
+    with pytest.raises(StateError, match="feature sums of 0 samples"):
+        ridge_head({name: tensor * 0 for name, tensor in sums.items()})
+    with pytest.raises(StateError, match="expected to be called once on"):
+        feature_sums(nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 3)).double(), "1", [(inputs, targets)], 3)
+    with pytest.raises(StateError, match=r"the state has no 'fc.bias'"):
+        with_head({"fc.weight": torch.zeros(3, 5)}, "fc", torch.zeros(3, 5), torch.zeros(3))
+    with pytest.raises(ValueError, match="no batches"):
+        feature_sums(model, "fc", [], CLASSES)
