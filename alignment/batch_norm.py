@@ -19,7 +19,7 @@ from alignment.spec import State
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def batch_norm_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
+def batch_norm_moments(model: nn.Module, batches: Iterable[Batch], settled: bool = False) -> dict[str, Tensor]:
     """The moments of the inputs of every BatchNorm layer that keeps running statistics.
 
     Each BatchNorm layer normalises by the statistics of the batch at hand, as in training; all else, dropout
@@ -27,11 +27,15 @@ def batch_norm_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, 
     are written, not as the stale ones would have it. Larger, well mixed batches make the two agree better.
     One pass, without gradients; ``model`` is not touched. A batch of one sample joins its neighbour, since
     one value has no variance.
+
+    With ``settled``, layers normalise by the running statistics that they have. Where data lies apart and differs, the
+    batches of one site are no sample of all, and deep layers see inputs that no site alone can normalise rightly:
+    pooled, written and measured again with ``settled``, statistics become right one layer deeper at each pass.
     """
     network = network_with(model)
     moments: dict[str, Tensor] = {}
     with ExitStack() as hooks:
-        watch_batch_norms(network, moments, hooks)
+        watch_batch_norms(network, moments, hooks, settled)
         with torch.no_grad():
             for inputs in joined(inputs_of(batches, network)):
                 network(inputs)
@@ -68,9 +72,13 @@ def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
     model.load_state_dict(write_moments(model.state_dict(), moments))
 
 
-def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: ExitStack) -> None:
-    """Until ``hooks`` closes, BatchNorm layers add their inputs to ``moments``; from now on they are in train mode."""
+def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: ExitStack, settled: bool = False) -> None:
+    """Until ``hooks`` closes, BatchNorm layers add their inputs to ``moments``.
+
+    From now on they are in train mode, or, ``settled``, in eval mode.
+    """
     for name, layer in train_batch_norms(network).items():
+        layer.train(not settled)
         hooks.enter_context(layer.register_forward_pre_hook(_adder(moments, name)))
 
 

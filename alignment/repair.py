@@ -48,9 +48,57 @@ def repair(
     kept = reusable(batches)
     ends = [network_with(model, state) for state in (reference, aligned)]
     axes = channel_axes(ends[0], first_inputs(kept, ends[0])[:2])
-    goals = _between([_unit_moments(end, axes, kept) for end in ends], weight)
+    goals = goals_between([_unit_moments(end, axes, kept) for end in ends], (1 - weight, weight))
     measured, batch_norm = _measure(network_with(model, merged), axes, goals, kept)
-    return write_moments(_folded(merged, measured, goals), batch_norm)
+    return write_moments(fold(merged, measured, goals), batch_norm)
+
+
+def unit_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """The moments of the outputs of every layer that `repair` corrects: what one end's statistics are made of.
+
+    They pool over sites, as all moments do. ``model`` holds the end, and is not touched.
+    """
+    kept = reusable(batches)
+    network = network_with(model)
+    return _unit_moments(network, channel_axes(network, first_inputs(kept, network)[:2]), kept)
+
+
+def corrected_moments(model: nn.Module, goals: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """The same moments of a merged network, each layer fed by those before it as corrected to ``goals``.
+
+    For networks without BatchNorm. ``model`` holds the merged network, and is not touched.
+    """
+    kept = reusable(batches)
+    network = network_with(model)
+    axes = channel_axes(network, first_inputs(kept, network)[:2])
+    return _measure(network, axes, goals, kept)[0]
+
+
+def goals_between(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Tensor]:
+    """What the units shall have: the weighted means of their ends' means and standard deviations.
+
+    Plain tensors, ``L.mean`` and ``L.deviation`` for a layer ``L``, so that they cross a wire. Weights add up to one.
+    """
+    goals: dict[str, Tensor] = {}
+    for layer in layers_of(ends[0]):
+        found = [mean_and_variance(end, layer)[1:] for end in ends]
+        for name, parts in (("mean", [m for m, _ in found]), ("deviation", [v.sqrt() for _, v in found])):
+            goals[f"{layer}.{name}"] = sum(
+                (weight * part for weight, part in zip(weights, parts, strict=True)), torch.zeros_like(parts[0])
+            )
+    return goals
+
+
+def fold(merged: State, measured: Moments, goals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``merged`` with the affine maps that lead from `corrected_moments` to ``goals`` folded into its layers."""
+    folded = dict(merged)
+    for layer in layers_of(measured):
+        _, mean, variance = mean_and_variance(measured, layer)
+        scale, shift = _goal(goals, layer).map_from(mean, variance)
+        weight, bias = (f"{layer}.{name}".removeprefix(".") for name in ("weight", "bias"))
+        folded[weight] = _mapped(merged[weight], scale)
+        folded[bias] = _mapped(merged[bias], scale, shift)
+    return folded
 
 
 class Goal(NamedTuple):
@@ -66,13 +114,8 @@ class Goal(NamedTuple):
         return scale, self.mean - scale * mean
 
 
-def _between(ends: Sequence[Moments], weight: float) -> dict[str, Goal]:
-    goals: dict[str, Goal] = {}
-    for layer in layers_of(ends[0]):
-        (_, mean, variance), (_, other_mean, other_variance) = (mean_and_variance(end, layer) for end in ends)
-        deviation = torch.lerp(variance.sqrt(), other_variance.sqrt(), weight)
-        goals[layer] = Goal(torch.lerp(mean, other_mean, weight), deviation)
-    return goals
+def _goal(goals: Mapping[str, Tensor], layer: str) -> Goal:
+    return Goal(goals[f"{layer}.mean"], goals[f"{layer}.deviation"])
 
 
 def _unit_moments(network: nn.Module, axes: Mapping[str, int], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -88,7 +131,7 @@ def _unit_moments(network: nn.Module, axes: Mapping[str, int], batches: Iterable
 
 
 def _measure(
-    network: nn.Module, axes: Mapping[str, int], goals: Mapping[str, Goal], batches: Iterable[Batch]
+    network: nn.Module, axes: Mapping[str, int], goals: Mapping[str, Tensor], batches: Iterable[Batch]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The moments of the layers' outputs and of the BatchNorm layers' inputs, all layers before them corrected."""
     moments: dict[str, Tensor] = {}
@@ -97,7 +140,7 @@ def _measure(
     with ExitStack() as hooks, torch.no_grad():
         watch_batch_norms(network, batch_norm, hooks)
         for name, axis in axes.items():
-            corrector = _corrector(moments, name, axis, goals[name])
+            corrector = _corrector(moments, name, axis, _goal(goals, name))
             hooks.enter_context(layers[name].register_forward_hook(corrector))
         for inputs in joined(inputs_of(batches, network)):
             network(inputs)
@@ -124,17 +167,6 @@ def _corrector(moments: dict[str, Tensor], name: str, axis: int, goal: Goal) -> 
         return outputs * scale + shift
 
     return correct
-
-
-def _folded(state: State, measured: Moments, goals: Mapping[str, Goal]) -> dict[str, Tensor]:
-    folded = dict(state)
-    for layer in layers_of(measured):
-        _, mean, variance = mean_and_variance(measured, layer)
-        scale, shift = goals[layer].map_from(mean, variance)
-        weight, bias = (f"{layer}.{name}".removeprefix(".") for name in ("weight", "bias"))
-        folded[weight] = _mapped(state[weight], scale)
-        folded[bias] = _mapped(state[bias], scale, shift)
-    return folded
 
 
 def _mapped(tensor: Tensor, scale: Vector, shift: Vector | None = None) -> Tensor:

@@ -10,16 +10,19 @@ from alignment.barrier import LossSums
 from alignment.batch_norm import batch_norm_moments
 from alignment.heads import feature_sums
 from alignment.interpolate import interpolate
+from alignment.repair import corrected_moments, unit_moments
 from client.sources import Samples
 from models import head_name
 from strategies.protocol import (
     CANDIDATE_END,
     CORRECTED,
     ENSEMBLE,
+    GOALS,
     LAMBDAS,
     LOG_PRIOR,
     REFERENCE_END,
     SCALES,
+    SETTLED,
     STATISTICS,
     State,
     config_of,
@@ -35,7 +38,7 @@ batch_size = 512
 def networks(message: Message) -> Iterator[tuple[str, State]]:
     """The networks that a message asks about: those it carries by name, or, between two ends, one for each λ."""
     records = message.content.array_records
-    sent = {name: to_state(record) for name, record in records.items() if not name.startswith(STATISTICS)}
+    sent = {name: to_state(record) for name, record in records.items() if not name.startswith((STATISTICS, GOALS))}
     lambdas = config_of(message).get(LAMBDAS)
     if not isinstance(lambdas, list):
         yield from sent.items()
@@ -53,7 +56,20 @@ def moments_answer(model: nn.Module, message: Message, samples: Samples) -> dict
     for name, state in networks(message):
         model.load_state_dict(dict(state))
         batches = samples.batches(batch_size, device)
-        answers[name] = to_arrays(batch_norm_moments(model, batches))
+        settled = bool(config_of(message).get(SETTLED, False))
+        answers[name] = to_arrays(batch_norm_moments(model, batches, settled))
+    return answers
+
+
+def repair_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+    """The moments of the outputs of every layer of each network; with ``goals``, each layer corrected to these."""
+    goals = message.content.array_records.get(GOALS)
+    answers: dict[str, ArrayRecord] = {}
+    for name, state in networks(message):
+        model.load_state_dict(dict(state))
+        batches = [inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device)]
+        measure = unit_moments(model, batches) if goals is None else corrected_moments(model, to_state(goals), batches)
+        answers[name] = to_arrays(measure)
     return answers
 
 

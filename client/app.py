@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignment.barrier import LossSums
 from client.aligning import aligned_answer
-from client.answers import features_answer, judge, moments_answer, outputs, sums_answer
+from client.answers import features_answer, judge, moments_answer, outputs, repair_answer, sums_answer
 from client.bench import Bench, set_up
 from client.data import class_counts
 from client.own import keep_own, load_checkpoint, load_own
@@ -144,6 +144,11 @@ def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
     return moments_answer(bench.model, message, bench.data.train)
 
 
+def repair(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Moments of the outputs of every layer of the networks sent, on the site's training samples."""
+    return repair_answer(bench.model, message, bench.data.train)
+
+
 def features(bench: Bench, message: Message) -> Mapping[str, object]:
     """Sums over the features of the networks sent, on the site's training samples."""
     return features_answer(bench.model, message, bench.data.train, bench.settings.classes)
@@ -173,6 +178,7 @@ app.train()(answering(fit))
 app.query("network")(answering(network))
 app.query("align")(answering(align))
 app.query("recalibrate")(answering(recalibrate))
+app.query("repair")(answering(repair))
 app.query("features")(answering(features))
 app.evaluate()(answering(evaluate))
 app.query("probe")(answering(probe))

@@ -13,7 +13,7 @@ from server.baselines import measure_baselines, measure_variants
 from server.evaluation import evaluate, pool
 from server.heads import average_by_counts, solve_heads
 from server.probing import probe
-from server.recalibration import recalibrate
+from server.recalibration import MERGED, recalibrate, repair
 from server.records import (
     BarrierRecord,
     MatchingRecord,
@@ -30,7 +30,6 @@ from strategies.protocol import OWN, State, to_state
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
-MERGED = "merged"
 
 
 @dataclass
@@ -95,6 +94,10 @@ class Run:
             mean = average_by_counts(self.model, mean, merged.aligned, merged.replies, self.settings.classes)
         with watch.phase("recalibrate"):
             state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
+        if self.settings.repair:
+            with watch.phase("repair"):
+                weights = [one.weight for one in merged.replies.values()]
+                state = repair(self.sites, self.model, state, merged.aligned, weights, number)
         if self.settings.head == "ridge":
             with watch.phase("head"):
                 state = solve_heads(self.sites, self.model, {MERGED: state}, self.settings.classes, number)[MERGED]

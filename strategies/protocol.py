@@ -9,6 +9,7 @@ message                server sends                                a site answer
 ``query.network``      nothing                                     ``arrays`` and ``metrics`` of what it trained last
 ``query.align``        ``arrays`` (the reference)                  the same, aligned; ``matching``; ``permutation``
 ``query.recalibrate``  networks, or two ends and ``lambdas``       BatchNorm moments of each: counts, sums, squares
+``query.repair``       networks by name; ``goals`` for one          moments of each layer's outputs of each
 ``query.features``     networks by name                            of each, Σφφᵀ and Σφyᵀ of its last layer's inputs
 ``evaluate``           networks by name, ``config``                for each the sums of loss and of right answers
 ``query.probe``        two ends, ``lambdas``, moments of each      the same sums at each λ
@@ -44,6 +45,7 @@ TRAIN = "train"
 NETWORK = "query.network"
 ALIGN = "query.align"
 RECALIBRATE = "query.recalibrate"
+REPAIR = "query.repair"
 FEATURES = "query.features"
 EVALUATE = "evaluate"
 PROBE = "query.probe"
@@ -56,6 +58,8 @@ DESCRIPTION = "description"
 REFERENCE_END = "reference"
 CANDIDATE_END = "candidate"
 LAMBDAS = "lambdas"
+GOALS = "goals"
+SETTLED = "settled"
 SCALES = "scales"
 SCALED = "*"
 STATISTICS = "statistics."

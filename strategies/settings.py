@@ -112,6 +112,11 @@ class Settings(BaseModel, frozen=True):
     head: Literal["mean", "counts", "ridge"] = "mean"
     """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class; or
     solved by `ridge` regression from sums that the sites send of the merged network's features."""
+    recalibrate_passes: Count = 1
+    """Trips in which BatchNorm statistics are recomputed. In the first each site normalises by its own batches; in each
+    further one statistics become those of all sites together one layer deeper."""
+    repair: bool = False
+    """Of networks without BatchNorm: give the merge's units the means and deviations of the sites' (REPAIR)."""
     probe_points: OrUsual = 25
     """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3."""
     baselines: bool = False

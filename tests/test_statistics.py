@@ -1,0 +1,73 @@
+"""Statistics of a merged network over sites whose data differ."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
+from alignment.moments import pool_moments
+from server.records import RoundRecord
+from server.store import RunStore
+from server.summary import read_rounds
+from tests.inprocess import play_in_process, quick_settings
+from tests.trained import digits, digits_network
+
+
+def one_round(store: RunStore) -> RoundRecord:
+    (record,) = read_rounds(store)
+    return record
+
+
+def two_sites() -> tuple[Tensor, Tensor]:
+    """Samples of the classes 0-4 and of 5-9."""
+    batches = digits()[0]
+    inputs, targets = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    return inputs[targets < 5], inputs[targets >= 5]
+
+
+def after(passes: int, model: nn.Module) -> dict[str, Tensor]:
+    for number in range(passes):
+        parts = [batch_norm_moments(model, [site], settled=number > 0) for site in two_sites()]
+        model.load_state_dict(write_moments(model.state_dict(), pool_moments(parts)))
+    return model.state_dict()
+
+
+def test_each_pass_comes_nearer_to_the_statistics_of_all_data_and_as_many_as_layers_reach_them() -> None:
+    whole = digits_network("resnet20", "batch", 8, 0, depth=8)
+    recalibrate(whole, [torch.cat(two_sites())])
+    expected = whole.state_dict()
+    running = [name for name in expected if "running" in name]
+    off = [
+        max((state[name] - expected[name]).abs().max().item() / expected[name].abs().max().item() for name in running)
+        for state in (after(passes, digits_network("resnet20", "batch", 8, 0, depth=8)) for passes in (1, 4, 8))
+    ]
+    assert off[0] > off[1] > off[2]
+    assert off[2] < 1e-4
+
+
+def test_a_run_can_take_several_passes(tmp_path: Path) -> None:
+    settings = {"model": "resnet20", "depth": 8, "width": 4, "epochs": 1, "split": "disjoint"}
+    stores = [play_in_process(quick_settings(tmp_path / str(n), recalibrate_passes=n, **settings)) for n in (1, 3)]
+    one, three = (store.network(1) for store in stores)
+    assert not torch.equal(one["layer3.0.bn2.running_var"], three["layer3.0.bn2.running_var"])
+    assert torch.equal(one["layer3.0.conv2.weight"], three["layer3.0.conv2.weight"])
+
+
+@pytest.mark.parametrize("n_sites", [2, 3])
+def test_repair_lowers_the_loss_of_a_merge_without_batch_norm(tmp_path: Path, n_sites: int) -> None:
+    losses: list[float] = []
+    for repaired in (False, True):
+        settings = quick_settings(tmp_path / str(repaired), repair=repaired, split="iid", width=32)
+        merged = one_round(play_in_process(settings, n_sites)).merged
+        assert merged is not None
+        losses.append(merged.loss)
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_repair_leaves_batch_norm_networks_to_recalibration(tmp_path: Path) -> None:
+    settings = {"model": "resnet20", "depth": 8, "width": 4, "epochs": 1}
+    stores = [play_in_process(quick_settings(tmp_path / str(on), repair=on, **settings)) for on in (False, True)]
+    one, other = (store.checkpoint_path(1).read_bytes() for store in stores)
+    assert one == other
