@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from logging import getLogger
 from pathlib import Path
 
+import torch
 from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from strategies.protocol import (
     ARRAYS,
     CLASS_COUNTS,
     DESCRIPTION,
+    LAMBDAS,
     METRICS,
     N_EXAMPLES,
     OWN,
@@ -140,8 +142,13 @@ def own_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
-    """BatchNorm moments of the networks sent, on the site's training samples."""
-    return moments_answer(bench.model, message, bench.data.train)
+    """BatchNorm moments of the networks sent, on the site's training samples; on a line, on some of them."""
+    samples = bench.data.train
+    most = bench.settings.path_samples
+    if LAMBDAS in config_of(message) and 0 < most < len(samples):
+        generator = torch.Generator().manual_seed(bench.site.seed(bench.settings.seed, "samples of a line"))
+        samples = samples.take(torch.randperm(len(samples), generator=generator)[:most])
+    return moments_answer(bench.model, message, samples)
 
 
 def repair(bench: Bench, message: Message) -> Mapping[str, object]:

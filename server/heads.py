@@ -4,12 +4,13 @@ Label skew biases each site's last layer, which no permutation mends. Averaged b
 class has no say in its row; solved by ridge regression, it is what all samples in one place would give.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
+from alignment.barrier import LossSums
 from alignment.heads import GRAM, TARGETS, counts_head, ridge_head, scaled_head, with_head
 from alignment.moments import pool_moments
 from models import head_name
@@ -31,7 +32,7 @@ from strategies.protocol import (
 )
 
 # Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
-SMALLEST_SCALE, N_SCALES, STEP = 1.0, 17, 2**0.375
+scales = [2 ** (0.375 * number) for number in range(17)]
 
 
 def class_counts(site: str, metrics: MetricRecord, classes: int) -> list[int]:
@@ -59,39 +60,45 @@ def average_by_counts(
 
 
 def solve_heads(
-    sites: Sites, model: nn.Module, states: Mapping[str, State], classes: int, round_number: int
+    sites: Sites, model: nn.Module, states: Mapping[str, State], round_number: int
 ) -> dict[str, dict[str, Tensor]]:
     """``states`` with their last layers solved by ridge regression on all sites' training samples.
 
     One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. A network
     of which no site answers stays as it is.
     """
-    head = head_name(model)
     content = RecordDict({name: to_arrays(state) for name, state in states.items()})
-    answers = sites.answers(FEATURES, content, round_number, _reader(model, head, classes))
-    solved: dict[str, dict[str, Tensor]] = {}
-    for name, state in states.items():
-        parts = [answer[name] for answer in answers.values() if name in answer]
-        if parts:
-            solved[name] = with_head(state, head, *ridge_head(pool_moments(parts)))
-    scales = best_scales(sites, solved, round_number)
+    solved = solved_layers(sites, model, content, round_number)
+    networks = {name: {**states[name], **layer} for name, layer in solved.items()}
+    asked = RecordDict({name: to_arrays(state) for name, state in networks.items()})
+    asked[CONFIG] = ConfigRecord({SCALES: scales})
+    best = best_scales(pool(sites.answers(EVALUATE, asked, round_number, read_sums)), list(networks))
+    head = head_name(model)
     return {
-        name: scaled_head(solved[name], head, scales.get(name, 1.0)) if name in solved else dict(state)
+        name: scaled_head(networks[name], head, best[name][0]) if name in best else dict(state)
         for name, state in states.items()
     }
 
 
-def best_scales(sites: Sites, states: Mapping[str, State], round_number: int) -> dict[str, float]:
-    """By network, the factor of its logits that gives the least loss on the union of held-out samples."""
-    scales = [SMALLEST_SCALE * STEP**number for number in range(N_SCALES)]
-    content = RecordDict({name: to_arrays(state) for name, state in states.items()})
-    content[CONFIG] = ConfigRecord({SCALES: scales})
-    pooled = pool(sites.answers(EVALUATE, content, round_number, read_sums))
-    found: dict[str, float] = {}
-    for name in states:
-        losses = {s: pooled[scaled_name(name, k)].loss for k, s in enumerate(scales) if scaled_name(name, k) in pooled}
-        if losses:
-            found[name] = min(losses, key=lambda scale: losses[scale])
+def solved_layers(
+    sites: Sites, model: nn.Module, content: RecordDict, round_number: int
+) -> dict[str, dict[str, Tensor]]:
+    """The last layer, alone, of each network that ``content`` asks about, from the sums of the sites that answered."""
+    head, classes = head_name(model), sites.settings.classes
+    answers = sites.answers(FEATURES, content, round_number, _reader(model, head, classes))
+    like = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(f"{head}.")}
+    names = dict.fromkeys(name for answer in answers.values() for name in answer)
+    sums = {name: pool_moments([answer[name] for answer in answers.values() if name in answer]) for name in names}
+    return {name: with_head(like, head, *ridge_head(each)) for name, each in sums.items()}
+
+
+def best_scales(pooled: Mapping[str, LossSums], names: Sequence[str]) -> dict[str, tuple[float, LossSums]]:
+    """By network, the factor of its logits that gives the least loss, and how it does with that."""
+    found: dict[str, tuple[float, LossSums]] = {}
+    for name in names:
+        tried = [(s, pooled[scaled_name(name, k)]) for k, s in enumerate(scales) if scaled_name(name, k) in pooled]
+        if tried:
+            found[name] = min(tried, key=lambda one: one[1].loss)
     return found
 
 

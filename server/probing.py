@@ -1,12 +1,19 @@
-"""The loss on the line between two networks, on the union of the sites' held-out samples, and its barrier."""
+"""The line between two networks: the loss along it on the union of the sites' held-out samples, and its barrier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor, nn
 
 from alignment.barrier import barrier_from_losses
 from alignment.batch_norm import write_moments
+from alignment.heads import scaled_head
+from alignment.interpolate import interpolate
 from alignment.moments import Moments, layers_of
+from models import head_name
 from server.evaluation import pool, read_sums
+from server.heads import best_scales, scales, solved_layers
 from server.recalibration import keeps_statistics, pooled_moments
 from server.records import PathRecord
 from server.sites import Sites
@@ -16,10 +23,33 @@ from strategies.protocol import (
     LAMBDAS,
     PROBE,
     REFERENCE_END,
+    SCALES,
     STATISTICS,
     State,
     to_arrays,
 )
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points λ on the line from one network to another, what was renewed at each, and how each does."""
+
+    reference: State
+    candidate: State
+    lambdas: Sequence[float]
+    renewed: Sequence[State]
+    losses: Sequence[float]
+    accuracies: Sequence[float]
+
+    @property
+    def best(self) -> int:
+        """The number of the point of least loss; on ties that nearest to the reference."""
+        return min(range(len(self.losses)), key=lambda number: self.losses[number])
+
+    def state(self, number: int) -> dict[str, Tensor]:
+        """The network at that point, with what was renewed there."""
+        mixed = interpolate(self.reference, self.candidate, self.lambdas[number])
+        return {**mixed, **self.renewed[number]}
 
 
 def probe(
@@ -30,23 +60,52 @@ def probe(
     BatchNorm statistics are recomputed at every λ, on all sites: what is measured is the network that a merge would be.
     """
     lambdas = [number / (points - 1) for number in range(points)]
-    content = RecordDict(
-        {
-            REFERENCE_END: to_arrays(reference),
-            CANDIDATE_END: to_arrays(candidate),
-            CONFIG: ConfigRecord({LAMBDAS: lambdas}),
-        }
+    line = measure_line(sites, model, (reference, candidate), lambdas, round_number)
+    if line is None:
+        return None
+    found = barrier_from_losses(lambdas, line.losses, line.accuracies)
+    return PathRecord(
+        lambdas=lambdas, losses=list(line.losses), accuracies=list(line.accuracies), barrier=found.barrier
     )
+
+
+def measure_line(
+    sites: Sites,
+    model: nn.Module,
+    ends: tuple[State, State],
+    lambdas: Sequence[float],
+    round_number: int,
+    solve: bool = False,
+) -> Line | None:
+    """The line between ``ends`` with BatchNorm statistics recomputed at each λ; None when no site answered.
+
+    With ``solve``, the last layer too is solved and scaled anew at each λ (see `server.heads`).
+    """
+    content = RecordDict({REFERENCE_END: to_arrays(ends[0]), CANDIDATE_END: to_arrays(ends[1])})
+    content[CONFIG] = ConfigRecord({LAMBDAS: list(lambdas)})
+    renewed: dict[str, State] = {str(number): {} for number in range(len(lambdas))}
     if keeps_statistics(model):
         for name, moments in pooled_moments(sites, content, round_number).items():
-            content[STATISTICS + name] = to_arrays(running_statistics(reference, moments))
-    pooled = pool(sites.answers(PROBE, content, round_number, read_sums))
-    if len(pooled) < points:
+            renewed[name] = running_statistics(ends[0], moments)
+            content[STATISTICS + name] = to_arrays(renewed[name])
+    if solve:
+        for name, layer in solved_layers(sites, model, content, round_number).items():
+            renewed[name] = {**renewed[name], **layer}
+            content[STATISTICS + name] = to_arrays(renewed[name])
+        content[CONFIG] = ConfigRecord({LAMBDAS: list(lambdas), SCALES: scales})
+    sums = pool(sites.answers(PROBE, content, round_number, read_sums))
+    if solve:
+        best = best_scales(sums, list(renewed))
+        head = head_name(model)
+        renewed = {
+            name: scaled_head(each, head, best[name][0]) if name in best else each for name, each in renewed.items()
+        }
+        sums = {name: found for name, (_, found) in best.items()}
+    if not all(name in sums for name in renewed):
         return None
-    at = [pooled[str(number)] for number in range(points)]
+    at = [sums[name] for name in renewed]
     losses, accuracies = [each.loss / each.count for each in at], [each.correct / each.count for each in at]
-    found = barrier_from_losses(lambdas, losses, accuracies)
-    return PathRecord(lambdas=lambdas, losses=losses, accuracies=accuracies, barrier=found.barrier)
+    return Line(*ends, lambdas, list(renewed.values()), losses, accuracies)
 
 
 def running_statistics(like: State, moments: Moments) -> dict[str, Tensor]:

@@ -73,6 +73,31 @@ class BarrierRecord(Record, frozen=True):
     definition: str = DEFINITION
 
 
+class GuardRecord(Record, frozen=True):
+    """Whether a site's alignment was kept, and the losses that decided it: where the mean with the reference lies.
+
+    ``decision`` is "unmoved" (nothing to align), "aligned" or "undone".
+    """
+
+    decision: str
+    gain: float
+    naive_loss: float | None = None
+    aligned_loss: float | None = None
+
+
+class MixStep(Record, frozen=True):
+    """A step of the search for the best mixture: λ towards a site's network, of one stage or (empty) of all.
+
+    ``before`` is the loss at λ = 0, ``loss`` that at the λ taken, the least on the line.
+    """
+
+    towards: str
+    stage: str
+    lam: float
+    loss: float
+    before: float
+
+
 class RoundRecord(Record, frozen=True):
     """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged."""
 
@@ -85,6 +110,8 @@ class RoundRecord(Record, frozen=True):
     merged: Score | None = None
     own: dict[str, Score] = Field(default_factory=dict[str, Score])
     baselines: dict[str, Score] = Field(default_factory=dict[str, Score])
+    guard: dict[str, GuardRecord] = Field(default_factory=dict[str, GuardRecord])
+    mix: list[MixStep] = Field(default_factory=list[MixStep])
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
     barrier: BarrierRecord | None = None
     seconds: dict[str, float] = Field(default_factory=dict[str, float])

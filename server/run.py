@@ -11,7 +11,9 @@ from torch import nn
 from alignment.barrier import LossSums
 from server.baselines import measure_baselines, measure_variants
 from server.evaluation import evaluate, pool
+from server.guard import guard
 from server.heads import average_by_counts, solve_heads
+from server.mixing import Search
 from server.probing import probe
 from server.recalibration import MERGED, recalibrate, repair
 from server.records import (
@@ -26,7 +28,7 @@ from server.sites import Sites
 from server.store import RunStore
 from server.trips import Trips
 from strategies.fed_rebasin import FedRebasin, MergedRound
-from strategies.protocol import OWN, State, to_state
+from strategies.protocol import OWN, State
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
@@ -74,62 +76,76 @@ class Run:
         with watch.phase("train"):
             Trips(self.sites, self.strategy, number).collect(state)
         with watch.phase("merge"):
-            arrays, _ = self.strategy.merge_collected()
-            merged = self.strategy.merged
-            assert merged is not None
-        if arrays is None or len(merged.replies) < self.settings.min_sites:
+            merged = self.strategy.align_collected()
+        if len(merged.replies) < self.settings.min_sites:
             logger.warning("round %d is void: %d replies admitted", number, len(merged.replies))
             record = _record(number, "void", merged, watch)
         else:
-            state, record = self._finish(number, to_state(arrays), state, merged, watch)
+            state, record = self._finish(number, merged, watch)
         self.store.finish_round(record.model_dump(), state)
         # The replies have done their part; what is kept of a round is its network and its line.
         self.strategy.spool.clear()
         return state
 
-    def _finish(
-        self, number: int, mean: State, sent: State, merged: MergedRound, watch: Stopwatch
-    ) -> tuple[State, RoundRecord]:
-        if self.settings.head == "counts":
-            mean = average_by_counts(self.model, mean, merged.aligned, merged.replies, self.settings.classes)
-        with watch.phase("recalibrate"):
-            state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
-        if self.settings.repair:
-            with watch.phase("repair"):
-                weights = [one.weight for one in merged.replies.values()]
-                state = repair(self.sites, self.model, state, merged.aligned, weights, number)
-        if self.settings.head == "ridge":
-            with watch.phase("head"):
-                state = solve_heads(self.sites, self.model, {MERGED: state}, self.settings.classes, number)[MERGED]
+    def _finish(self, number: int, collected: MergedRound, watch: Stopwatch) -> tuple[State, RoundRecord]:
+        with watch.phase("probe"):
+            paths = self._probe(number, collected)
+        merged, decisions = guard(collected, paths if self.settings.guard else {})
+        search = Search(self.sites, self.model, number)
+        state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
-        baselines: dict[str, Score] = {}
-        if self.settings.baselines and number == 1:
-            with watch.phase("baselines"):
-                baselines = measure_baselines(self.sites, self.model, merged, mean, number)
-        if self.settings.variants and number == 1:
-            with watch.phase("variants"):
-                baselines |= measure_variants(self.sites, self.model, merged, mean, number)
-        with watch.phase("probe"):
-            paths = self._probe(number, sent, merged)
         sums = pool(answers)
-        record = _record(number, "merged", merged, watch).model_copy(
+        record = _record(number, "merged", collected, watch).model_copy(
             update={
                 "merged": Score.of(sums[MERGED]) if MERGED in sums else None,
                 "own": _own_scores(answers),
-                "baselines": baselines,
+                "baselines": self._baselines(number, collected, watch),
+                "guard": decisions,
+                "mix": search.steps,
                 "paths": paths,
                 "barrier": _greatest(paths),
             }
         )
         return state, record
 
-    def _probe(self, number: int, sent: State, merged: MergedRound) -> dict[str, SitePaths]:
+    def _merge(self, merged: MergedRound, search: Search, watch: Stopwatch) -> State:
+        """The merged network, with its statistics and its last layer renewed."""
+        settings, number = self.settings, search.round_number
+        with watch.phase("mean"):
+            state: State = self.strategy.mean(merged)
+            if settings.head == "counts":
+                state = average_by_counts(self.model, state, merged.aligned, merged.replies, settings.classes)
+        if settings.mix == "search":
+            with watch.phase("search"):
+                state = search.run(merged, state)
+        with watch.phase("recalibrate"):
+            state = recalibrate(self.sites, self.model, {MERGED: state}, number)[MERGED]
+        if settings.repair:
+            with watch.phase("repair"):
+                weights = list(merged.weights.values())
+                state = repair(self.sites, self.model, state, merged.aligned, weights, number)
+        if settings.head == "ridge":
+            with watch.phase("head"):
+                state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
+        return state
+
+    def _baselines(self, number: int, merged: MergedRound, watch: Stopwatch) -> dict[str, Score]:
+        found: dict[str, Score] = {}
+        if self.settings.baselines and number == 1:
+            with watch.phase("baselines"):
+                found |= measure_baselines(self.sites, self.model, merged, number)
+        if self.settings.variants and number == 1:
+            with watch.phase("variants"):
+                found |= measure_variants(self.sites, self.model, merged, number)
+        return found
+
+    def _probe(self, number: int, merged: MergedRound) -> dict[str, SitePaths]:
         """For each site but the reference's, the line to its network as it came and aligned; one if nothing moved."""
         paths: dict[str, SitePaths] = {}
-        reference = merged.aligned.get(merged.reference, sent)
-        for site, matching in merged.matchings.items() if self.settings.probe_points > 1 else ():
-            moved = any(matching.moved.values())
+        reference = merged.network
+        for site in merged.matchings if self.settings.probe_points > 1 else ():
+            moved = site in merged.moved
             # Of a network that alignment leaves where it is there is one path, and three points show that it is flat.
             points = self.settings.probe_points if moved else min(3, self.settings.probe_points)
             aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number)
@@ -147,7 +163,7 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         round=number,
         outcome=outcome,
         reference=merged.reference,
-        weights={site: one.weight for site, one in merged.replies.items()},
+        weights=merged.weights,
         refused=[RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in merged.refused],
         matchings={
             site: MatchingRecord(

@@ -1,7 +1,7 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import getLogger
 from typing import Literal
@@ -57,14 +57,32 @@ class MergedRound:
 
     raw        the networks as the sites trained them; of a site that sent only what it had aligned there is none
     matchings  how each was brought to the reference; the reference's own site has none
+    network    the reference
     """
 
     reference: str
+    network: State
     replies: Mapping[str, Admitted]
     matchings: Mapping[str, Matching | Reported]
     aligned: Mapping[str, State]
     raw: Mapping[str, State]
     refused: Sequence[RefusedReply] = field(default_factory=list[RefusedReply])
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """What each network weighs in the mean."""
+        return {site: one.weight for site, one in self.replies.items()}
+
+    @property
+    def moved(self) -> frozenset[str]:
+        """The sites of whose networks alignment moves a unit."""
+        return frozenset(site for site, matching in self.matchings.items() if any(matching.moved.values()))
+
+    def unmoved(self, sites: Collection[str]) -> "MergedRound":
+        """The same with the networks of ``sites`` as they were trained, which must be known."""
+        back = {site: self.raw[site] for site in sites}
+        left = {site: matching for site, matching in self.matchings.items() if site not in sites}
+        return replace(self, aligned={**self.aligned, **back}, matchings=left)
 
 
 class FedRebasin(FedAvg):
@@ -187,32 +205,35 @@ class FedRebasin(FedAvg):
 
     def merge_collected(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The aligned mean of what was collected, and its metrics as FedAvg averages them; Nones without any."""
+        self.merged = self.align_collected()
+        if not self.merged.replies:
+            return None, None
+        metrics = shared_metrics([one.metrics for one in self.merged.replies.values()])
+        return to_arrays(self.mean(self.merged)), self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
+
+    def align_collected(self) -> MergedRound:
+        """Every network that was collected, in the reference's order of units and as its site trained it."""
         admitted = dict(sorted(self._collected.admitted.items()))
         refused = sorted(self._collected.refused, key=lambda verdict: verdict.site)
-        self.merged = MergedRound("", {}, {}, {}, {}, refused)
         if not admitted:
-            return None, None
+            return MergedRound("", {}, {}, {}, {}, {}, refused)
         name, reference = self._reference(admitted)
-        self.merged = self._aligned(name, reference, admitted, refused)
-        metrics = shared_metrics([one.metrics for one in admitted.values()])
-        mean = to_arrays(self._mean(self.merged, reference))
-        return mean, self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
-
-    def _aligned(
-        self, name: str, reference: State, admitted: Mapping[str, Admitted], refused: Sequence[RefusedReply]
-    ) -> MergedRound:
-        """Every reply in the reference's order of units, and as its site trained it."""
         came = {site: one.state for site, one in admitted.items()}
         if self.align_at == "site":
             reported = {s: one.reported for s, one in admitted.items() if one.reported is not None and s != name}
             raw = {s: self._moved_back(one) for s, one in admitted.items() if one.permutation is not None or s == name}
-            return MergedRound(name, admitted, reported, came, raw, refused)
+            return MergedRound(name, reference, admitted, reported, came, raw, refused)
         done = self._collected.matchings
         matchings = {
             site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
         }
         moved = {site: PermutedState(self.spec, m.permutation, came[site]) for site, m in matchings.items()}
-        return MergedRound(name, admitted, matchings, {**came, **moved}, came, refused)
+        return MergedRound(name, reference, admitted, matchings, {**came, **moved}, came, refused)
+
+    def mean(self, merged: MergedRound) -> dict[str, Tensor]:
+        """The weighted mean of the aligned networks; FedAvg's, bit for bit, when nothing was moved here."""
+        how = exact_mean if self.align_at != "site" and merged.moved else fedavg_mean
+        return how(list(merged.aligned.values()), list(merged.weights.values()), merged.network)
 
     def _moved_back(self, one: Admitted) -> State:
         """The network as its site trained it, of one that came aligned."""
@@ -269,13 +290,6 @@ class FedRebasin(FedAvg):
         elif wanted == MEDOID:
             wanted = self.nearest_first()[0]
         return wanted, admitted[the_site(wanted, admitted)].state
-
-    def _mean(self, merged: MergedRound, reference: State) -> dict[str, Tensor]:
-        weights = [one.weight for one in merged.replies.values()]
-        moved = self.align_at != "site" and any(
-            share for matching in merged.matchings.values() for share in matching.moved.values()
-        )
-        return (exact_mean if moved else fedavg_mean)(list(merged.aligned.values()), weights, reference)
 
     def _name(self, reply: Message) -> str:
         node_id = reply.metadata.src_node_id

@@ -109,6 +109,15 @@ class Settings(BaseModel, frozen=True):
     """Most of its training samples that a site aligns on."""
     refine: bool = False
     """With `both`: start weight matching at the server from the site's proposal."""
+    guard: bool = True
+    """Undo an alignment where the probes see more loss with it than without: never worse than FedAvg."""
+    mix: Literal["mean", "search"] = "mean"
+    """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks, then
+    stage by stage, by the loss on held-out samples: at worst the best of the sites' own."""
+    mix_points: Annotated[int, Field(ge=3)] = 9
+    """Points on each line of the search."""
+    path_samples: OrUsual = 2000
+    """Most training samples of a site on which statistics are recomputed at each point of a line; 0: all."""
     head: Literal["mean", "counts", "ridge"] = "mean"
     """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class; or
     solved by `ridge` regression from sums that the sites send of the merged network's features."""

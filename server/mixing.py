@@ -1,0 +1,82 @@
+"""The best network on the lines between the sites' networks, which need not lie in their middle.
+
+Along each line the sites' pooled held-out losses are known, and both ends are among its points. So the network that is
+chosen line by line is, by these losses, at worst the best of its ends: of the sites' own networks.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from logging import getLogger
+
+from torch import nn
+
+from server.probing import Line, measure_line
+from server.records import MixStep
+from server.sites import Sites
+from strategies.fed_rebasin import MergedRound
+from strategies.protocol import State
+
+logger = getLogger("fedrebasin")
+MIDDLE = "mean"
+
+
+@dataclass
+class Search:
+    """Line after line, towards less loss. ``steps`` is what was tried and taken."""
+
+    sites: Sites
+    model: nn.Module
+    round_number: int
+    steps: list[MixStep] = field(default_factory=list[MixStep])
+
+    def run(self, merged: MergedRound, mean: State) -> State:
+        """The best network found, with the statistics of its place; ``mean`` when no site answered.
+
+        First from the reference towards each site's network in turn, and towards the mean of all; then, group of layers
+        by group, towards each site's network again.
+        """
+        current: State = merged.network
+        others = {site: state for site, state in merged.aligned.items() if site != merged.reference}
+        ends = others if len(others) == 1 else {**others, MIDDLE: mean}
+        for name, end in ends.items():
+            current = self._towards(name, "", current, end)
+        if not self.steps:
+            return mean
+        for stage, keys in stages(self.model):
+            for name, end in merged.aligned.items():
+                partial = {**current, **{key: end[key] for key in keys}}
+                current = self._towards(name, stage, current, partial)
+        return current
+
+    def _towards(self, name: str, stage: str, current: State, end: State) -> State:
+        points = self.sites.settings.mix_points
+        lambdas = [number / (points - 1) for number in range(points)]
+        solve = self.sites.settings.head == "ridge"
+        line = measure_line(self.sites, self.model, (current, end), lambdas, self.round_number, solve)
+        if line is None:
+            return current
+        self.steps.append(_step(name, stage, line))
+        logger.info("mix: %s", self.steps[-1])
+        return line.state(line.best)
+
+
+def stages(model: nn.Module) -> Iterator[tuple[str, list[str]]]:
+    """The groups of layers that are mixed as one: the children of ``model``, each with the norms that follow it."""
+    state = model.state_dict()
+    # A child without a matrix or a kernel belongs to the one before it.
+    heavy = {_child(key) for key, tensor in state.items() if tensor.ndim > 1}
+    found: dict[str, list[str]] = {}
+    name = ""
+    for key in state:
+        name = _child(key) if _child(key) in heavy or not found else name
+        found.setdefault(name, []).append(key)
+    yield from found.items()
+
+
+def _child(key: str) -> str:
+    return key.partition(".")[0]
+
+
+def _step(name: str, stage: str, line: Line) -> MixStep:
+    best = line.best
+    return MixStep(towards=name, stage=stage, lam=line.lambdas[best], loss=line.losses[best], before=line.losses[0])

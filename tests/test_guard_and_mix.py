@@ -1,0 +1,124 @@
+"""Never worse than FedAvg, nor than the best site."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+from flwr.serverapp.strategy import FedAvg
+
+from models import Architecture, build
+from server.guard import guard
+from server.mixing import stages
+from server.records import PathRecord, RoundRecord, SitePaths
+from server.store import RunStore
+from server.summary import read_rounds
+from strategies import FedRebasin
+from strategies.fed_rebasin import MergedRound
+from strategies.protocol import TRAIN, to_state
+from tests.inprocess import play_in_process, quick_settings
+from tests.replies import ready, small_spec, small_state, train_reply
+
+RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 5, "align_at": "site"}
+
+
+def one_round(store: RunStore) -> RoundRecord:
+    (record,) = read_rounds(store)
+    return record
+
+
+def path(*losses: float) -> PathRecord:
+    lambdas = [k / (len(losses) - 1) for k in range(len(losses))]
+    return PathRecord(lambdas=lambdas, losses=list(losses), accuracies=[0.5] * len(losses), barrier=0.0)
+
+
+def collected() -> MergedRound:
+    strategy = ready(FedRebasin(spec=small_spec(), reference="largest"), small_state(0))
+    strategy.aggregate_train(1, [train_reply(1, small_state(1), 30), train_reply(2, small_state(2), 10)])
+    assert strategy.merged is not None
+    assert strategy.merged.moved == {"b"}
+    return strategy.merged
+
+
+def test_an_alignment_that_the_probes_speak_against_is_undone_and_the_mean_is_fedavgs() -> None:
+    merged, records = guard(collected(), {"b": SitePaths(naive=path(1, 1.5, 2, 2, 1), aligned=path(1, 1.6, 1, 1, 1))})
+    assert (records["b"].decision, records["b"].naive_loss, records["b"].aligned_loss) == ("undone", 1.5, 1.6)
+    arrays, _ = FedAvg().aggregate_train(1, [train_reply(1, small_state(1), 30), train_reply(2, small_state(2), 10)])
+    assert arrays is not None
+    mean, flowers = FedRebasin(spec=small_spec()).mean(merged), to_state(arrays)
+    assert all(torch.equal(mean[name], flowers[name]) for name in mean if mean[name].is_floating_point())
+
+
+def test_an_alignment_that_pays_where_the_mean_lies_is_kept() -> None:
+    merged, records = guard(collected(), {"b": SitePaths(naive=path(1, 1.5, 2, 2, 1), aligned=path(1, 1.4, 3, 3, 1))})
+    assert records["b"].decision == "aligned"
+    assert merged.moved == {"b"}
+
+
+@pytest.mark.parametrize("paths", [{}, {"b": SitePaths(naive=None, aligned=path(1, 9, 1))}])
+def test_what_was_not_seen_is_not_judged(paths: dict[str, SitePaths]) -> None:
+    merged, records = guard(collected(), paths)
+    assert records["b"].decision == "aligned"
+    assert merged.moved == {"b"}
+
+
+def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(tmp_path: Path) -> None:
+    replies: list[Message] = []
+
+    def keep(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == TRAIN:
+            replies.append(reply)
+        return reply
+
+    settings = quick_settings(tmp_path, start="shared", epochs=1, learning_rate=0.01)
+    store = play_in_process(settings, 3, keep)
+    assert {record.decision for record in one_round(store).guard.values()} == {"unmoved"}
+    # Asked in the order of their names, the sites of this grid answer in it.
+    arrays, _ = FedAvg().aggregate_train(1, replies)
+    assert arrays is not None
+    ours, flowers = store.network(1), to_state(arrays)
+    assert all(torch.equal(ours[name], flowers[name]) for name in ours)
+
+
+def test_the_search_ends_at_worst_at_the_best_site(tmp_path: Path) -> None:
+    record = one_round(play_in_process(quick_settings(tmp_path, mix="search", mix_points=5, **RESNET)))
+    assert record.merged is not None
+    (paths,) = record.paths.values()
+    ends = min(paths.aligned.losses[0], paths.aligned.losses[-1])
+    assert record.merged.loss < 1.02 * ends
+    losses = [step.loss for step in record.mix]
+    assert all(step.loss <= step.before for step in record.mix)
+    assert losses == sorted(losses, reverse=True)
+    assert [step.stage for step in record.mix][:1] == [""]
+    assert {step.stage for step in record.mix} == {"", "conv1", "layer1", "layer2", "layer3", "fc"}
+
+
+def test_the_search_over_three_sites_is_no_worse_than_their_mean(tmp_path: Path) -> None:
+    losses: dict[str, float] = {}
+    for mix in ("mean", "search"):
+        settings = quick_settings(tmp_path / mix, mix=mix, mix_points=3, split="iid", width=32)
+        merged = one_round(play_in_process(settings, 3)).merged
+        assert merged is not None
+        losses[mix] = merged.loss
+    assert losses["search"] <= losses["mean"]
+
+
+def test_a_norm_is_mixed_with_the_layer_before_it() -> None:
+    model = build(Architecture("resnet20", (1, 8, 8), 10, 4, 8), 0)
+    found = dict(stages(model))
+    assert list(found) == ["conv1", "layer1", "layer2", "layer3", "fc"]
+    assert "bn1.running_var" in found["conv1"]
+    assert [key for keys in found.values() for key in keys] == list(model.state_dict())
+
+
+def test_the_search_can_solve_the_last_layer_at_each_point(tmp_path: Path) -> None:
+    found: dict[str, RoundRecord] = {}
+    for mix in ("mean", "search"):
+        settings = quick_settings(tmp_path / mix, mix=mix, mix_points=5, head="ridge", **RESNET)
+        found[mix] = one_round(play_in_process(settings))
+    search, mean = (found[mix].merged for mix in ("search", "mean"))
+    assert search is not None
+    assert mean is not None
+    assert search.loss <= 1.02 * mean.loss
+    # The first line's ends are the sites' own networks, each with the head that all data give it.
+    assert found["search"].mix[0].before < found["search"].paths[found["search"].mix[0].towards].aligned.losses[0]
