@@ -1,6 +1,7 @@
 """Answers to what the server asks of networks that it sends: moments and sums over the site's own samples."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, Message
@@ -10,6 +11,7 @@ from alignment.barrier import LossSums
 from alignment.batch_norm import batch_norm_moments
 from alignment.heads import feature_sums
 from alignment.interpolate import interpolate
+from alignment.least_squares import gram_sums
 from alignment.repair import corrected_moments, unit_moments
 from client.sources import Samples
 from models import head_name
@@ -19,6 +21,7 @@ from strategies.protocol import (
     ENSEMBLE,
     GOALS,
     LAMBDAS,
+    LAYERS,
     LOG_PRIOR,
     REFERENCE_END,
     SCALES,
@@ -81,6 +84,17 @@ def features_answer(model: nn.Module, message: Message, samples: Samples, classe
         model.load_state_dict(dict(state))
         sums = feature_sums(model, head_name(model), samples.batches(batch_size, device), classes)
         answers[name] = to_arrays(sums)
+    return answers
+
+
+def gram_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+    """The Gram matrices, in single precision, of the inputs of the layers that are asked for."""
+    layers = [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
+    answers: dict[str, ArrayRecord] = {}
+    for name, state in networks(message):
+        model.load_state_dict(dict(state))
+        batches = [inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device)]
+        answers[name] = to_arrays({layer: gram.float() for layer, gram in gram_sums(model, batches, layers).items()})
     return answers
 
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from alignment.barrier import LossSums
 from client.aligning import aligned_answer
-from client.answers import features_answer, judge, moments_answer, outputs, repair_answer, sums_answer
+from client.answers import features_answer, gram_answer, judge, moments_answer, outputs, repair_answer, sums_answer
 from client.bench import Bench, set_up
 from client.data import class_counts
 from client.own import keep_own, load_checkpoint, load_own
 from client.site import Site
+from client.sources import Samples
 from client.training import Schedule, train
 from strategies.errors import OperatorError
 from strategies.protocol import (
@@ -143,12 +144,17 @@ def own_state(model: nn.Module) -> dict[str, Tensor]:
 
 def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
     """BatchNorm moments of the networks sent, on the site's training samples; on a line, on some of them."""
+    on_line = LAMBDAS in config_of(message)
+    return moments_answer(bench.model, message, some_samples(bench, bench.settings.path_samples if on_line else 0))
+
+
+def some_samples(bench: Bench, most: int) -> Samples:
+    """At most ``most`` training samples (0: all), the same at each call."""
     samples = bench.data.train
-    most = bench.settings.path_samples
-    if LAMBDAS in config_of(message) and 0 < most < len(samples):
-        generator = torch.Generator().manual_seed(bench.site.seed(bench.settings.seed, "samples of a line"))
-        samples = samples.take(torch.randperm(len(samples), generator=generator)[:most])
-    return moments_answer(bench.model, message, samples)
+    if not 0 < most < len(samples):
+        return samples
+    generator = torch.Generator().manual_seed(bench.site.seed(bench.settings.seed, "some samples"))
+    return samples.take(torch.randperm(len(samples), generator=generator)[:most])
 
 
 def repair(bench: Bench, message: Message) -> Mapping[str, object]:
@@ -159,6 +165,11 @@ def repair(bench: Bench, message: Message) -> Mapping[str, object]:
 def features(bench: Bench, message: Message) -> Mapping[str, object]:
     """Sums over the features of the networks sent, on the site's training samples."""
     return features_answer(bench.model, message, bench.data.train, bench.settings.classes)
+
+
+def gram(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Gram matrices of the inputs of the network's layers, on some of the site's training samples."""
+    return gram_answer(bench.model, message, some_samples(bench, bench.settings.gram_samples))
 
 
 def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
@@ -187,5 +198,6 @@ app.query("align")(answering(align))
 app.query("recalibrate")(answering(recalibrate))
 app.query("repair")(answering(repair))
 app.query("features")(answering(features))
+app.query("gram")(answering(gram))
 app.evaluate()(answering(evaluate))
 app.query("probe")(answering(probe))

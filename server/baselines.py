@@ -6,6 +6,7 @@ from torch import nn
 
 from server.evaluation import evaluate, pool
 from server.heads import average_by_counts, solve_heads
+from server.layers import merge_by_least_squares
 from server.recalibration import recalibrate
 from server.records import Score
 from server.sites import Sites
@@ -18,6 +19,7 @@ ALIGNED = "aligned"
 RECALIBRATED = ".recalibrated"
 COUNTS = ".counts"
 RIDGE = ".ridge"
+LEAST_SQUARES = ".least-squares"
 
 
 def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound, round_number: int) -> dict[str, Score]:
@@ -31,18 +33,24 @@ def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound, round
 
 
 def measure_variants(sites: Sites, model: nn.Module, merged: MergedRound, round_number: int) -> dict[str, Score]:
-    """The scores of both means, recalibrated, with each kind of last layer."""
+    """The scores of both means, recalibrated, with each kind of last layer and with layers merged in closed form."""
     classes = sites.settings.classes
     means = plain_means(merged)
-    by_counts = {
-        NAIVE: average_by_counts(model, means[NAIVE], merged.raw, merged.replies, classes),
-        ALIGNED: average_by_counts(model, means[ALIGNED], merged.aligned, merged.replies, classes),
+    came = {NAIVE: merged.raw, ALIGNED: merged.aligned}
+    variants = {
+        name + RECALIBRATED + COUNTS: average_by_counts(model, mean, came[name], merged.replies, classes)
+        for name, mean in means.items()
     }
-    repaired = recalibrate(sites, model, means, round_number)
-    solved = solve_heads(sites, model, repaired, round_number)
-    counted = recalibrate(sites, model, by_counts, round_number)
-    networks = {name + RECALIBRATED + COUNTS: state for name, state in counted.items()}
-    networks |= {name + RECALIBRATED + RIDGE: state for name, state in solved.items()}
+    solved_layers = merge_by_least_squares(sites, model, means[ALIGNED], merged.aligned, round_number)
+    variants[ALIGNED + RECALIBRATED + LEAST_SQUARES] = solved_layers
+    variants |= {name + RECALIBRATED: mean for name, mean in means.items()}
+    networks = recalibrate(sites, model, variants, round_number)
+    plain = [NAIVE + RECALIBRATED, ALIGNED + RECALIBRATED]
+    heads = solve_heads(
+        sites, model, {n: s for n, s in networks.items() if n in plain or n.endswith(LEAST_SQUARES)}, round_number
+    )
+    networks = {name: state for name, state in networks.items() if name not in plain}
+    networks |= {name + RIDGE: state for name, state in heads.items()}
     return {name: Score.of(each) for name, each in pool(evaluate(sites, networks, round_number)).items() if name != OWN}
 
 

@@ -13,6 +13,7 @@ from server.baselines import measure_baselines, measure_variants
 from server.evaluation import evaluate, pool
 from server.guard import guard
 from server.heads import average_by_counts, solve_heads
+from server.layers import merge_by_least_squares
 from server.mixing import Search
 from server.probing import probe
 from server.recalibration import MERGED, recalibrate, repair
@@ -114,6 +115,10 @@ class Run:
         settings, number = self.settings, search.round_number
         with watch.phase("mean"):
             state: State = self.strategy.mean(merged)
+        if settings.merge == "least-squares":
+            with watch.phase("least squares"):
+                state = merge_by_least_squares(self.sites, self.model, state, merged.aligned, number)
+        with watch.phase("head"):
             if settings.head == "counts":
                 state = average_by_counts(self.model, state, merged.aligned, merged.replies, settings.classes)
         if settings.mix == "search":
@@ -126,7 +131,7 @@ class Run:
                 weights = list(merged.weights.values())
                 state = repair(self.sites, self.model, state, merged.aligned, weights, number)
         if settings.head == "ridge":
-            with watch.phase("head"):
+            with watch.phase("ridge"):
                 state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
         return state
 

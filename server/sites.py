@@ -72,11 +72,16 @@ class Sites:
             yield self.names[node_id], reply
 
     def answers(
-        self, message_type: str, content: RecordDict, round_number: int, read: Callable[[str, Message], T]
+        self,
+        message_type: str,
+        content: RecordDict | Callable[[str], RecordDict],
+        round_number: int,
+        read: Callable[[str, Message], T],
+        only: Collection[str] | None = None,
     ) -> dict[str, T]:
         """What ``read`` makes of each site's reply, in site order; the refused are logged and left out."""
         found: dict[str, T] = {}
-        for site, reply in self.ask(message_type, content, round_number):
+        for site, reply in self.ask(message_type, content, round_number, only):
             try:
                 found[site] = read(site, sound(site, reply))
             except RefusedReply as verdict:

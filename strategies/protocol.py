@@ -11,6 +11,7 @@ message                server sends                                a site answer
 ``query.recalibrate``  networks, or two ends and ``lambdas``       BatchNorm moments of each: counts, sums, squares
 ``query.repair``       networks by name; ``goals`` for one          moments of each layer's outputs of each
 ``query.features``     networks by name                            of each, Σφφᵀ and Σφyᵀ of its last layer's inputs
+``query.gram``         its aligned network; names of ``layers``     the Gram matrix of each layer's inputs
 ``evaluate``           networks by name, ``config``                for each the sums of loss and of right answers
 ``query.probe``        two ends, ``lambdas``, moments of each      the same sums at each λ
 =====================  ==========================================  ===================================================
@@ -47,6 +48,7 @@ ALIGN = "query.align"
 RECALIBRATE = "query.recalibrate"
 REPAIR = "query.repair"
 FEATURES = "query.features"
+GRAM = "query.gram"
 EVALUATE = "evaluate"
 PROBE = "query.probe"
 
@@ -59,6 +61,7 @@ REFERENCE_END = "reference"
 CANDIDATE_END = "candidate"
 LAMBDAS = "lambdas"
 GOALS = "goals"
+LAYERS = "layers"
 SETTLED = "settled"
 SCALES = "scales"
 SCALED = "*"

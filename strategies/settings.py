@@ -118,6 +118,15 @@ class Settings(BaseModel, frozen=True):
     """Points on each line of the search."""
     path_samples: OrUsual = 2000
     """Most training samples of a site on which statistics are recomputed at each point of a line; 0: all."""
+    merge: Literal["mean", "least-squares"] = "mean"
+    """How layers are merged: by their weighted `mean`; or, linear and convolutional ones, by `least-squares` from Gram
+    matrices of their inputs, which each site sends (RegMean)."""
+    gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """What is left of the Gram matrices' off-diagonals."""
+    gram_samples: Count = 2000
+    """Most training samples of a site in its Gram matrices."""
+    gram_limit_megabytes: Positive = 64.0
+    """Most that a site sends of Gram matrices; layers past it, the largest first, are merged by their mean."""
     head: Literal["mean", "counts", "ridge"] = "mean"
     """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class; or
     solved by `ridge` regression from sums that the sites send of the merged network's features."""

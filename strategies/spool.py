@@ -23,6 +23,8 @@ class SpooledState(Mapping[str, Tensor]):
     names: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
         # Opened anew each time: a thousand sites would be a thousand open files.
         with cast(Any, safe_open)(self.path, framework="pt") as file:
             return file.get_tensor(name)

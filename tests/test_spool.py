@@ -60,6 +60,7 @@ def test_a_spooled_state_reads_what_was_written_in_its_order(tmp_path: Path) -> 
     spooled = spool.add("any/name\n../", state)
     assert isinstance(spooled, SpooledState)
     assert list(spooled) == list(state)
+    assert "other" not in spooled
     assert all(torch.equal(spooled[name], state[name]) for name in state)
     assert [path.parent for path in tmp_path.rglob("*.safetensors")] == [tmp_path / "spool"]
 

@@ -1,0 +1,129 @@
+"""A closed-form merge of each linear and convolutional layer, from the Gram matrices of its inputs.
+
+RegMean (arXiv 2212.09849, equation 2): the layer W̄ whose outputs are nearest to those of all the networks' layers W_i,
+each on its own inputs, min Σ_i ‖W̄ X_i − W_i X_i‖², is W̄ᵀ = (Σ G_i)⁻¹ Σ G_i W_iᵀ with G_i = X_i X_iᵀ. Off-diagonals of
+G_i are shrunk by α (there α = 0.9), since layers are merged each on its own.
+
+Grams are plain tensors by layer name; a bias is a weight of an input that is always 1. They are sums over samples.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from math import prod
+from typing import cast
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from alignment.batches import Batch, inputs_of, network_with
+from alignment.channels import named_modules
+from alignment.errors import StateError
+from alignment.spec import State
+
+RIDGE = 1e-6
+"""Share of its mean diagonal that is added to a summed Gram matrix, for inputs that never vary."""
+
+
+def gram_sizes(model: nn.Module) -> dict[str, int]:
+    """Rows of each layer's Gram matrix; `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one."""
+    return {
+        name: prod(layer.weight.shape[1:]) + (layer.bias is not None)
+        for name, layer in named_modules(model)
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _is_plain(layer))
+    }
+
+
+def _is_plain(layer: nn.Conv2d) -> bool:
+    return layer.groups == 1 and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+
+
+def gram_sums(
+    model: nn.Module, batches: Iterable[Batch], layers: Sequence[str]
+) -> dict[str, Float64[Tensor, "inputs inputs"]]:
+    """Σ x xᵀ over the inputs of each of ``layers``, over samples and positions; of a convolution, over its patches.
+
+    ``model`` runs in eval mode, without gradients, and is not touched. Raises `ValueError` without batches.
+    """
+    network = network_with(model)
+    sums: dict[str, Tensor] = {}
+    with ExitStack() as hooks, torch.no_grad():
+        for name in layers:
+            layer = network.get_submodule(name)
+            hooks.enter_context(layer.register_forward_pre_hook(_adder(sums, name)))
+        for inputs in inputs_of(batches, network):
+            network(inputs)
+    return sums
+
+
+def merge_layers(
+    merged: State,
+    states: Sequence[State],
+    grams: Sequence[Mapping[str, Tensor]],
+    alpha: float = 0.9,
+) -> dict[str, Tensor]:
+    """``merged`` with each layer that all ``grams`` speak of solved by least squares; see the top of this file.
+
+    ``grams[i]`` is of the inputs of ``states[i]``, which must be aligned. Raises `StateError` for a Gram matrix of
+    another size than the layer's inputs.
+    """
+    solved = dict(merged)
+    for layer in [name for name in grams[0] if all(name in each for each in grams)]:
+        rows = [_matrix(state, layer) for state in states]
+        wanted = _solve(layer, rows, [each[layer].double() for each in grams], alpha)
+        for key, part in _parts(merged, layer, wanted).items():
+            solved[key] = part.reshape(merged[key].shape).to(merged[key].device, merged[key].dtype)
+    return solved
+
+
+def _matrix(state: State, layer: str) -> Tensor:
+    """The layer's weights with one row for each output, its bias a last column."""
+    weight, bias = _keys(layer)
+    rows = state[weight].double().cpu().flatten(1)
+    return torch.cat((rows, state[bias].double().cpu()[:, None]), 1) if bias in state else rows
+
+
+def _parts(like: State, layer: str, matrix: Tensor) -> dict[str, Tensor]:
+    """The inverse of `_matrix`."""
+    weight, bias = _keys(layer)
+    inputs = prod(like[weight].shape[1:])
+    return {weight: matrix[:, :inputs], **({bias: matrix[:, inputs]} if bias in like else {})}
+
+
+def _keys(layer: str) -> tuple[str, str]:
+    return f"{layer}.weight".removeprefix("."), f"{layer}.bias".removeprefix(".")
+
+
+def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: float) -> Tensor:
+    size = rows[0].shape[1]
+    for gram in grams:
+        if tuple(gram.shape) != (size, size):
+            raise StateError(f"Gram matrix of {layer!r}: expected {(size, size)}, got {tuple(gram.shape)}")
+    shrunk = [alpha * gram + (1 - alpha) * torch.diag(gram.diagonal()) for gram in grams]
+    # Where no input ever came, every answer is as good: the ridge then gives the mean of the networks.
+    power = sum(gram.diagonal().mean().item() for gram in shrunk)
+    strength = RIDGE * (power or 1.0)
+    weighed = [gram + strength / len(grams) * torch.eye(size, dtype=torch.float64) for gram in shrunk]
+    wanted = torch.stack([gram @ row.T for gram, row in zip(weighed, rows, strict=True)]).sum(0)
+    return cast(Tensor, torch.linalg.solve(torch.stack(weighed).sum(0), wanted)).T
+
+
+def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = _rows(layer, inputs[0].detach())
+        gram = (x.T @ x).double().cpu()
+        sums[name] = sums[name] + gram if name in sums else gram
+
+    return add
+
+
+def _rows(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """One row for each time that the layer's weights are applied."""
+    rows = _patches(layer, inputs) if isinstance(layer, nn.Conv2d) else inputs.flatten(0, -2)
+    return rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)
+
+
+def _patches(layer: nn.Conv2d, inputs: Tensor) -> Tensor:
+    assert isinstance(layer.padding, tuple)
+    unfolded = nn.functional.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    return unfolded.transpose(1, 2).flatten(0, 1)

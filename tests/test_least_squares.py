@@ -1,0 +1,110 @@
+"""Layers merged in closed form: nearest, on each network's own inputs, to what each network's layer gives."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignment.errors import StateError
+from alignment.interpolate import interpolate
+from alignment.least_squares import gram_sizes, gram_sums, merge_layers
+
+LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (nn.Linear(5, 3), (40, 5)),
+    (nn.Linear(5, 3, bias=False), (8, 5, 5)),
+    (nn.Conv2d(2, 3, 3, padding=1), (9, 2, 5, 5)),
+    (nn.Conv2d(2, 3, 3, stride=2, dilation=2, bias=False), (9, 2, 9, 9)),
+]
+
+
+class Alone(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.only = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.only(x)
+
+
+def networks(layer: nn.Module, shape: Sequence[int]) -> tuple[Alone, list[dict[str, Tensor]], list[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    model = Alone(layer).double()
+    states = [
+        {name: torch.randn(t.shape, generator=generator, dtype=torch.float64) for name, t in model.state_dict().items()}
+        for _ in range(2)
+    ]
+    inputs = [torch.randn(*shape, generator=generator, dtype=torch.float64) * scale for scale in (1, 3)]
+    return model, states, inputs
+
+
+def grams(model: nn.Module, states: Sequence[dict[str, Tensor]], inputs: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    found: list[dict[str, Tensor]] = []
+    for state, x in zip(states, inputs, strict=True):
+        model.load_state_dict(state)
+        found.append(gram_sums(model, [x[:3], x[3:]], ["only"]))
+    return found
+
+
+def error(
+    model: nn.Module, merged: dict[str, Tensor], states: Sequence[dict[str, Tensor]], inputs: Sequence[Tensor]
+) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for state, x in zip(states, inputs, strict=True):
+        wanted = torch.func.functional_call(model, state, (x,))
+        total = total + (torch.func.functional_call(model, merged, (x,)) - wanted).square().sum()
+    return total
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS)
+def test_no_other_layer_is_nearer_to_both_networks_outputs(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    model, states, inputs = networks(layer, shape)
+    mean = interpolate(states[0], states[1], 0.5)
+    merged = merge_layers(mean, states, grams(model, states, inputs), alpha=1.0)
+    at_least, at_mean = (slopes(model, state, states, inputs) for state in (merged, mean))
+    for flat, steep in zip(at_least, at_mean, strict=True):
+        assert flat.norm().item() < 1e-4 * steep.norm().item()
+    assert error(model, merged, states, inputs) < error(model, mean, states, inputs)
+
+
+def slopes(
+    model: nn.Module, merged: dict[str, Tensor], states: Sequence[dict[str, Tensor]], inputs: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    free = {name: tensor.clone().requires_grad_() for name, tensor in merged.items()}
+    return torch.autograd.grad(error(model, free, states, inputs), list(free.values()))
+
+
+def test_networks_that_agree_stay_as_they_are() -> None:
+    model, states, inputs = networks(*LAYERS[2])
+    same = [states[0], states[0]]
+    merged = merge_layers(states[1], same, grams(model, same, inputs))
+    assert all(merged[name].allclose(states[0][name]) for name in merged)
+
+
+def test_without_any_input_it_is_the_mean() -> None:
+    model, states, inputs = networks(*LAYERS[1])
+    merged = merge_layers(states[0], states, grams(model, states, [x * 0 for x in inputs]))
+    assert merged["only.weight"].allclose((states[0]["only.weight"] + states[1]["only.weight"]) / 2)
+
+
+def test_alpha_zero_weighs_each_input_by_its_own_power() -> None:
+    model, states, inputs = networks(*LAYERS[1])
+    found = grams(model, states, inputs)
+    merged = merge_layers(states[0], states, found, alpha=0.0)
+    powers = [each["only"].diagonal() for each in found]
+    weighed = torch.stack([p * state["only.weight"] for p, state in zip(powers, states, strict=True)]).sum(0)
+    expected = weighed / torch.stack(powers).sum(0)
+    assert merged["only.weight"].allclose(expected, rtol=1e-4)
+
+
+def test_sizes_are_told_before_anything_is_computed() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4), nn.Linear(7, 2, bias=False)
+    )
+    assert gram_sizes(model) == {"0": 19, "3": 7}
+
+
+def test_a_gram_matrix_of_another_layer_is_refused() -> None:
+    _, states, _ = networks(*LAYERS[0])
+    with pytest.raises(StateError, match=r"Gram matrix of 'only': expected \(6, 6\), got \(5, 5\)"):
+        merge_layers(states[0], states, [{"only": torch.eye(5)}] * 2)

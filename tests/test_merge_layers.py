@@ -1,0 +1,75 @@
+"""Layers merged in closed form, over a federation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Array, Message
+
+from server.layers import affordable
+from server.records import RoundRecord
+from server.store import RunStore
+from server.summary import read_rounds
+from strategies.protocol import GRAM
+from tests.inprocess import play_in_process, quick_settings
+
+RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
+
+
+def loss(store: RunStore) -> float:
+    (record,) = read_rounds(store)
+    assert record.merged is not None
+    return record.merged.loss
+
+
+def test_least_squares_merges_better_than_the_mean_after_weight_matching(tmp_path: Path) -> None:
+    losses = {
+        merge: loss(play_in_process(quick_settings(tmp_path / merge, merge=merge, **RESNET)))
+        for merge in ("mean", "least-squares")
+    }
+    assert losses["least-squares"] < losses["mean"]
+
+
+def test_what_passes_the_limit_is_left_to_the_mean() -> None:
+    sizes = {"first": 100, "second": 1000, "third": 200}
+    assert affordable(sizes, 1000) == sizes
+    assert affordable(sizes, 1.0) == {"first": 100, "third": 200}
+    assert affordable(sizes, 0.001) == {}
+
+
+def test_a_site_that_sends_no_gram_matrices_leaves_the_mean(tmp_path: Path) -> None:
+    def silence(partition: int, reply: Message) -> Message | None:
+        return None if partition == 1 and reply.metadata.message_type == GRAM else reply
+
+    settings = quick_settings(tmp_path / "silent", merge="least-squares", round_deadline_seconds=0.5)
+    silent = play_in_process(settings, tamper=silence)
+    mean = play_in_process(quick_settings(tmp_path / "mean"))
+    assert silent.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
+
+
+@pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative", "missing"])
+def test_gram_matrices_that_cannot_be_are_left_out(tmp_path: Path, attack: str) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == GRAM:
+            record = reply.content.array_records["site-eu"]
+            name, array = next(iter(record.items()))
+            gram = torch.from_numpy(array.numpy().copy())
+            if attack == "missing":
+                del record[name]
+            else:
+                spoilt = {"wrong shape": gram[:-1], "not finite": gram * torch.nan, "negative": -gram}[attack]
+                record[name] = Array(spoilt.numpy())
+        return reply
+
+    attacked = play_in_process(quick_settings(tmp_path / "attacked", merge="least-squares"), tamper=tamper)
+    mean = play_in_process(quick_settings(tmp_path / "mean"))
+    assert attacked.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
+
+
+def test_variants_measure_it_among_the_rest(tmp_path: Path) -> None:
+    (record,) = read_rounds(play_in_process(quick_settings(tmp_path / "all", baselines=True, variants=True)))
+    assert isinstance(record, RoundRecord)
+    found = record.baselines["aligned.recalibrated.least-squares"]
+    alone = loss(play_in_process(quick_settings(tmp_path / "alone", merge="least-squares")))
+    assert found.loss == pytest.approx(alone, rel=1e-5)
+    assert "aligned.recalibrated.least-squares.ridge" in record.baselines
