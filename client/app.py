@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
 from alignment.barrier import LossSums
+from alignment.batches import network_with
 from client.aligning import aligned_answer
 from client.answers import features_answer, gram_answer, judge, moments_answer, outputs, repair_answer, sums_answer
 from client.bench import Bench, set_up
@@ -18,7 +19,7 @@ from client.data import class_counts
 from client.own import keep_own, load_checkpoint, load_own
 from client.site import Site
 from client.sources import Samples
-from client.training import Schedule, train
+from client.training import Schedule, Teacher, train
 from strategies.errors import OperatorError
 from strategies.protocol import (
     ARRAYS,
@@ -88,13 +89,22 @@ def fit(bench: Bench, message: Message) -> Mapping[str, object]:
         case _:
             bench.model.load_state_dict(to_state(message.content.array_records[ARRAYS]))
     schedule = schedule_of(bench.settings, bench.site, int(str(config.get(ROUND, 1))))
-    loss = train(bench.model, bench.data.train, schedule, bench.device)
+    loss = train(bench.model, bench.data.train, schedule, bench.device, teacher_of(bench, message))
     state = own_state(bench.model)
     keep_own(bench.site, state)
     metrics = {METRICS: own_metrics(bench, {"train-loss": loss})}
     if config.get(TO_ALIGN):
         return {**aligned_answer(bench, to_state(message.content.array_records[ARRAYS]), state), **metrics}
     return {ARRAYS: to_arrays(state), **metrics} if config.get(SEND, True) else metrics
+
+
+def teacher_of(bench: Bench, message: Message) -> Teacher | None:
+    """In later rounds, where the run asks for it: the ensemble of the network sent and the site's own of before."""
+    own = load_own(bench.site)
+    if bench.settings.distillation == 0 or config_of(message).get(START) != "shared" or own is None:
+        return None
+    states = (to_state(message.content.array_records[ARRAYS]), own)
+    return Teacher([network_with(bench.model, state) for state in states], bench.settings.distillation)
 
 
 def network(bench: Bench, message: Message) -> Mapping[str, object]:

@@ -1,10 +1,11 @@
 """Training at a site: stochastic gradient descent with a warm start and a cosine end, on the site's own samples."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from client.sources import Samples
 
@@ -21,10 +22,62 @@ class Schedule:
     autocast: bool = False
 
 
-def train(model: nn.Module, samples: Samples, schedule: Schedule, device: torch.device) -> float:
+@dataclass(frozen=True)
+class Teacher:
+    """Networks whose averaged class probabilities a training stays near, and how much that weighs."""
+
+    networks: Sequence[nn.Module]
+    weight: float
+
+    def divergence(self, inputs: Tensor, logits: Tensor) -> Tensor:
+        """``weight`` · KL(ensemble ‖ softmax ``logits``), the mean over the samples (arXiv 1503.02531), in nats."""
+        with torch.no_grad():
+            wanted = torch.stack([network(inputs).softmax(-1) for network in self.networks]).mean(0)
+        divergence = nn.functional.kl_div(logits.log_softmax(-1), wanted, reduction="batchmean")
+        return self.weight * divergence
+
+
+def train(
+    model: nn.Module, samples: Samples, schedule: Schedule, device: torch.device, teacher: Teacher | None = None
+) -> float:
     """Trains ``model`` in place and returns the mean loss of the last epoch, in nats per sample; 0 without an epoch."""
     generator = torch.Generator().manual_seed(schedule.seed)
     model.to(device).train()
+    descent = _descent(model, schedule, max(1, math.ceil(len(samples) / schedule.batch_size)), teacher)
+    loss = 0.0
+    for _ in range(schedule.epochs):
+        total, count = 0.0, 0
+        for inputs, targets in samples.batches(schedule.batch_size, device, generator):
+            total += descent.step(inputs, targets) * len(targets)
+            count += len(targets)
+        loss = total / count
+    return loss
+
+
+@dataclass(frozen=True)
+class _Descent:
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    teacher: Teacher | None
+    autocast: bool
+
+    def step(self, inputs: Tensor, targets: Tensor) -> float:
+        """One step on a batch, and its loss before it."""
+        self.optimizer.zero_grad()
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.autocast):
+            logits: Tensor = self.model(inputs)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = nn.functional.cross_entropy(logits, targets)
+        if self.teacher is not None:
+            loss = loss + self.teacher.divergence(inputs, logits)
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        return loss.item()
+
+
+def _descent(model: nn.Module, schedule: Schedule, steps_per_epoch: int, teacher: Teacher | None) -> _Descent:
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=schedule.learning_rate,
@@ -32,34 +85,11 @@ def train(model: nn.Module, samples: Samples, schedule: Schedule, device: torch.
         nesterov=True,
         weight_decay=schedule.weight_decay,
     )
-    steps = schedule.epochs * max(1, math.ceil(len(samples) / schedule.batch_size))
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=steps + 1, pct_start=0.2, cycle_momentum=False
+        optimizer,
+        schedule.learning_rate,
+        total_steps=schedule.epochs * steps_per_epoch + 1,
+        pct_start=0.2,
+        cycle_momentum=False,
     )
-    loss = 0.0
-    for _ in range(schedule.epochs):
-        loss = _epoch(model, samples, schedule, optimizer, scheduler, generator)
-    return loss
-
-
-def _epoch(
-    model: nn.Module,
-    samples: Samples,
-    schedule: Schedule,
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
-) -> float:
-    total, count = 0.0, 0
-    device = next(model.parameters()).device
-    for inputs, targets in samples.batches(schedule.batch_size, device, generator):
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.autocast):
-            logits = model(inputs)
-        loss = nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        total += loss.item() * len(targets)
-        count += len(targets)
-    return total / count
+    return _Descent(model, optimizer, scheduler, teacher, schedule.autocast)

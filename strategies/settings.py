@@ -89,6 +89,9 @@ class Settings(BaseModel, frozen=True):
     """Peak step size in later rounds."""
     weight_decay: NotNegative = 3e-3
     """Pull of the weights towards zero."""
+    distillation: NotNegative = 0.0
+    """In later rounds, the weight in the training loss of the divergence from the ensemble of the networks that a site
+    already holds: the one sent and its own of the round before."""
     autocast: bool = False
     """Train with products in bfloat16: three times as fast on processors with AMX, slower on those without."""
 

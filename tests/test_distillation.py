@@ -1,0 +1,42 @@
+"""A later round that stays near the ensemble of the networks a site already holds."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from client.sources import Samples
+from client.training import Schedule, Teacher, train
+from server.summary import read_rounds
+from tests.inprocess import play_in_process, quick_settings
+
+
+def test_the_divergence_is_that_from_the_averaged_probabilities() -> None:
+    torch.manual_seed(0)
+    first, second, x = nn.Linear(4, 3), nn.Linear(4, 3), torch.randn(7, 4)
+    teacher, logits = Teacher([first, second], 2.0), torch.randn(7, 3)
+    wanted = (first(x).softmax(-1) + second(x).softmax(-1)) / 2
+    expected = 2.0 * (wanted * (wanted.log() - logits.log_softmax(-1))).sum(-1).mean()
+    assert torch.allclose(teacher.divergence(x, logits), expected, atol=1e-6)
+    assert teacher.divergence(x, wanted.log()).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_strong_teacher_is_followed_against_the_labels() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 4)
+    teacher, student = nn.Linear(4, 2), nn.Linear(4, 2)
+    wrong = 1 - teacher(x).argmax(-1)
+    schedule = Schedule(epochs=30, batch_size=16, learning_rate=0.1, weight_decay=0.0, seed=0)
+    train(student, Samples(x, wrong), schedule, torch.device("cpu"), Teacher([teacher], 50.0))
+    assert (student(x).argmax(-1) == wrong).float().mean() < 0.2
+
+
+def test_it_changes_later_rounds_only(tmp_path: Path) -> None:
+    stores = [
+        play_in_process(quick_settings(tmp_path / str(weight), distillation=weight, rounds=2)) for weight in (0.0, 1.0)
+    ]
+    one, other = ([store.checkpoint_path(number).read_bytes() for number in (1, 2)] for store in stores)
+    assert one[0] == other[0]
+    assert one[1] != other[1]
+    assert len(read_rounds(stores[1])) == 2
