@@ -98,6 +98,13 @@ class MixStep(Record, frozen=True):
     before: float
 
 
+class TrafficRecord(Record, frozen=True):
+    """Bytes to and from one site, by the server's count, in all messages of a round."""
+
+    sent: int
+    received: int
+
+
 class RoundRecord(Record, frozen=True):
     """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged."""
 
@@ -114,5 +121,6 @@ class RoundRecord(Record, frozen=True):
     mix: list[MixStep] = Field(default_factory=list[MixStep])
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
     barrier: BarrierRecord | None = None
+    traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
     finished: float = 0.0

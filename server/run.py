@@ -24,6 +24,7 @@ from server.records import (
     RoundRecord,
     Score,
     SitePaths,
+    TrafficRecord,
 )
 from server.sites import Sites
 from server.store import RunStore
@@ -72,6 +73,7 @@ class Run:
     def play_round(self, number: int, state: State) -> State:
         """One round from ``state``; returns the merged network, or ``state`` when too few sites answered."""
         watch = Stopwatch(self.store, number)
+        self.sites.traffic.clear()
         with watch.phase("join"):
             self.sites.join()
         with watch.phase("train"):
@@ -83,6 +85,8 @@ class Run:
             record = _record(number, "void", merged, watch)
         else:
             state, record = self._finish(number, merged, watch)
+        traffic = {site: TrafficRecord(sent=t.sent, received=t.received) for site, t in self.sites.traffic.items()}
+        record = record.model_copy(update={"traffic": dict(sorted(traffic.items()))})
         self.store.finish_round(record.model_dump(), state)
         # The replies have done their part; what is kept of a round is its network and its line.
         self.strategy.spool.clear()

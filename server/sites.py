@@ -25,6 +25,19 @@ class JoinError(OperatorError):
 
 
 @dataclass
+class Traffic:
+    """Bytes of records that went to a site and came from it, without what carries them."""
+
+    sent: int = 0
+    received: int = 0
+
+
+def size_of(content: RecordDict) -> int:
+    """The bytes of all records."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+@dataclass
 class Sites:
     """The joined sites by node id, and the grid that reaches them."""
 
@@ -32,6 +45,7 @@ class Sites:
     settings: Settings
     clock: Clock = field(default_factory=Clock)
     names: dict[int, str] = field(default_factory=dict[int, str])
+    traffic: dict[str, Traffic] = field(default_factory=dict[str, Traffic])
 
     def join(self) -> None:
         """Waits until ``min-sites`` nodes are there, and asks those that are new for their names.
@@ -68,8 +82,12 @@ class Sites:
         """Each site (of ``only``) with its reply to one message, in order of arrival; None from the silent."""
         asked = {i: name for i, name in self.names.items() if only is None or name in only}
         contents = {i: content(name) if callable(content) else content for i, name in asked.items()}
+        for node_id, each in contents.items():
+            self.traffic.setdefault(asked[node_id], Traffic()).sent += size_of(each)
         for node_id, reply in self._exchange(message_type, contents, round_number):
-            yield self.names[node_id], reply
+            if reply is not None and reply.has_content():
+                self.traffic[asked[node_id]].received += size_of(reply.content)
+            yield asked[node_id], reply
 
     def answers(
         self,

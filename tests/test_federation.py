@@ -84,6 +84,15 @@ def test_every_split_gives_a_merge_and_its_baselines(tmp_path: Path, split: str)
     assert all(0 <= score.accuracy <= 1 and score.loss > 0 for score in record.baselines.values())
 
 
+def test_the_record_counts_the_bytes_of_each_site(tmp_path: Path) -> None:
+    store = play_in_process(quick_settings(tmp_path, start="shared", probe_points=0))
+    network = sum(tensor.numel() * tensor.element_size() for tensor in store.network(1).values())
+    for traffic in one_round(store).traffic.values():
+        # Out: to train from, and the merge to evaluate. In: what was trained.
+        assert 2 * network < traffic.sent < 2.2 * network
+        assert network < traffic.received < 1.1 * network
+
+
 def nan_arrays(reply: Message) -> None:
     arrays = reply.content.array_records[ARRAYS]
     name = next(iter(arrays))
