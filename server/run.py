@@ -9,7 +9,7 @@ from logging import getLogger
 from torch import nn
 
 from alignment.barrier import LossSums
-from server.baselines import measure_baselines, measure_variants
+from server.baselines import measure_baselines
 from server.evaluation import evaluate, pool
 from server.guard import guard
 from server.heads import average_by_counts, solve_heads
@@ -29,6 +29,7 @@ from server.records import (
 from server.sites import Sites
 from server.store import RunStore
 from server.trips import Trips
+from server.variants import measure_variants
 from strategies.fed_rebasin import FedRebasin, MergedRound
 from strategies.protocol import OWN, State
 from strategies.settings import Settings
@@ -146,7 +147,7 @@ class Run:
                 found |= measure_baselines(self.sites, self.model, merged, number)
         if self.settings.variants and number == 1:
             with watch.phase("variants"):
-                found |= measure_variants(self.sites, self.model, merged, number)
+                found |= measure_variants(self.sites, self.model, self.strategy, merged, number)
         return found
 
     def _probe(self, number: int, merged: MergedRound) -> dict[str, SitePaths]:

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from alignment.matching import Matching, judged
-from alignment.permutation import invert
+from alignment.permutation import Permutation, invert
 from alignment.spec import PermutationSpec, State
 from alignment.weight_matching import match_weights
 from strategies.admission import Admitted, admit
@@ -201,7 +201,7 @@ class FedRebasin(FedAvg):
 
     def nearest_first(self) -> list[str]:
         """The sites whose networks were collected, the medoid first."""
-        return nearest_first(self.spec, self._collected.admitted, self._match_weights)
+        return nearest_first(self.spec, self._collected.admitted, self.match_by_weights)
 
     def merge_collected(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The aligned mean of what was collected, and its metrics as FedAvg averages them; Nones without any."""
@@ -253,20 +253,20 @@ class FedRebasin(FedAvg):
             self._collected.matchings[site] = self._match(known, kept)
 
     def _match(self, reference: State, one: Admitted) -> Matching:
-        """The site's own proposal, or the matching of its weights."""
-        if self.align_at == "both" and one.permutation is not None and not self.refine:
-            return judged(self.spec, reference, one.state, one.permutation)
-        return self._match_weights(reference, one)
+        """The site's own proposal, kept or refined; else the matching of its weights."""
+        if self.align_at != "both" or one.permutation is None:
+            return self.match_by_weights(reference, one)
+        if self.refine:
+            return self.match_by_weights(reference, one, start=one.permutation)
+        return judged(self.spec, reference, one.state, one.permutation)
 
-    def _match_weights(self, reference: State, one: Admitted) -> Matching:
+    def match_by_weights(self, reference: State, one: Admitted, start: Permutation | None = None) -> Matching:
         """The matching of one reply, whatever else came and in whatever order: its randomness is the site's own."""
-        collected = self._collected
-        digest = hashlib.sha256(f"{self.seed}/{collected.server_round}/{one.site}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/{self._collected.server_round}/{one.site}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
         # A network that was trained from the reference begins at the identity, and belongs there or near; a site's
         # proposal is refined, not looked for anew.
-        restarts = 1 if reference is self._sent or one.permutation is not None else self.restarts
-        start = one.permutation if self.align_at == "both" else None
+        restarts = 1 if reference is self._sent or start is not None else self.restarts
         return match_weights(self.spec, reference, one.state, start, generator, restarts)
 
     def _known_reference(self) -> State | None:

@@ -1,0 +1,69 @@
+"""One real Flower run of a task by one method; its record is kept, and a run that is there is not played again."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.merging.images import cache_folder
+from benchmarks.merging.tasks import Task
+from benchmarks.merging.trainings import Training, make
+from cli.superlink import SuperLink
+from server.records import RoundRecord
+from server.store import RunStore
+from server.summary import read_rounds
+
+# Every network that a one-shot merge could be: measured once the sites' networks are there.
+ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 9, "guard": False}
+METHODS: dict[str, dict[str, object]] = {
+    # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
+    "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
+    "joint": ONE_SHOT | {"align-at": "both", "site-matching": "joint"},
+    "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},
+}
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a run left."""
+
+    task: Task
+    method: str
+    rounds: list[RoundRecord]
+
+    @property
+    def first(self) -> RoundRecord:
+        """The round of the merge."""
+        return self.rounds[0]
+
+
+def play(link: SuperLink, task: Task, method: str, config: Mapping[str, object] | None = None) -> Played:
+    """The record of ``task`` merged by ``method``; played on ``link`` unless it lies there. Raises when a run fails."""
+    wanted = METHODS[method] if config is None else config
+    store = RunStore(cache_folder() / "runs" / f"{task.name}-{method}")
+    rounds = read_rounds(store)
+    if len(rounds) < int(str(wanted["rounds"])):
+        shutil.rmtree(store.directory, ignore_errors=True)
+        _lay_out(task, store.directory)
+        place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve()), "epochs": 0}
+        _wait(link, link.submit({**task.config, **place, **wanted}, task.n_sites), store.directory)
+        rounds = read_rounds(store)
+    return Played(task, method, rounds)
+
+
+def _lay_out(task: Task, directory: Path) -> None:
+    """Gives each site the network that it trained."""
+    for partition in range(task.n_sites):
+        training = Training(task, partition)
+        make(training)
+        folder = directory / "sites" / training.site.name
+        folder.mkdir(parents=True)
+        shutil.copy(training.path, folder / "checkpoint.safetensors")
+
+
+def _wait(link: SuperLink, run_id: str, directory: Path) -> None:
+    while not (said := link.status(run_id)).startswith("finished"):
+        time.sleep(2)
+    if said != "finished:completed":
+        raise RuntimeError(f"{directory.name}: {said}\n{link.run_log(run_id)[-4000:]}")
