@@ -153,33 +153,33 @@ def own_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
-    """BatchNorm moments of the networks sent, on the site's training samples; on a line, on some of them."""
-    on_line = LAMBDAS in config_of(message)
-    return moments_answer(bench.model, message, some_samples(bench, bench.settings.path_samples if on_line else 0))
+    """BatchNorm moments of the networks sent."""
+    return moments_answer(bench.model, message, statistics_samples(bench, message))
 
 
-def some_samples(bench: Bench, most: int) -> Samples:
-    """At most ``most`` training samples (0: all), the same at each call."""
-    samples = bench.data.train
+def statistics_samples(bench: Bench, message: Message) -> Samples:
+    """The training samples that statistics are taken of: as many as the settings allow, the same at each call."""
+    samples, settings = bench.data.train, bench.settings
+    most = settings.path_samples if LAMBDAS in config_of(message) else settings.statistics_samples
     if not 0 < most < len(samples):
         return samples
-    generator = torch.Generator().manual_seed(bench.site.seed(bench.settings.seed, "some samples"))
+    generator = torch.Generator().manual_seed(bench.site.seed(settings.seed, "samples of statistics"))
     return samples.take(torch.randperm(len(samples), generator=generator)[:most])
 
 
 def repair(bench: Bench, message: Message) -> Mapping[str, object]:
-    """Moments of the outputs of every layer of the networks sent, on the site's training samples."""
-    return repair_answer(bench.model, message, bench.data.train)
+    """Moments of the outputs of every layer of the networks sent."""
+    return repair_answer(bench.model, message, statistics_samples(bench, message))
 
 
 def features(bench: Bench, message: Message) -> Mapping[str, object]:
-    """Sums over the features of the networks sent, on the site's training samples."""
-    return features_answer(bench.model, message, bench.data.train, bench.settings.classes)
+    """Sums over the features of the networks sent."""
+    return features_answer(bench.model, message, statistics_samples(bench, message), bench.settings.classes)
 
 
 def gram(bench: Bench, message: Message) -> Mapping[str, object]:
-    """Gram matrices of the inputs of the network's layers, on some of the site's training samples."""
-    return gram_answer(bench.model, message, some_samples(bench, bench.settings.gram_samples))
+    """Gram matrices of the inputs of the network's layers."""
+    return gram_answer(bench.model, message, statistics_samples(bench, message))
 
 
 def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:

@@ -33,7 +33,7 @@ def measure_variants(
         means[name + RECALIBRATED] = mean
         by_counts = average_by_counts(model, mean, states, merged.replies, sites.settings.classes)
         means[name + RECALIBRATED + COUNTS] = by_counts
-        if name != NAIVE:
+        if name in (ALIGNED, WEIGHTS):
             solved = merge_by_least_squares(sites, model, mean, states, round_number)
             means[name + RECALIBRATED + LEAST_SQUARES] = solved
     networks = recalibrate(sites, model, means, round_number)

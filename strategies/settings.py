@@ -101,7 +101,7 @@ class Settings(BaseModel, frozen=True):
     server; `auto` is `global` for a shared start and `largest` otherwise."""
     restarts: Count = 5
     """Most restarts of the server's weight matching; the best objective is kept."""
-    align_at: Literal["server", "site", "both"] = "server"
+    align_at: Literal["server", "site", "both"] = "both"
     """Who aligns: the `server`, by weights alone; each `site`, on its own data, and sends what is aligned; or `both`:
     the site proposes a permutation, which the server checks, and refines with `refine`."""
     site_matching: Literal["activations", "then-weights", "joint"] = "joint"
@@ -119,15 +119,15 @@ class Settings(BaseModel, frozen=True):
     stage by stage, by the loss on held-out samples: at worst the best of the sites' own."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
+    statistics_samples: OrUsual = 0
+    """Most training samples of a site in the statistics that it sends of a network; 0: all."""
     path_samples: OrUsual = 2000
-    """Most training samples of a site on which statistics are recomputed at each point of a line; 0: all."""
+    """The same at each point of a line."""
     merge: Literal["mean", "least-squares"] = "mean"
     """How layers are merged: by their weighted `mean`; or, linear and convolutional ones, by `least-squares` from Gram
     matrices of their inputs, which each site sends (RegMean)."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
     """What is left of the Gram matrices' off-diagonals."""
-    gram_samples: Count = 2000
-    """Most training samples of a site in its Gram matrices."""
     gram_limit_megabytes: Positive = 64.0
     """Most that a site sends of Gram matrices; layers past it, the largest first, are merged by their mean."""
     head: Literal["mean", "counts", "ridge"] = "mean"

@@ -101,6 +101,7 @@ def quick_settings(directory: Path, **changes: object) -> Settings:
     base: dict[str, object] = {
         "run": "test",
         "runs-dir": str(directory),
+        "align-at": "server",
         "model": "mlp",
         "width": 64,
         "depth": 2,

@@ -62,7 +62,8 @@ def test_what_was_not_seen_is_not_judged(paths: dict[str, SitePaths]) -> None:
     assert merged.moved == {"b"}
 
 
-def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("align_at", ["server", "site"])
+def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(tmp_path: Path, align_at: str) -> None:
     replies: list[Message] = []
 
     def keep(partition: int, reply: Message) -> Message:
@@ -70,7 +71,7 @@ def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(tmp_path: Path) -> No
             replies.append(reply)
         return reply
 
-    settings = quick_settings(tmp_path, start="shared", epochs=1, learning_rate=0.01)
+    settings = quick_settings(tmp_path, start="shared", epochs=1, learning_rate=0.01, align_at=align_at)
     store = play_in_process(settings, 3, keep)
     assert {record.decision for record in one_round(store).guard.values()} == {"unmoved"}
     # Asked in the order of their names, the sites of this grid answer in it.

@@ -2,7 +2,6 @@
 
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from server.store import RunStore
 from server.summary import read_rounds
 
 # Every network that a one-shot merge could be: measured once the sites' networks are there.
-ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 9, "guard": False}
+ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 7, "guard": False}
+# Sites of CIFAR-10 hold thousands of images, and two cores compute for all of them.
+FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 7}
 METHODS: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
@@ -38,18 +39,26 @@ class Played:
         return self.rounds[0]
 
 
-def play(link: SuperLink, task: Task, method: str, config: Mapping[str, object] | None = None) -> Played:
+def kept(task: Task, method: str) -> Played | None:
+    """What a finished run left; None where there is none."""
+    rounds = read_rounds(_store(task, method))
+    return Played(task, method, rounds) if len(rounds) == METHODS[method]["rounds"] else None
+
+
+def play(link: SuperLink, task: Task, method: str) -> Played:
     """The record of ``task`` merged by ``method``; played on ``link`` unless it lies there. Raises when a run fails."""
-    wanted = METHODS[method] if config is None else config
-    store = RunStore(cache_folder() / "runs" / f"{task.name}-{method}")
-    rounds = read_rounds(store)
-    if len(rounds) < int(str(wanted["rounds"])):
+    store = _store(task, method)
+    if kept(task, method) is None:
         shutil.rmtree(store.directory, ignore_errors=True)
         _lay_out(task, store.directory)
         place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve()), "epochs": 0}
-        _wait(link, link.submit({**task.config, **place, **wanted}, task.n_sites), store.directory)
-        rounds = read_rounds(store)
-    return Played(task, method, rounds)
+        config = {**task.config, **FEWER, **place, **METHODS[method]}
+        _wait(link, link.submit(config, task.n_sites), store.directory)
+    return Played(task, method, read_rounds(store))
+
+
+def _store(task: Task, method: str) -> RunStore:
+    return RunStore(cache_folder() / "runs" / f"{task.name}-{method}")
 
 
 def _lay_out(task: Task, directory: Path) -> None:
