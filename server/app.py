@@ -7,6 +7,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
 from models.errors import ModelError
@@ -48,10 +49,14 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
     """All rounds of the run that ``settings`` describe."""
     architecture = Architecture(*settings.network)
     model = build(architecture, settings.seed)
+    if settings.initial:
+        model.load_state_dict(read_checkpoint(Path(settings.initial)))
+    # With nothing to permute the strategy is FedAvg, bit for bit.
+    nothing = PermutationSpec.by_hand(model.state_dict(), {})
     strategy = FedRebasin(
-        spec=derive_spec(model, example_inputs(architecture)),
+        spec=nothing if settings.align_at == "none" else derive_spec(model, example_inputs(architecture)),
         reference=first_reference(settings),
-        align_at=settings.align_at,
+        align_at="server" if settings.align_at == "none" else settings.align_at,
         refine=settings.refine,
         restarts=settings.restarts,
         seed=settings.seed,

@@ -77,6 +77,8 @@ class Settings(BaseModel, frozen=True):
 
     start: Literal["seed", "checkpoint", "shared"] = "seed"
     """Where round 1 starts: each site's own `seed`, its own `checkpoint`, or the `shared` network."""
+    initial: str = ""
+    """Path, at the server, of a safetensors file with the network that goes out first; empty: one drawn from `seed`."""
     epochs: OrUsual = 20
     """Passes over the data in round 1; 0: a site that starts from a `checkpoint` sends it as it is."""
     later_epochs: Count = 3
@@ -101,9 +103,10 @@ class Settings(BaseModel, frozen=True):
     server; `auto` is `global` for a shared start and `largest` otherwise."""
     restarts: Count = 5
     """Most restarts of the server's weight matching; the best objective is kept."""
-    align_at: Literal["server", "site", "both"] = "both"
+    align_at: Literal["server", "site", "both", "none"] = "both"
     """Who aligns: the `server`, by weights alone; each `site`, on its own data, and sends what is aligned; or `both`:
-    the site proposes a permutation, which the server checks, and refines with `refine`."""
+    the site proposes a permutation, which the server checks, and refines with `refine`; or `none`: plain FedAvg, to
+    compare with."""
     site_matching: Literal["activations", "then-weights", "joint"] = "joint"
     """What a site goes by: `activations`; these, and `then-weights` from there; or both `joint` in one cost."""
     matching_weight: NotNegative = 0.3

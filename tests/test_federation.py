@@ -7,10 +7,13 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message
 
+from client.own import load_own
+from client.site import Site
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
-from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN
+from strategies.mean import exact_mean
+from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN, State
 from tests.inprocess import Tamper, play_in_process, quick_settings
 
 
@@ -50,6 +53,22 @@ def test_sites_that_start_together_and_train_little_are_not_moved(tmp_path: Path
     record = one_round(play_in_process(quick_settings(tmp_path, start="shared", epochs=1, learning_rate=0.001)))
     assert record.reference == "global"
     assert all(share == 0 for matching in record.matchings.values() for share in matching.moved.values())
+
+
+def test_without_alignment_it_is_fedavg(tmp_path: Path) -> None:
+    none, server = (play_in_process(quick_settings(tmp_path / at, align_at=at)) for at in ("none", "server"))
+    assert one_round(none).guard["site-us"].decision == "unmoved"
+    raw = [load_own(Site(site, none.directory / "sites" / site, "digits")) for site in one_round(none).weights]
+    weights = list(one_round(none).weights.values())
+    assert same(none.network(1), exact_mean([state for state in raw if state], weights, none.network(1)))
+    assert not same_network(none, server)
+
+
+def test_a_run_can_start_from_a_file(tmp_path: Path) -> None:
+    first = play_in_process(quick_settings(tmp_path / "first"))
+    path = str(first.checkpoint_path(1))
+    second = play_in_process(quick_settings(tmp_path / "second", initial=path, start="shared", epochs=0))
+    assert same(first.network(1), second.network(1))
 
 
 def test_the_record_shows_the_barrier_naive_and_aligned(tmp_path: Path) -> None:
@@ -187,6 +206,10 @@ def one_round(store: RunStore) -> RoundRecord:
 def accuracy(record: RoundRecord) -> float:
     assert record.merged is not None
     return record.merged.accuracy
+
+
+def same(left: State, right: State) -> bool:
+    return all(torch.allclose(left[name], right[name], atol=1e-6) for name in left)
 
 
 def same_network(left: RunStore, right: RunStore) -> bool:

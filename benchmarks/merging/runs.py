@@ -17,10 +17,17 @@ from server.summary import read_rounds
 ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 7, "guard": False}
 # Sites of CIFAR-10 hold thousands of images, and two cores compute for all of them.
 FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 7}
+CHECKPOINT = "checkpoint.safetensors"
+ROUNDS: dict[str, object] = {"rounds": 5, "probe-points": 0, "guard": False, "later-epochs": 1}
 METHODS: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
     "joint": ONE_SHOT | {"align-at": "both", "site-matching": "joint"},
+    "rounds": ROUNDS,
+    "rounds-none": ROUNDS | {"align-at": "none"},
+    # The same number of rounds from the best that is there without a merge, and from nothing.
+    "rounds-site": ROUNDS | {"start": "shared", "initial": "site-us"},
+    "rounds-scratch": ROUNDS | {"start": "shared"},
     "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},
 }
 
@@ -53,6 +60,8 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         _lay_out(task, store.directory)
         place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve()), "epochs": 0}
         config = {**task.config, **FEWER, **place, **METHODS[method]}
+        if "initial" in config:
+            config["initial"] = str(store.directory.resolve() / "sites" / str(config["initial"]) / CHECKPOINT)
         _wait(link, link.submit(config, task.n_sites), store.directory)
     return Played(task, method, read_rounds(store))
 
@@ -68,7 +77,7 @@ def _lay_out(task: Task, directory: Path) -> None:
         make(training)
         folder = directory / "sites" / training.site.name
         folder.mkdir(parents=True)
-        shutil.copy(training.path, folder / "checkpoint.safetensors")
+        shutil.copy(training.path, folder / CHECKPOINT)
 
 
 def _wait(link: SuperLink, run_id: str, directory: Path) -> None:
