@@ -122,4 +122,4 @@ def _correct(outputs: Tensor, targets: Tensor) -> float:
     if targets.is_floating_point() or outputs.ndim != targets.ndim + 1:
         return float("nan")
     right = (outputs.argmax(1) == targets).reshape(len(targets), -1)
-    return right.double().mean(1).sum().item()
+    return right.cpu().double().mean(1).sum().item()

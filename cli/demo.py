@@ -1,5 +1,6 @@
 """``fedrebasin demo``: a real Flower run of a few sites on this machine, from start to report."""
 
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
     exit_code = 130
 
 
+# A line that a simulated site wrote, without what Ray puts before it.
+SITE_LINE = re.compile(r"\(ClientAppActor pid=\d+\)\S* (.+)")
 Split = Literal["biased", "disjoint", "iid", "dirichlet"]
 
 
@@ -62,7 +65,9 @@ def demo(
     with_pooled: Annotated[bool, typer.Option("--with-pooled", help="Also train on all sites' data together.")] = False,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     name: Annotated[str, typer.Option(help="The run's name; by default the time.")] = "",
-    port: Annotated[int, typer.Option(help="The SuperLink's port on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The SuperLink's port on 127.0.0.1; 0 takes a free one.")
+    ] = 0,
     output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
 ) -> None:
     """Run a federation of sites that trained apart, merge them, and show what the merge is worth."""
@@ -152,5 +157,8 @@ def _wait(link: SuperLink, run_id: str, store: RunStore, status: Status) -> None
 
 def _reason(link: SuperLink, run_id: str, store: RunStore) -> str:
     told = (store.read_json("status.json") or {}).get("reason")
-    last_lines = "\n".join(link.run_log(run_id).splitlines()[-20:])
-    return f"{told or last_lines}\nThe whole log: {store.directory / 'flower.log'}"
+    log = link.run_log(run_id).splitlines()
+    # All sites are simulated here, so that what real ones would keep in their own logs stands in this one.
+    said = dict.fromkeys(found[1].strip() for line in log if (found := SITE_LINE.search(line)))
+    last = "\n".join(list(said)[-3:]) if told else "\n".join(log[-20:])
+    return f"{told or 'no reason given'}\n{last}\nThe whole log: {store.directory / 'flower.log'}"

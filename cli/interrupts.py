@@ -1,19 +1,29 @@
-"""Ending on request leaves nothing running: SIGTERM unwinds the stack as Ctrl-C does."""
+"""Ending on request leaves nothing running: SIGTERM unwinds the stack as Ctrl-C does, once."""
 
+import os
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextmanager
 def terminable() -> Generator[None]:
-    """Inside, SIGTERM and SIGHUP raise `KeyboardInterrupt`, so that ``finally`` blocks end what was started."""
+    """Inside, the first SIGINT, SIGTERM or SIGHUP raises `KeyboardInterrupt`, so that ``finally`` blocks end things.
+
+    Those that follow are ignored: a second Ctrl-C would break off just what ends the processes that were started.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        for sign in ENDINGS:
+            signal.signal(sign, signal.SIG_IGN)
+        # Not through a console, which may be in the middle of a line when the signal comes.
+        os.write(2, b"\nfedrebasin: ending what was started; this takes a few seconds\n")
         raise KeyboardInterrupt
 
-    before = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    before = {sign: signal.signal(sign, interrupt) for sign in ENDINGS}
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ from cli.inspect import inspect
 from cli.merge import merge
 from cli.networks import search_current_folder
 from cli.output import progress
+from cli.settings import settings
 from models.errors import ModelError
 from strategies.errors import OperatorError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(demo)
+app.command()(settings)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(merge)
 app.command(no_args_is_help=True)(barrier)

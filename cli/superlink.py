@@ -23,6 +23,8 @@ from strategies.errors import OperatorError
 
 packages = ("alignment", "models", "strategies", "client", "server")
 CONNECTION = "fedrebasin"
+ROOT = Path(__file__).resolve().parent.parent
+LONGEST_ANSWER_SECONDS = 120
 LONGEST_FOLDER = 28  # Ray adds up to 66 bytes, and `short_folder` 13
 
 
@@ -81,7 +83,14 @@ class SuperLink:
 
     def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [_executable("flwr"), *arguments]
-        return subprocess.run(command, env=dict(self.environment), capture_output=True, text=True, check=False)  # noqa: S603
+        environment = dict(self.environment)
+        try:
+            return subprocess.run(  # noqa: S603
+                command, env=environment, capture_output=True, text=True, check=False, timeout=LONGEST_ANSWER_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            said = f"`flwr {arguments[0]}` gave no answer within {LONGEST_ANSWER_SECONDS} s"
+            raise FlowerError(said) from error
 
 
 @contextmanager
@@ -120,7 +129,9 @@ def local_superlink(home: Path, port: int) -> Generator[SuperLink]:
         _wait_until_healthy(link, process, port)
         yield link
     finally:
-        end_all(process, home)
+        if survivors := end_all(process, home):
+            left = " ".join(map(str, survivors))
+            raise FlowerError(f"processes {left} would not end: kill -9 {left}")
 
 
 def short_folder() -> Path:
@@ -129,17 +140,25 @@ def short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="frb-", dir=usual if len(usual) <= LONGEST_FOLDER else "/tmp"))  # noqa: S108
 
 
-def end_all(process: "subprocess.Popen[bytes]", home: Path) -> None:
-    """Ends ``process`` and every process that it started, however far removed, asking first.
+def end_all(process: "subprocess.Popen[bytes]", home: Path) -> list[int]:
+    """Ends ``process`` and every process that it started, however far removed; returns those that live on.
 
-    Ray's workers leave the SuperLink's session and outlive it by seconds; all of them inherit ``FLWR_HOME``.
+    They are asked first. Ray's workers leave the SuperLink's session, and some do not heed SIGTERM; all of them inherit
+    ``FLWR_HOME``.
     """
-    for sign, seconds in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 5.0)):
+    for sign, seconds in ((signal.SIGTERM, 4.0), (signal.SIGKILL, 6.0)):
         ends = time.monotonic() + seconds
-        while (members := processes_of(home) or _leader(process)) and time.monotonic() < ends:
+        while (members := _members(process, home)) and time.monotonic() < ends:
             for member in members:
                 _signal(member, sign)
-            time.sleep(0.3)
+            time.sleep(0.2)
+    return _members(process, home)
+
+
+def _members(process: "subprocess.Popen[bytes]", home: Path) -> list[int]:
+    """The living processes: those of ``home``, and ``process`` itself, which is reaped when it is dead."""
+    leader = _leader(process)
+    return sorted({*processes_of(home), *leader})
 
 
 def processes_of(home: Path) -> list[int]:
@@ -151,21 +170,23 @@ def processes_of(home: Path) -> list[int]:
 
 def stage_app(home: Path) -> Path:
     """A copy of the app alone: Flower wants a plain folder name, and must not pick up runs, tests or secrets."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / "pyproject.toml").is_file():
+    if not (ROOT / "pyproject.toml").is_file():
         raise FlowerError(
-            f"no pyproject.toml in {root}: run from a clone of the project, installed with `make install`"
+            f"no pyproject.toml in {ROOT}: run from a clone of the project, installed with `make install`"
         )
     app = home / "app"
     app.mkdir(exist_ok=True)
-    shutil.copy(root / "pyproject.toml", app)
+    shutil.copy(ROOT / "pyproject.toml", app)
     for package in packages:
-        shutil.copytree(root / package, app / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+        shutil.copytree(ROOT / package, app / package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     return app
 
 
 def _environment(home: Path) -> dict[str, str]:
     return os.environ | {
+        # Functions that the caller's options name lie where the caller is, and the sites must find them too. Ours come
+        # first: a folder named `client` there must not be taken for the app's.
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH")))),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",

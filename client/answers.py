@@ -127,7 +127,7 @@ def outputs(model: nn.Module, state: State, samples: Samples) -> Tensor:
     device = next(model.parameters()).device
     model.load_state_dict(dict(state))
     model.eval()
-    return torch.cat([model(inputs).double().cpu() for inputs, _ in samples.batches(batch_size, device)])
+    return torch.cat([model(inputs).cpu().double() for inputs, _ in samples.batches(batch_size, device)])
 
 
 def judge(logits: Tensor, targets: Tensor) -> LossSums:

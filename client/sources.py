@@ -91,8 +91,23 @@ def _from_function(data: str) -> Samples:
         function = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise DataError(f"data {data!r}: cannot import function {name!r} from module {module!r}: {error}") from error
-    inputs, targets = function()
-    return Samples(torch.as_tensor(inputs), torch.as_tensor(targets).long())
+    try:
+        inputs, targets = function()
+        samples = Samples(torch.as_tensor(inputs), torch.as_tensor(targets).long())
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"data {data!r}: expected a function that returns inputs and classes; {what}") from error
+    return _checked(data, samples)
+
+
+def _checked(data: str, samples: Samples) -> Samples:
+    """``samples``, if there are any, each with one class number that is not negative."""
+    if samples.targets.ndim != 1 or len(samples.inputs) != len(samples.targets) or not len(samples):
+        shapes = f"inputs of shape {tuple(samples.inputs.shape)} and classes of shape {tuple(samples.targets.shape)}"
+        raise DataError(f"data {data!r}: expected at least one sample and one class for each, got {shapes}")
+    if int(samples.targets.min()) < 0:
+        raise DataError(f"data {data!r}: classes are numbered from 0, got {int(samples.targets.min())}")
+    return samples
 
 
 def _from_path(path: Path) -> Samples:
@@ -104,8 +119,20 @@ def _from_path(path: Path) -> Samples:
     table = _load(path)
     image, label = _columns(path, table)
     images, labels = cast(Iterable[object], table[image]), cast(Iterable[int], table[label])
-    pixels = np.stack([_pixels(path, each) for each in images])
-    return Samples(torch.from_numpy(pixels), torch.tensor(list(labels), dtype=torch.int64))
+    pixels = [_pixels(path, each) for each in images]
+    shapes = [each.shape for each in pixels]
+    for number, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise DataError(
+                f"data {str(path)!r}: image {number} is {_size(shape)}, image 0 is {_size(shapes[0])}; expected all of "
+                "one size and mode. Resize or convert them first."
+            )
+    samples = Samples(torch.from_numpy(np.stack(pixels)), torch.tensor(list(labels), dtype=torch.int64))
+    return _checked(str(path), samples)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "channels x height x width " + "x".join(str(size) for size in shape)
 
 
 def _load(path: Path) -> Dataset:
@@ -131,6 +158,9 @@ def _columns(path: Path, table: Dataset) -> tuple[str, str]:
 
 
 def _pixels(path: Path, image: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    # A palette image holds indices into its palette: a colour as a number means nothing.
+    if getattr(image, "mode", "") == "P":
+        image = cast(Any, image).convert("RGB")
     array = np.asarray(image, dtype=np.uint8)
     if array.ndim not in (2, 3):
         raise DataError(f"data {str(path)!r}: expected images of two or three axes, got shape {array.shape}")

@@ -11,8 +11,11 @@ from strategies.settings import settings_table
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = f"""# Settings of a run
 
-Every key of the run config: `flwr run . --run-config "rounds=5 split='iid'"`. Server and sites read the same table; a
-misspelt key stops the run and names its nearest neighbour. `make pages` renews this page from `strategies/settings.py`.
+Every key of the run config: `flwr run . --run-config "rounds=5 split='iid'"`, or `--run-config FILE.toml`. Server and
+sites read the same table. Flower itself refuses a key that is none of these, with "Invalid run configuration" and no
+word on which; `fedrebasin settings FILE.toml` reads the file as a run would, names the misspelt key's nearest
+neighbour, or what was expected and got, and else shows what every setting will be. A wrong value stops a run at its
+start, and stands in the log and in `status.json`. `make pages` renews this page from `strategies/settings.py`.
 
 {settings_table()}
 

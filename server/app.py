@@ -1,5 +1,6 @@
 """The ServerApp."""
 
+from collections.abc import Mapping
 from functools import partial
 from logging import getLogger
 from pathlib import Path
@@ -17,7 +18,7 @@ from server.run import Run
 from server.sites import Sites
 from server.store import RunStore
 from strategies.checkpoints import read_checkpoint
-from strategies.errors import OperatorError
+from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import State
 from strategies.settings import Settings, parse_settings
@@ -30,7 +31,11 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Plays the run that the run config describes. What ends it early is in the store's ``status.json``."""
-    settings = parse_settings(context.run_config)
+    try:
+        settings = parse_settings(context.run_config)
+    except SettingsError as error:
+        _tell_failure(_store_of(context.run_config), error)
+        raise
     store = RunStore(Path(settings.runs_dir) / settings.run)
     logger.info("server code: %s, run store: %s", Path(__file__), store.directory)
     store.create(settings.model_dump(by_alias=True))
@@ -39,10 +44,24 @@ def main(grid: Grid, context: Context) -> None:
         write_report(store)
         store.status(settings.rounds, "finished")
     except Exception as error:
-        code = error.exit_code if isinstance(error, OperatorError) else OperatorError.exit_code
-        reason = str(error) if isinstance(error, OperatorError | ModelError) else f"{type(error).__name__}: {error}"
-        store.write_json("status.json", {"round": 0, "phase": "failed", "reason": reason, "exit-code": code})
+        _tell_failure(store, error)
         raise
+
+
+def _store_of(run_config: Mapping[str, object]) -> RunStore:
+    """Where a run would be kept whose settings cannot all be read: by the two that can, or by the defaults."""
+    told = {key: run_config[key] for key in ("run", "runs-dir") if key in run_config}
+    try:
+        known = parse_settings(told)
+    except SettingsError:
+        known = Settings()
+    return RunStore(Path(known.runs_dir) / known.run)
+
+
+def _tell_failure(store: RunStore, error: Exception) -> None:
+    code = error.exit_code if isinstance(error, OperatorError) else OperatorError.exit_code
+    reason = str(error) if isinstance(error, OperatorError | ModelError) else f"{type(error).__name__}: {error}"
+    store.write_json("status.json", {"round": 0, "phase": "failed", "reason": reason, "exit-code": code})
 
 
 def play(grid: Grid, settings: Settings, store: RunStore) -> None:

@@ -19,6 +19,13 @@ type_names = {
     "string_type": "text",
     "bool_type": "true or false",
 }
+# Patterns in words.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SHAPE = r"^\d+(x\d+)*$"
+pattern_words = {
+    NAME: "letters, digits, '.', '_' and '-', at most 64, the first a letter or a digit",
+    SHAPE: "sizes such as 3x32x32",
+}
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -38,7 +45,7 @@ class Settings(BaseModel, frozen=True):
         alias_generator=lambda name: name.replace("_", "-"),
     )
 
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    run: Annotated[str, Field(pattern=NAME)] = "run"
     """Name of the run: a folder under `runs-dir`."""
     runs_dir: str = "runs"
     """Folder that holds the runs; absolute in a deployment."""
@@ -55,7 +62,7 @@ class Settings(BaseModel, frozen=True):
 
     model: str = "resnet20"
     """One of the shipped networks, or `module:function`."""
-    shape: Annotated[str, Field(pattern=r"^\d+(x\d+)*$")] = "1x8x8"
+    shape: Annotated[str, Field(pattern=SHAPE)] = "1x8x8"
     """One input without the batch, such as `3x32x32`."""
     classes: Annotated[int, Field(ge=2)] = 10
     """Number of classes."""
@@ -203,5 +210,6 @@ def _explain(key: str, kind: str, message: str, got: object) -> str:
     if kind == "extra_forbidden":
         near = get_close_matches(key, _fields(), n=1, cutoff=0)
         return f"setting {key!r}: there is no such setting; the nearest is {near[0]!r}"
-    expected = type_names.get(kind, message.removeprefix("Input should be "))
+    pattern = message.partition("match pattern ")[2].strip("'")
+    expected = pattern_words.get(pattern) or type_names.get(kind, message.removeprefix("Input should be "))
     return f"setting {key!r}: expected {expected}, got {got!r} ({type(got).__name__})"

@@ -14,6 +14,13 @@ import pytest
 
 from cli.superlink import processes_of, short_folder
 
+MINE = """
+from sklearn.datasets import load_digits
+
+def data():
+    digits = load_digits()
+    return digits.images[:, None] / 16, digits.target
+"""
 COMMAND = [str(Path(sys.executable).parent / "fedrebasin"), "demo"]
 
 
@@ -111,16 +118,49 @@ def test_a_finished_run_leaves_no_process(finished: tuple[Path, str]) -> None:
     assert processes_naming(str(finished[0])) == []
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_no_process(tmp_path: Path, sign: signal.Signals) -> None:
+@pytest.mark.parametrize("signs", [[signal.SIGINT] * 3, [signal.SIGTERM]], ids=["Ctrl-C thrice", "SIGTERM"])
+def test_an_interrupted_run_leaves_no_process(tmp_path: Path, signs: list[signal.Signals]) -> None:
     process = start_demo(runs=tmp_path)
     # The ServerApp has come to life, and Ray's processes with it.
     wait_for((tmp_path / "test" / "status.json").exists)
-    process.send_signal(sign)
+    for sign in signs:
+        process.send_signal(sign)
+        time.sleep(0.3)  # impatience, not waiting: the next one falls into the ending of the one before
     _, err = finish(process)
     assert process.returncode == 130
     assert "interrupted; nothing is left running" in err
     wait_for(lambda: processes_naming(str(tmp_path)) == [], 5)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
+def test_an_interrupt_while_the_command_starts_shows_no_traceback(tmp_path: Path, seconds: float) -> None:
+    process = start_demo(runs=tmp_path)
+    time.sleep(seconds)  # into the imports, which take some seconds
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process, 60)
+    assert process.returncode in (-signal.SIGINT, 130, 1)
+    assert "Traceback" not in err
+    wait_for(lambda: processes_naming(str(tmp_path)) == [], 10)
+
+
+def test_a_port_that_is_none_is_told(tmp_path: Path) -> None:
+    process = start_demo("--port", "99999", runs=tmp_path)
+    _, err = finish(process, 60)
+    assert process.returncode == 2
+    assert "99999" in err
+
+
+def test_a_function_beside_the_caller_is_found_by_the_sites_and_a_folder_named_client_harms_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "__init__.py").write_text("raise RuntimeError('not this one')")
+    (tmp_path / "mine.py").write_text(MINE)
+    command = [*COMMAND, "--runs", str(tmp_path / "runs"), "--name", "test", "--data", "mine:data", "--width", "4"]
+    command += ["--rounds", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, err = finish(process)
+    assert process.returncode == 0, err
 
 
 def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
@@ -141,6 +181,7 @@ def test_a_run_that_fails_fails_the_command_with_the_reason(tmp_path: Path) -> N
     assert process.returncode == 15
     assert "the run ended as finished:failed" in err
     assert "0 sites joined" in err
+    assert "the data is gone" in err
 
 
 def vanishing_data() -> tuple[list[list[list[list[float]]]], list[int]]:

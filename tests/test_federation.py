@@ -5,16 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 
+from client.app import app as client_app
 from client.own import load_own
 from client.site import Site
+from server.app import main
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.errors import SettingsError
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN, State
-from tests.inprocess import Tamper, play_in_process, quick_settings
+from strategies.settings import Settings, default_config
+from tests.inprocess import InProcessGrid, Tamper, play_in_process, quick_settings
 
 
 def test_five_rounds_of_four_sites_are_played_and_kept(tmp_path: Path) -> None:
@@ -215,3 +219,14 @@ def same(left: State, right: State) -> bool:
 def same_network(left: RunStore, right: RunStore) -> bool:
     ours, theirs = left.network(1), right.network(1)
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_wrong_setting_leaves_its_reason_in_the_store(tmp_path: Path) -> None:
+    config = {**default_config(), "run": "mine", "runs-dir": str(tmp_path), "epochs": "many"}
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
+    with pytest.raises(SettingsError):
+        main(InProcessGrid(client_app, Settings(), 1), context)
+    status = RunStore(tmp_path / "mine").read_json("status.json")
+    assert status is not None
+    assert (status["phase"], status["exit-code"]) == ("failed", 11)
+    assert status["reason"] == "setting 'epochs': expected an integer, got 'many' (str)"

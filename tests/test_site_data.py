@@ -168,3 +168,61 @@ def test_a_sites_seed_depends_on_its_name_and_purpose_only() -> None:
     us, other = (Site(name, Path(), "digits") for name in ("site-us", "site-eu"))
     assert us.seed(0, "x") == Site("site-us", Path("elsewhere"), "other", 3, 4).seed(0, "x")
     assert len({us.seed(0, "x"), us.seed(0, "y"), us.seed(1, "x"), other.seed(0, "x")}) == 4
+
+
+def images(folder: Path, *pictures: Picture.Image) -> Path:
+    """A folder of images of one class each."""
+    for number, picture in enumerate(pictures):
+        (folder / str(number)).mkdir(parents=True)
+        picture.save(folder / str(number) / "one.png")
+    return folder
+
+
+def test_images_of_several_sizes_are_told_apart_from_data(tmp_path: Path) -> None:
+    folder = images(tmp_path / "images", Picture.new("RGB", (16, 16)), Picture.new("RGB", (20, 18)))
+    told = r"image 1 is channels x height x width 3x18x20, image 0 is channels x height x width 3x16x16"
+    with pytest.raises(DataError, match=told):
+        read_samples(str(folder))
+
+
+def test_grey_images_among_coloured_ones_are_told(tmp_path: Path) -> None:
+    folder = images(tmp_path / "images", Picture.new("RGB", (8, 8)), Picture.new("L", (8, 8)))
+    with pytest.raises(DataError, match="expected all of one size and mode"):
+        read_samples(str(folder))
+
+
+def test_palette_images_are_read_as_colours(tmp_path: Path) -> None:
+    red = Picture.new("RGB", (8, 8), (255, 0, 0)).convert("P")
+    samples = read_samples(str(images(tmp_path / "images", red, red)))
+    assert samples.inputs.shape == (2, 3, 8, 8)
+    assert samples.inputs[0, :, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("three", "ValueError: too many values to unpack"),
+        ("raises", "RuntimeError: no scanner"),
+        ("nothing", "expected at least one sample and one class for each, got inputs of shape"),
+        ("negative", "classes are numbered from 0, got -1"),
+    ],
+)
+def test_a_function_that_gives_no_data_says_what_was_expected(function: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_samples(f"tests.test_site_data:{function}")
+
+
+def three() -> object:
+    return [[0.0]], [0], [1]
+
+
+def raises() -> object:
+    raise RuntimeError("no scanner")
+
+
+def nothing() -> object:
+    return torch.zeros(0, 1), torch.zeros(0)
+
+
+def negative() -> object:
+    return torch.zeros(2, 1), [0, -1]
