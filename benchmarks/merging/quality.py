@@ -18,6 +18,7 @@ from rich.progress import track
 from benchmarks.merging.images import decode
 from benchmarks.merging.runs import METHODS, Played, kept, play
 from benchmarks.merging.tasks import Task, tasks
+from cli.interrupts import terminable
 from cli.superlink import local_superlink, short_folder
 from server.records import Score
 
@@ -67,7 +68,7 @@ def play_all(wanted: Sequence[Task]) -> None:
     """Plays every method on every task, one run at a time, on one SuperLink."""
     home = short_folder()
     try:
-        with local_superlink(home, 0) as link:
+        with terminable(), local_superlink(home, 0) as link:
             pairs = [(task, method) for task in wanted for method in METHODS]
             for task, method in track(pairs, "playing", console=progress):
                 play(link, task, method)

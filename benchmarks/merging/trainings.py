@@ -17,6 +17,7 @@ from rich.progress import track
 
 from benchmarks.merging.images import cache_folder, decode
 from benchmarks.merging.tasks import Task, tasks
+from cli.interrupts import terminable
 from client.app import own_state, schedule_of
 from client.data import load_site_data
 from client.site import Site, simulated_name
@@ -82,7 +83,7 @@ def main() -> None:
     decode(arguments.cifar10)
     wanted = trainings(arguments.seeds)
     # Forked, a process would inherit torch's threads in an unknown state.
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+    with terminable(), ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         seconds = sum(track(pool.map(make, wanted), "training", total=len(wanted)))
     print(f"{len(wanted)} trainings, {seconds / 60:.0f} processor minutes")
 
