@@ -33,6 +33,7 @@ class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
 
 # A line that a simulated site wrote, without what Ray puts before it.
 SITE_LINE = re.compile(r"\(ClientAppActor pid=\d+\)\S* (.+)")
+Head = Literal["mean", "counts", "ridge"]
 Split = Literal["biased", "disjoint", "iid", "dirichlet"]
 
 
@@ -58,6 +59,7 @@ def demo(
     sites: Annotated[int, typer.Option(min=2, help="How many sites.")] = 2,
     width: Annotated[int, typer.Option(min=1, help="Channels of the ResNet's first stage.")] = 32,
     split: Annotated[Split, typer.Option(help="How the data falls to the sites.")] = "biased",
+    head: Annotated[Head, typer.Option(help="The merged network's last layer.")] = "ridge",
     rounds: Annotated[
         int, typer.Option(min=1, help="Rounds in all: the first merges independent starts, the others go on from it.")
     ] = 3,
@@ -81,6 +83,7 @@ def demo(
         "width": width,
         "depth": 8,
         "split": split,
+        "head": head,
         "data": data if data == DIGITS or ":" in data else str(Path(data).resolve()),
         "shape": shape,
         "classes": classes,

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LEFT_TO_TORCH = ("nvidia-", "cuda-", "triton")
 HEADER = (
-    "# Every package that the project, its tests and checks need. `make lock` renews it; `make install` reads it.\n"
+    "# Every package that the project, its tests and its checks need. `make lock` renews it; `make install` reads it.\n"
 )
 
 

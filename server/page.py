@@ -14,7 +14,11 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; }
 th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid #8884; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; }
+.charts { display: flex; flex-wrap: wrap; }
+.charts svg { flex: 1 1 18rem; min-width: 0; max-width: 30rem; height: auto; }
+.settings td:last-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.settings td:first-child { white-space: normal; }
+@media (max-width: 40rem) { body { margin: 1rem auto; } th, td { padding: .3rem .35rem; } }
 figure { margin: 1rem 0; }
 figcaption, .note { opacity: .75; }
 .big { font-size: 1.3rem; }
@@ -36,7 +40,8 @@ figcaption, .note { opacity: .75; }
 {% endfor %}</table></div>
 <h2>Between the networks</h2>
 {% for figure in figures -%}
-<figure><h3>{{ figure.title }}</h3>{{ figure.svg|safe }}<figcaption>{{ figure.caption }}</figcaption></figure>
+<figure><h3>{{ figure.title }}</h3><div class="charts">
+{% for chart in figure.charts %}{{ chart|safe }}{% endfor %}</div><figcaption>{{ figure.caption }}</figcaption></figure>
 {% else %}<p>No path was probed.</p>
 {% endfor %}
 <h2>Rounds</h2>
@@ -50,8 +55,9 @@ figcaption, .note { opacity: .75; }
 <td>{{ "%.1f"|format(record.seconds.values()|sum) }}</td></tr>
 {% endfor %}</table></div>
 <h2>Settings</h2>
-<div class="wide"><table>
-{% for key, value in summary.settings.items() %}<tr><td>{{ key }}</td><td>{{ value }}</td></tr>
+<div class="wide"><table class="settings">
+{% for key, value in summary.settings.items() -%}
+<tr><td>{{ key }}</td><td>{{ "–" if value == "" else value|lower if value is boolean else value }}</td></tr>
 {% endfor %}</table></div>
 </body>
 </html>

@@ -49,7 +49,9 @@ def _scores(rounds: list[RoundRecord], pooled: Score | None) -> dict[str, Score]
     if pooled is not None:
         scores[POOLED] = pooled
     scores |= {name: baselines[name] for name in means if name in baselines}
-    later = rounds[1:] if baselines else rounds
+    # What round 1 came to stands among the means already, unless its last layer or its mixture was made otherwise.
+    known = bool(baselines) and rounds[0].merged == baselines.get(ALIGNED + RECALIBRATED)
+    later = rounds[1:] if known else rounds
     return scores | {f"round-{record.round}": record.merged for record in later if record.merged is not None}
 
 

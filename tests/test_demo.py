@@ -7,12 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cli.superlink import processes_of, short_folder
+from cli.superlink import packages, processes_of, short_folder, stage_app
 
 MINE = """
 from sklearn.datasets import load_digits
@@ -74,7 +75,7 @@ def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str
     assert list(document["accuracy"]) == list(document["loss"])
     assert list(document["accuracy"]) == [
         *("site-eu", "site-eu.corrected", "site-us", "site-us.corrected", "ensemble"),
-        *("naive", "naive.recalibrated", "aligned", "aligned.recalibrated", "round-2"),
+        *("naive", "naive.recalibrated", "aligned", "aligned.recalibrated", "round-1", "round-2"),
     ]
     assert document["accuracy"]["ensemble"] > 0.8
 
@@ -93,6 +94,15 @@ def test_the_report_is_one_page_that_loads_nothing(finished: tuple[Path, str]) -
     page = (finished[0] / "test" / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert not any(mark in page for mark in ("<script", "<link", "src=", "@import", "url(http"))
+
+
+def test_the_app_that_sites_receive_holds_our_packages_and_nothing_else(tmp_path: Path) -> None:
+    app = stage_app(tmp_path)
+    subprocess.run([str(Path(sys.executable).parent / "flwr"), "build", "--app", str(app)], cwd=tmp_path, check=True)
+    (bundle,) = tmp_path.glob("*.fab")
+    names = [name for name in zipfile.ZipFile(bundle).namelist() if not name.startswith(".info")]
+    assert {name.partition("/")[0] for name in names} == {*packages, "pyproject.toml"}
+    assert all(name.endswith((".py", ".toml")) for name in names)
 
 
 def test_the_path_has_25_points_by_default(finished: tuple[Path, str]) -> None:
