@@ -17,6 +17,7 @@ from client.answers import features_answer, gram_answer, judge, moments_answer, 
 from client.bench import Bench, set_up
 from client.data import class_counts
 from client.own import keep_own, load_checkpoint, load_own
+from client.privacy import private
 from client.site import Site
 from client.sources import Samples
 from client.training import Schedule, Teacher, train
@@ -119,7 +120,9 @@ def align(bench: Bench, message: Message) -> Mapping[str, object]:
 
 
 def last_trained(bench: Bench) -> dict[str, Tensor]:
-    """The network on the site's disk. Raises `OperatorError` before there is one."""
+    """The network on the site's disk. Raises `OperatorError` before there is one, and where privacy is asked for."""
+    if bench.settings.privacy != "none":
+        raise OperatorError(f"site {bench.site.name!r}: asked for its network in a run with privacy")
     own = load_own(bench.site)
     if own is None:
         raise OperatorError(f"site {bench.site.name!r}: asked for its network before it trained one")
@@ -202,7 +205,7 @@ def probe(bench: Bench, message: Message) -> Mapping[str, object]:
 
 
 app.query("describe")(answering(describe))
-app.train()(answering(fit))
+app.train(mods=[private])(answering(fit))
 app.query("network")(answering(network))
 app.query("align")(answering(align))
 app.query("recalibrate")(answering(recalibrate))

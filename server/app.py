@@ -74,7 +74,7 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
     nothing = PermutationSpec.by_hand(model.state_dict(), {})
     strategy = FedRebasin(
         spec=nothing if settings.align_at == "none" else derive_spec(model, example_inputs(architecture)),
-        reference=first_reference(settings),
+        reference=first_reference(settings, model.state_dict()),
         align_at="server" if settings.align_at == "none" else settings.align_at,
         refine=settings.refine,
         restarts=settings.restarts,
@@ -85,13 +85,15 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
     Run(settings, store, Sites(grid, settings), strategy, model).play()
 
 
-def first_reference(settings: Settings) -> str | State:
+def first_reference(settings: Settings, like: State) -> str | State:
     """What round 1 aligns to: of sites that start apart, that with most samples; else the network they start from.
 
     A path is that of a network in a safetensors file. Raises `CheckpointError` when it cannot be read.
     """
-    if settings.reference.endswith(".safetensors") or "/" in settings.reference:
-        return read_checkpoint(Path(settings.reference))
+    if settings.reference_is_file:
+        found = read_checkpoint(Path(settings.reference))
+        # A file has an order of tensors of its own; Flower's mods compare keys in order.
+        return {name: found[name] for name in like if name in found} | found
     if settings.reference != "auto":
         return settings.reference
     return "global" if settings.start == "shared" else "largest"

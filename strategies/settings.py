@@ -120,6 +120,17 @@ class Settings(BaseModel, frozen=True):
     """Of the `joint` cost: correlation of a unit's activations + this · cosine of its weights."""
     matching_samples: Annotated[int, Field(ge=2)] = 2000
     """Most of its training samples that a site aligns on."""
+    privacy: Literal["none", "clipping", "local-dp"] = "none"
+    """What a site does to the update that it sends, with `align-at = site`: nothing; Flower's `clipping` to a norm; or
+    `local-dp`, clipping and Gaussian noise. Integer tensors are left out of both."""
+    clipping_norm: Positive = 10.0
+    """Greatest norm of an update, all floating tensors together."""
+    dp_sensitivity: Positive = 10.0
+    """Of the noise of `local-dp`: how far one update can be from another; at most twice the clipping norm."""
+    dp_epsilon: Positive = 10.0
+    """Privacy budget of one round's update."""
+    dp_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """Probability that the budget does not hold."""
     refine: bool = False
     """With `both`: start weight matching at the server from the site's proposal."""
     guard: bool = True
@@ -162,6 +173,17 @@ class Settings(BaseModel, frozen=True):
         return tuple(int(size) for size in self.shape.split("x"))
 
     @property
+    def reference_is_file(self) -> bool:
+        """Whether the reference of round 1 is a file's network."""
+        return self.reference.endswith(".safetensors") or "/" in self.reference
+
+    @property
+    def reference_is_known(self) -> bool:
+        """Whether the server has the reference of round 1 before any site has trained."""
+        shared = self.reference == "auto" and self.start == "shared"
+        return self.reference_is_file or self.reference == "global" or shared
+
+    @property
     def tells_class_counts(self) -> bool:
         """Whether sites tell how many samples of each class they hold."""
         return self.baselines or self.variants or self.head == "counts"
@@ -181,10 +203,32 @@ def parse_settings(run_config: Mapping[str, object]) -> Settings:
     number_keys = {key for key, field in _fields().items() if field is float}
     config = {key: float(v) if key in number_keys and type(v) is int else v for key, v in run_config.items()}
     try:
-        return Settings.model_validate(config)
+        return _together(Settings.model_validate(config))
     except ValidationError as error:
         problems = [_explain(str(e["loc"][0]), e["type"], e["msg"], e["input"]) for e in error.errors()]
         raise SettingsError("\n".join(problems)) from None
+
+
+def _together(settings: Settings) -> Settings:
+    """``settings``, unless some contradict each other; then `SettingsError` says which, why, and what goes."""
+    if settings.privacy != "none":
+        if settings.align_at != "site":
+            raise SettingsError(
+                f"privacy is {settings.privacy!r} and align-at is {settings.align_at!r}: the server would need the "
+                "network as it is to align it, and would align noise. Set align-at to 'site'."
+            )
+        if not settings.reference_is_known:
+            raise SettingsError(
+                f"privacy is {settings.privacy!r}, start is {settings.start!r}, reference is {settings.reference!r}: a "
+                "site's network would be sent as it is, for the others to align to. Set reference to the path of a "
+                "network or to 'global', or start to 'shared' and reference to 'auto'."
+            )
+        if settings.baselines or settings.variants:
+            raise SettingsError(
+                f"privacy is {settings.privacy!r} and baselines or variants are measured: sites would tell how their "
+                "networks were, and their class counts. Set both to false."
+            )
+    return settings
 
 
 def default_config() -> dict[str, bool | int | float | str]:

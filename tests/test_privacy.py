@@ -1,0 +1,141 @@
+"""Differential privacy composes with alignment at the site: on the aligned update, on floating tensors alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+from torch import Tensor
+
+from client.app import app
+from server.summary import read_rounds
+from strategies.errors import SettingsError
+from strategies.files import write_tensors
+from strategies.protocol import ALIGN, ARRAYS, CONFIG, NETWORK, TRAIN, config_of, to_arrays, to_state
+from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, play_in_process, quick_settings
+
+RESNET = {"model": "resnet20", "depth": 8, "width": 4, "learning_rate": 0.1, "epochs": 4}
+SHARED = {"start": "shared", "align_at": "site"}
+
+
+class Wire:
+    """Keeps the networks that leave the sites, and the one they were sent."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, dict[str, Tensor]] = {}
+
+    def __call__(self, partition: int, reply: Message) -> Message:
+        """Looks on."""
+        if reply.metadata.message_type == TRAIN:
+            self.left[partition] = to_state(reply.content.array_records[ARRAYS])
+        return reply
+
+
+def sent_in(tmp_path: Path, **settings: object) -> dict[str, Tensor]:
+    wire = Wire()
+    play_in_process(quick_settings(tmp_path, **{**RESNET, **SHARED, **settings}), tamper=wire)
+    return wire.left[0]
+
+
+def norm(update: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> float:
+    floats = [name for name, tensor in update.items() if tensor.is_floating_point()]
+    return torch.stack([(update[n].double() - base[n].double()).square().sum() for n in floats]).sum().sqrt().item()
+
+
+def start(tmp_path: Path) -> dict[str, Tensor]:
+    """What goes out in round 1: a run of no epochs sends it back."""
+    return sent_in(tmp_path / "start", epochs=0)
+
+
+def test_an_update_is_clipped_to_the_norm_and_keeps_its_direction(tmp_path: Path) -> None:
+    base, whole = start(tmp_path), sent_in(tmp_path / "whole")
+    clipped = sent_in(tmp_path / "clipped", privacy="clipping", clipping_norm=2.0)
+    assert norm(whole, base) > 2
+    assert norm(clipped, base) == pytest.approx(2, rel=1e-4)
+    share = 2 / norm(whole, base)
+    for name, tensor in clipped.items():
+        if tensor.is_floating_point():
+            assert torch.allclose(tensor, base[name] + share * (whole[name] - base[name]), atol=1e-5)
+
+
+def test_counters_of_batches_do_not_shrink_an_update(tmp_path: Path) -> None:
+    """They count 90 steps here in each of nine layers: 270, where all weights together moved by less than 100."""
+    whole = sent_in(tmp_path / "whole")
+    clipped = sent_in(tmp_path / "clipped", privacy="clipping", clipping_norm=100.0)
+    assert norm(whole, start(tmp_path)) < 100
+    counters = [name for name in whole if name.endswith("num_batches_tracked")]
+    assert torch.stack([whole[name] for name in counters]).double().norm() > 200
+    assert all(torch.allclose(whole[name], clipped[name], atol=1e-6) for name in whole)
+
+
+def test_local_dp_adds_noise_of_the_stated_deviation_to_floats_alone(tmp_path: Path) -> None:
+    settings = {"clipping_norm": 1000.0, "dp_sensitivity": 0.1, "dp_epsilon": 1.0, "dp_delta": 1e-5}
+    whole = sent_in(tmp_path / "whole")
+    noisy = sent_in(tmp_path / "noisy", privacy="local-dp", **settings)
+    noise = torch.cat([(noisy[n] - whole[n]).flatten() for n in whole if whole[n].is_floating_point()])
+    assert noise.std().item() == pytest.approx(0.1 * (2 * torch.log(torch.tensor(1.25e5))).sqrt().item(), rel=0.05)
+    assert all(torch.equal(noisy[n], whole[n]) for n in whole if not whole[n].is_floating_point())
+
+
+def test_what_is_clipped_is_the_aligned_update(tmp_path: Path) -> None:
+    """From its own start towards a given reference: aligned, the same network is a smaller step away."""
+    reference = play_in_process(quick_settings(tmp_path / "reference", **RESNET)).network(1)
+    path = str(write_tensors(tmp_path / "given.safetensors", reference))
+    wires: dict[str, Wire] = {}
+    for privacy in ("none", "clipping"):
+        settings = {**RESNET, "seed": 1, "align_at": "site", "reference": path, "clipping_norm": 3.0}
+        wires[privacy] = Wire()
+        play_in_process(quick_settings(tmp_path / privacy, privacy=privacy, **settings), tamper=wires[privacy])
+    aligned, clipped = wires["none"].left[0], wires["clipping"].left[0]
+    share = 3 / norm(aligned, reference)
+    weight = "layer3.0.conv2.weight"
+    assert torch.allclose(clipped[weight], reference[weight] + share * (aligned[weight] - reference[weight]), atol=1e-5)
+
+
+def test_a_run_with_privacy_ends_with_a_merge(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, **SHARED, privacy="local-dp", dp_epsilon=1e4, rounds=2, epochs=3)
+    rounds = read_rounds(play_in_process(settings, 3))
+    assert [record.outcome for record in rounds] == ["merged", "merged"]
+    assert not any(record.refused for record in rounds)
+
+
+@pytest.mark.parametrize("message_type", [NETWORK, ALIGN])
+def test_a_site_does_not_send_its_network_around_privacy(tmp_path: Path, message_type: str) -> None:
+    settings = quick_settings(tmp_path, **SHARED, privacy="clipping")
+    grid = InProcessGrid(app, settings, 1)
+    arrays = to_arrays(play_in_process(settings, 2).network(1))
+    (reply,) = grid.send_and_receive([Message(RecordDict({ARRAYS: arrays}), FIRST_NODE, message_type)])
+    assert reply.has_error()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"align_at": "server"}, "Set align-at to 'site'"),
+        ({"align_at": "both"}, "Set align-at to 'site'"),
+        ({"start": "seed"}, "Set reference to the path of a network"),
+        ({"reference": "medoid"}, "Set reference to the path of a network"),
+        ({"baselines": True}, "Set both to false"),
+        ({"variants": True}, "Set both to false"),
+    ],
+)
+@pytest.mark.parametrize("privacy", ["clipping", "local-dp"])
+def test_what_privacy_cannot_go_with_is_refused(
+    tmp_path: Path, privacy: str, wrong: dict[str, object], told: str
+) -> None:
+    with pytest.raises(SettingsError, match=told):
+        quick_settings(tmp_path, **{**SHARED, "privacy": privacy, **wrong})
+
+
+def test_without_privacy_nothing_is_touched(tmp_path: Path) -> None:
+    watched: list[Message] = []
+
+    def keep(partition: int, reply: Message) -> Message:
+        watched.append(reply)
+        return reply
+
+    tamper: Tamper = keep
+    play_in_process(quick_settings(tmp_path), tamper=tamper)
+    assert CONFIG not in watched[0].content
+    assert not config_of(watched[0])
