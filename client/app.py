@@ -18,6 +18,7 @@ from client.bench import Bench, set_up
 from client.data import class_counts
 from client.own import keep_own, load_checkpoint, load_own
 from client.privacy import private
+from client.secure import secure
 from client.site import Site
 from client.sources import Samples
 from client.training import Schedule, Teacher, train
@@ -205,7 +206,7 @@ def probe(bench: Bench, message: Message) -> Mapping[str, object]:
 
 
 app.query("describe")(answering(describe))
-app.train(mods=[private])(answering(fit))
+app.train(mods=[secure, private])(answering(fit))
 app.query("network")(answering(network))
 app.query("align")(answering(align))
 app.query("recalibrate")(answering(recalibrate))

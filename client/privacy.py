@@ -25,7 +25,7 @@ def private(message: Message, context: Context, call_next: Handler) -> Message:
     except SettingsError:
         # The handler says so itself, without a word of it leaving the site.
         return call_next(message, context)
-    if settings.privacy == "none":
+    if settings.privacy not in ("clipping", "local-dp"):
         return call_next(message, context)
     return floats_only(_mod(settings))(message, context, call_next)
 

@@ -26,6 +26,7 @@ from server.records import (
     SitePaths,
     TrafficRecord,
 )
+from server.secure import secure_mean
 from server.sites import Sites
 from server.store import RunStore
 from server.trips import Trips
@@ -77,21 +78,48 @@ class Run:
         self.sites.traffic.clear()
         with watch.phase("join"):
             self.sites.join()
-        with watch.phase("train"):
-            Trips(self.sites, self.strategy, number).collect(state)
-        with watch.phase("merge"):
-            merged = self.strategy.align_collected()
-        if len(merged.replies) < self.settings.min_sites:
-            logger.warning("round %d is void: %d replies admitted", number, len(merged.replies))
-            record = _record(number, "void", merged, watch)
+        if self.settings.privacy == "secure-aggregation":
+            state, record = self._securely(number, state, watch)
         else:
-            state, record = self._finish(number, merged, watch)
+            state, record = self._openly(number, state, watch)
         traffic = {site: TrafficRecord(sent=t.sent, received=t.received) for site, t in self.sites.traffic.items()}
         record = record.model_copy(update={"traffic": dict(sorted(traffic.items()))})
         self.store.finish_round(record.model_dump(), state)
         # The replies have done their part; what is kept of a round is its network and its line.
         self.strategy.spool.clear()
         return state
+
+    def _openly(self, number: int, state: State, watch: Stopwatch) -> tuple[State, RoundRecord]:
+        """A round in which the server sees each site's network."""
+        with watch.phase("train"):
+            Trips(self.sites, self.strategy, number).collect(state)
+        with watch.phase("merge"):
+            merged = self.strategy.align_collected()
+        if len(merged.replies) < self.settings.min_sites:
+            logger.warning("round %d is void: %d replies admitted", number, len(merged.replies))
+            return state, _record(number, "void", merged, watch)
+        return self._finish(number, merged, watch)
+
+    def _securely(self, number: int, state: State, watch: Stopwatch) -> tuple[State, RoundRecord]:
+        """A round in which it sees their mean alone: there is nothing to match, to probe or to guard."""
+        given = self.strategy.reference
+        sent = given if number == 1 and not isinstance(given, str) else state
+        nothing = MergedRound("global", sent, {}, {}, {}, {})
+        with watch.phase("train"):
+            found = secure_mean(self.sites, sent, number)
+        if found is None:
+            logger.warning("round %d is void: too few sites to the end of secure aggregation", number)
+            return state, _record(number, "void", nothing, watch)
+        mean, weights = found
+        with watch.phase("recalibrate"):
+            state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
+        if self.settings.head == "ridge":
+            with watch.phase("ridge"):
+                state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
+        with watch.phase("evaluate"):
+            answers = evaluate(self.sites, {MERGED: state}, number)
+        scored = _scored(answers)
+        return state, _record(number, "merged", nothing, watch).model_copy(update={**scored, "weights": weights})
 
     def _finish(self, number: int, collected: MergedRound, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
@@ -101,11 +129,9 @@ class Run:
         state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
-        sums = pool(answers)
         record = _record(number, "merged", collected, watch).model_copy(
             update={
-                "merged": Score.of(sums[MERGED]) if MERGED in sums else None,
-                "own": _own_scores(answers),
+                **_scored(answers),
                 "baselines": self._baselines(number, collected, watch),
                 "guard": decisions,
                 "mix": search.steps,
@@ -186,8 +212,11 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
     )
 
 
-def _own_scores(answers: dict[str, dict[str, LossSums]]) -> dict[str, Score]:
-    return {site: Score.of(sums[OWN]) for site, sums in answers.items() if OWN in sums}
+def _scored(answers: dict[str, dict[str, LossSums]]) -> dict[str, object]:
+    """How the merged network does on the union of held-out samples, and each site's own at home."""
+    sums = pool(answers)
+    own = {site: Score.of(found[OWN]) for site, found in answers.items() if OWN in found}
+    return {"merged": Score.of(sums[MERGED]) if MERGED in sums else None, "own": own}
 
 
 def _greatest(paths: dict[str, SitePaths]) -> BarrierRecord | None:

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from strategies.admission import sound
 from strategies.errors import OperatorError, RefusedReply
 from strategies.exchange import Clock, exchange
-from strategies.protocol import DESCRIBE, DESCRIPTION, SITE_NAME, request
+from strategies.protocol import DESCRIBE, DESCRIPTION, SITE_NAME, TRAIN_SAMPLES, request
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
@@ -45,6 +45,7 @@ class Sites:
     settings: Settings
     clock: Clock = field(default_factory=Clock)
     names: dict[int, str] = field(default_factory=dict[int, str])
+    samples: dict[str, int] = field(default_factory=dict[str, int])
     traffic: dict[str, Traffic] = field(default_factory=dict[str, Traffic])
 
     def join(self) -> None:
@@ -57,13 +58,15 @@ class Sites:
         self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}
         new = [node_id for node_id in nodes if node_id not in self.names]
         for node_id, reply in self._exchange(DESCRIBE, dict.fromkeys(new, RecordDict()), 0):
-            name = nodes[node_id] or _said_name(reply)
+            said = _said(reply)
+            name = nodes[node_id] or str(said.get("name", ""))
             if not SITE_NAME.fullmatch(name):
                 logger.warning("node %d is left out: %r cannot be a site's name", node_id, name)
             elif name in self.names.values():
                 logger.warning("node %d is left out: the name %r is taken", node_id, name)
             else:
                 self.names[node_id] = name
+                self.samples[name] = int(str(said.get(TRAIN_SAMPLES, 0)))
         self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
         if len(self.names) < self.settings.min_sites:
             raise JoinError(
@@ -124,8 +127,7 @@ class Sites:
             self.clock.sleep(0.5)
 
 
-def _said_name(reply: Message | None) -> str:
+def _said(reply: Message | None) -> ConfigRecord:
     if reply is None or reply.has_error():
-        return ""
-    said = reply.content.config_records.get(DESCRIPTION, ConfigRecord())
-    return str(said["name"]) if "name" in said else ""
+        return ConfigRecord()
+    return reply.content.config_records.get(DESCRIPTION, ConfigRecord())

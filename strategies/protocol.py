@@ -57,6 +57,7 @@ START = "start"
 SEND = "send"
 TO_ALIGN = "align"
 DESCRIPTION = "description"
+TRAIN_SAMPLES = "train-samples"
 REFERENCE_END = "reference"
 CANDIDATE_END = "candidate"
 LAMBDAS = "lambdas"
@@ -104,7 +105,7 @@ def scaled_name(name: str, number: int) -> str:
 
 def pack_description(name: str, n_train: int, n_held_out: int) -> ConfigRecord:
     """What a site says of itself before the first round."""
-    return ConfigRecord({"name": name, "train-samples": n_train, "held-out-samples": n_held_out})
+    return ConfigRecord({"name": name, TRAIN_SAMPLES: n_train, "held-out-samples": n_held_out})
 
 
 def request(node_id: int, message_type: str, content: RecordDict, round_number: int, ttl: float) -> Message:

@@ -120,9 +120,14 @@ class Settings(BaseModel, frozen=True):
     """Of the `joint` cost: correlation of a unit's activations + this · cosine of its weights."""
     matching_samples: Annotated[int, Field(ge=2)] = 2000
     """Most of its training samples that a site aligns on."""
-    privacy: Literal["none", "clipping", "local-dp"] = "none"
-    """What a site does to the update that it sends, with `align-at = site`: nothing; Flower's `clipping` to a norm; or
-    `local-dp`, clipping and Gaussian noise. Integer tensors are left out of both."""
+    privacy: Literal["none", "clipping", "local-dp", "secure-aggregation"] = "none"
+    """What a site does to what it sends, with `align-at = site`: nothing; Flower's `clipping` of its update to a norm;
+    `local-dp`, clipping and Gaussian noise; or Flower's `secure-aggregation`, masks that only the sum is free of.
+    Integer tensors are left out of all."""
+    secure_range: Positive = 8.0
+    """Of `secure-aggregation`: values are cut to ± this, and rounded to 2²² steps in between."""
+    secure_threshold: Share = 0.5
+    """Of `secure-aggregation`: share of the sites that must stay to the end."""
     clipping_norm: Positive = 10.0
     """Greatest norm of an update, all floating tensors together."""
     dp_sensitivity: Positive = 10.0
@@ -178,6 +183,17 @@ class Settings(BaseModel, frozen=True):
         return self.reference.endswith(".safetensors") or "/" in self.reference
 
     @property
+    def needs_single_networks(self) -> str:
+        """The first setting that a merge without single networks cannot serve; empty without any."""
+        wanted = {
+            "mix": self.mix == "search",
+            "merge": self.merge == "least-squares",
+            "head": self.head == "counts",
+            "repair": self.repair,
+        }
+        return next((key for key, is_wanted in wanted.items() if is_wanted), "")
+
+    @property
     def reference_is_known(self) -> bool:
         """Whether the server has the reference of round 1 before any site has trained."""
         shared = self.reference == "auto" and self.start == "shared"
@@ -222,6 +238,12 @@ def _together(settings: Settings) -> Settings:
                 f"privacy is {settings.privacy!r}, start is {settings.start!r}, reference is {settings.reference!r}: a "
                 "site's network would be sent as it is, for the others to align to. Set reference to the path of a "
                 "network or to 'global', or start to 'shared' and reference to 'auto'."
+            )
+        if settings.privacy == "secure-aggregation" and (single := settings.needs_single_networks):
+            raise SettingsError(
+                f"privacy is 'secure-aggregation', which shows the server only the mean, and {single} needs each "
+                "site's network or class counts. Leave merge and mix at 'mean', head at 'mean' or 'ridge', and repair "
+                "at false."
             )
         if settings.baselines or settings.variants:
             raise SettingsError(

@@ -36,6 +36,7 @@ class InProcessGrid(Grid):
     tamper: Tamper = honest
     node_config: Mapping[str, bool | int | float | str] = field(default_factory=dict[str, bool | int | float | str])
     replies: dict[str, Message] = field(default_factory=dict[str, Message])
+    states: dict[int, RecordDict] = field(default_factory=dict[int, RecordDict])
 
     def __post_init__(self) -> None:
         # Flower stamps messages with the task that makes them; outside its processes there is none.
@@ -91,7 +92,7 @@ class InProcessGrid(Grid):
             run_id=1,
             node_id=FIRST_NODE + partition,
             node_config=node_config,
-            state=RecordDict(),
+            state=self.states.setdefault(partition, RecordDict()),
             run_config=self.settings.model_dump(by_alias=True),
         )
 

@@ -106,7 +106,7 @@ def test_an_exceptions_text_stays_at_the_site(tmp_path: Path) -> None:
     settings = quick_settings(tmp_path, data="tests.test_site_answers:secret_failure")
     reply = train(settings)
     assert reply.has_error()
-    assert reply.error.reason == "RuntimeError: see the site's own log"
+    assert reply.error.reason == "DataError: see the site's own log"
 
 
 def secret_failure() -> None:
@@ -120,7 +120,7 @@ def test_a_wrong_path_is_not_told_to_the_server(tmp_path: Path) -> None:
 
 def test_a_network_that_does_not_fit_is_an_error_reply_not_a_crash(tmp_path: Path) -> None:
     content = RecordDict({"odd": to_arrays({"a": torch.zeros(2)}), CONFIG: ConfigRecord()})
-    assert ask(quick_settings(tmp_path), EVALUATE, content).has_error()
+    assert ask(quick_settings(tmp_path), EVALUATE, content).error.reason == "RuntimeError: see the site's own log"
 
 
 def test_a_reply_holds_no_record_that_the_protocol_does_not_name(tmp_path: Path) -> None:
