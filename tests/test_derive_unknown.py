@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
 from alignment.tracing import derive_spec
 from alignment.tracing.derivation import Derivation
@@ -241,6 +242,56 @@ def test_a_layer_without_influence_stays() -> None:
     spec = derived(Masked(), VECTOR)
     assert spec.groups == {}
     assert spec.fixed["a.weight", 0] == "the outputs do not depend on it"
+
+
+def _frozen(net: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net(x)
+
+
+def _detached(net: nn.Module, x: Tensor) -> Tensor:
+    return net(x).detach()
+
+
+def _signed(net: nn.Module, x: Tensor) -> Tensor:
+    return torch.sign(net(x))
+
+
+def _spiking(net: nn.Module, x: Tensor) -> Tensor:
+    return (net(x) > 0).to(x.dtype)
+
+
+def _checkpointed(net: nn.Module, x: Tensor) -> Tensor:
+    run = cast(Callable[..., Tensor], checkpoint.checkpoint)  # pyright: ignore[reportUnknownMemberType]
+    return run(net, x, use_reentrant=True)
+
+
+class _Backbone(nn.Module):
+    """``through`` lies between a backbone and a head: the outputs depend on the backbone, their gradient may not."""
+
+    def __init__(self, through: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 6))
+        self.head, self.through = nn.Linear(6, 2), through
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.through(self.backbone, x))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("through", [_frozen, _detached, _signed, _spiking, _checkpointed])
+def test_groups_that_no_gradient_reaches_still_move(through: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    assert freedom(derived(_Backbone(through), VECTOR)) == {"backbone.0": 7, "backbone.2": 6}
+
+
+def test_a_layer_without_influence_behind_a_detached_one_stays() -> None:
+    class Masked(_Backbone):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0 * self.head(self.backbone(x).detach()).sum()
+
+    spec = derived(Masked(_detached), VECTOR)
+    assert spec.groups == {}
+    assert spec.fixed["backbone.2.weight", 0] == "the outputs do not depend on it"
 
 
 @dataclass

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from alignment.difference import difference
-from alignment.permutation import identity_permutation, permute, random_permutation
-from alignment.spec import Axis, Factor, PermutationSpec, State
+from alignment.spec import Axis, Factor, PermutationSpec
 from alignment.tracing.bench import Bench
+from alignment.tracing.experiment import Experiment, set_up
 from alignment.tracing.factors import shortest
+from alignment.tracing.influence import idle_groups
 
 # How often weights are drawn until every group has a say in the outputs.
 _MOST_DRAWS = 4
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """Inputs, the weights they are put through, and what came out."""
-
-    bench: Bench
-    state: State
-    inputs: tuple[tuple[Any, ...], ...]
-    outputs: tuple[Sequence[Tensor], ...]
-    generator: torch.Generator
-
-    def deviation(self, spec: PermutationSpec, groups: Iterable[str]) -> float:
-        """How far a random permutation of ``groups`` moves the outputs, relative to their scale."""
-        chosen = random_permutation(spec, self.generator)
-        permutation = {**identity_permutation(spec), **{group: chosen[group] for group in groups}}
-        self.bench.load(permute(spec, permutation, self.state))
-        runs = zip(self.inputs, self.outputs, strict=True)
-        return max(difference(before, self.bench.outputs(inputs)).relative for inputs, before in runs)
 
 
 def prove(bench: Bench, spec: PermutationSpec) -> PermutationSpec:
@@ -50,9 +28,9 @@ def prove(bench: Bench, spec: PermutationSpec) -> PermutationSpec:
     for seed in range(_MOST_DRAWS):
         if not idle:
             break
-        experiment = _set_up(bench, torch.Generator().manual_seed(seed))
+        experiment = set_up(bench, torch.Generator().manual_seed(seed))
         spec = _proved(experiment, spec)
-        idle = idle & spec.groups.keys() & _idle(experiment, spec)
+        idle = idle & spec.groups.keys() & idle_groups(experiment, spec)
     return without(spec, dict.fromkeys(idle, "the outputs do not depend on it"))
 
 
@@ -95,103 +73,10 @@ def _proved(experiment: Experiment, spec: PermutationSpec) -> PermutationSpec:
 def _failing(experiment: Experiment, spec: PermutationSpec, groups: Sequence[str]) -> dict[str, float]:
     """The groups that move the outputs, by how much; all of them where only their combination does."""
     gap = experiment.deviation(spec, groups) if groups else 0.0
-    if gap <= experiment.bench.tolerance:
+    if gap <= experiment.tolerance:
         return {}
     half = len(groups) // 2
     if not half:
         return {groups[0]: gap}
     found = {**_failing(experiment, spec, groups[:half]), **_failing(experiment, spec, groups[half:])}
     return found or dict.fromkeys(groups, gap)
-
-
-def _set_up(bench: Bench, generator: torch.Generator) -> Experiment:
-    own = bench.state()
-    inputs = (bench.inputs, _perturbed(bench.inputs, generator))
-    for state in (_redrawn(own, generator), own):
-        bench.load(state)
-        runs = [(given, found) for given in inputs if (found := _finite_outputs(bench, given)) is not None]
-        if runs:
-            break
-    else:
-        state, runs = own, [(bench.inputs, bench.outputs(bench.inputs))]
-    return Experiment(bench, state, tuple(i for i, _ in runs), tuple(o for _, o in runs), generator)
-
-
-def _finite_outputs(bench: Bench, inputs: tuple[Any, ...]) -> list[Tensor] | None:
-    try:
-        outputs = bench.outputs(inputs)
-    except Exception:  # a network may refuse inputs or weights that it was not given
-        return None
-    return outputs if all(bool(tensor.isfinite().all()) for tensor in outputs) else None
-
-
-def _redrawn(state: State, generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights of the same scale without symmetry; what is nowhere negative stays so (scales, variances, masks)."""
-    return {key: _redraw(t, generator) if t.is_floating_point() else t for key, t in state.items()}
-
-
-def _redraw(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    def draw(random: Callable[..., Tensor]) -> Tensor:
-        return random(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
-
-    if not tensor.any():
-        return 0.1 * draw(torch.randn)
-    scaled = tensor * (0.5 + draw(torch.rand))
-    return torch.where(draw(torch.rand) < 0.5, -scaled, scaled) if (tensor < 0).any() else scaled
-
-
-def _perturbed(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any, ...]:
-    """Noise on what is continuous, another order of what is not."""
-
-    def perturb(tensor: Tensor) -> Tensor:
-        flat = tensor.reshape(-1)
-        if not tensor.is_floating_point():
-            return flat[torch.randperm(flat.numel(), generator=generator).to(flat.device)].reshape(tensor.shape)
-        noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
-        return tensor + 0.3 * noise * (tensor.abs().mean() or 1.0)
-
-    perturbed: tuple[Any, ...] = pytree.tree_map_only(Tensor, perturb, inputs)
-    return perturbed
-
-
-def _idle(experiment: Experiment, spec: PermutationSpec) -> set[str]:
-    """The groups of which nothing that they move has a gradient; none where there is no telling.
-
-    A group that idles on one axis of a tensor without any influence shows that the example is too short for the
-    tensor (a single step of a recurrent network): then all that it ties is unproved too.
-    """
-    gradients = _gradients(experiment)
-    if gradients is None:
-        return set()
-    alive = {g for block in spec.blocks if bool(block.of(gradients[block.tensor]).any()) for g in block.groups}
-    idle = spec.groups.keys() - alive
-    tensors = {group: {block.tensor for block in spec.blocks if group in block.groups} for group in idle}
-    mute = {only for only, *others in tensors.values() if not others and not gradients[only].any()}
-    return idle | {g for block in spec.blocks if block.tensor in mute for g in block.groups if g is not None}
-
-
-def _gradients(experiment: Experiment) -> dict[str, Tensor] | None:
-    """Of a random projection of the outputs, for each tensor; zeros for tensors of integers."""
-    bench = experiment.bench
-    bench.load(experiment.state)
-    tensors = {key: t for key, t in bench.model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
-    wanted = {key: tensor for key, tensor in tensors.items() if tensor.is_floating_point()}
-    before = [tensor.requires_grad for tensor in wanted.values()]
-    try:
-        with torch.enable_grad():
-            for tensor in wanted.values():
-                tensor.requires_grad_(True)
-            outputs = [tensor for tensor in bench.outputs(experiment.inputs[0]) if tensor.requires_grad]
-            total = torch.stack([_projection(tensor, experiment.generator) for tensor in outputs]).sum()
-            found = torch.autograd.grad(total, list(wanted.values()), materialize_grads=True)
-    except Exception:  # not differentiable, or not all the way
-        return None
-    finally:
-        for tensor, required in zip(wanted.values(), before, strict=True):
-            tensor.requires_grad_(required)
-    return {**{key: torch.zeros(t.shape) for key, t in tensors.items()}, **dict(zip(wanted, found, strict=True))}
-
-
-def _projection(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    weights = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-    return (tensor * weights).sum().abs()
