@@ -18,7 +18,7 @@ from tests.derived import derived, freedom
 VECTOR = torch.randn(2, 4, generator=torch.Generator().manual_seed(2))
 
 
-class _Part(nn.Module):
+class Part(nn.Module):
     """Two linear layers with ``between`` called on what lies between them."""
 
     def __init__(self, between: Callable[[Tensor], Any]) -> None:
@@ -29,7 +29,7 @@ class _Part(nn.Module):
         return self.b(self.between(self.a(x)))
 
 
-def _around(part: nn.Module) -> nn.Module:
+def around(part: nn.Module) -> nn.Module:
     before, after = [nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 6)], [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)]
     return nn.Sequential(*before, part, *after)
 
@@ -75,7 +75,7 @@ def _compared(x: Tensor) -> Tensor:
     ],
 )
 def test_data_dependent_control_flow_fixes_its_own_module(between: Callable[[Tensor], Any], operation: str) -> None:
-    spec = derived(_around(_Part(between)), VECTOR)
+    spec = derived(around(Part(between)), VECTOR)
     assert freedom(spec) == {"0": 7, "4": 8}
     reason = f"data-dependent control flow: {operation} in 3"
     assert spec.fixed["2.weight", 0] == reason
@@ -88,7 +88,7 @@ def test_a_branch_on_constants_is_no_data_dependence() -> None:
     def causal(x: Tensor) -> Tensor:
         return x.relu() if bool(torch.ones(3, 3).tril().any()) else x
 
-    assert freedom(derived(_around(_Part(causal)), VECTOR)) == {"0": 7, "2": 6, "3.a": 5, "3.b": 6, "4": 8}
+    assert freedom(derived(around(Part(causal)), VECTOR)) == {"0": 7, "2": 6, "3.a": 5, "3.b": 6, "4": 8}
 
 
 class _Gate(nn.Module):
@@ -103,7 +103,7 @@ class _Gate(nn.Module):
 
 
 def test_a_number_that_leaves_a_module_fixes_its_caller_too() -> None:
-    class Gated(_Part):
+    class Gated(Part):
         def __init__(self) -> None:
             super().__init__(torch.relu)
             self.gate = _Gate()
@@ -112,7 +112,7 @@ def test_a_number_that_leaves_a_module_fixes_its_caller_too() -> None:
             x = self.a(x)
             return self.b(x.flip(1) if self.gate(x) > 1e9 else x.relu())
 
-    spec = derived(_around(Gated()), VECTOR)
+    spec = derived(around(Gated()), VECTOR)
     assert freedom(spec) == {"0": 7, "4": 8}
     assert spec.fixed["3.b.weight", 1] == "data-dependent control flow: _local_scalar_dense in 3"
 
@@ -135,7 +135,7 @@ def test_parameters_of_an_untaken_branch_that_are_shared_elsewhere_stay() -> Non
 
 
 def test_control_flow_of_the_whole_network_fixes_the_whole_network() -> None:
-    class Root(_Part):
+    class Root(Part):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x if x.sum() > 1e9 else -x)
 
@@ -150,17 +150,31 @@ def _backwards(x: Tensor) -> Tensor:
 
 
 def test_an_unknown_operation_fixes_what_it_touches() -> None:
-    spec = derived(_around(_Part(_backwards)), VECTOR)
+    spec = derived(around(Part(_backwards)), VECTOR)
     assert freedom(spec) == {"0": 7, "2": 6, "3.b": 6, "4": 8}
     assert spec.fixed["3.a.weight", 0] == "unknown operation fedrebasin_tests::backwards"
     assert spec.fixed["3.b.weight", 1] == "unknown operation fedrebasin_tests::backwards"
+
+
+def test_a_reason_holds_no_address() -> None:
+    class Refusing(Part):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            if self.calls > 1:
+                raise RuntimeError(f"refused by {object()!r}")
+            return super().forward(x)
+
+    spec = derive_spec(Refusing(torch.relu), (torch.randn(2, 6),))
+    assert spec.fixed["a.weight", 0] == "not derived: RuntimeError: refused by <object object>"
 
 
 def test_a_rule_that_is_wrong_is_caught_by_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     from alignment.tracing.rules import elementwise, table
 
     monkeypatch.setitem(table._RULES, "flip", elementwise.elementwise)  # pyright: ignore[reportPrivateUsage]
-    spec = derived(_around(_Part(lambda x: x.flip(1))), VECTOR)
+    spec = derived(around(Part(lambda x: x.flip(1))), VECTOR)
     assert freedom(spec) == {"0": 7, "2": 6, "3.b": 6, "4": 8}
     assert spec.fixed["3.a.weight", 0].startswith("not proved: outputs differ by")
 
@@ -192,7 +206,7 @@ def test_a_rule_that_breaks_is_an_unknown_operation(monkeypatch: pytest.MonkeyPa
         raise IndexError(str(op)[:0])
 
     monkeypatch.setitem(table._RULES, "flip", broken)  # pyright: ignore[reportPrivateUsage]
-    spec = derived(_around(_Part(lambda x: x.flip(1))), VECTOR)
+    spec = derived(around(Part(lambda x: x.flip(1))), VECTOR)
     assert freedom(spec) == {"0": 7, "2": 6, "3.b": 6, "4": 8}
     assert "flip in a form without a rule" in spec.fixed["3.a.weight", 0]
 
@@ -201,14 +215,14 @@ def test_random_masks_at_evaluation_fix_what_they_meet() -> None:
     def noisy(x: Tensor) -> Tensor:
         return x + torch.randn_like(x)
 
-    assert freedom(derived(_around(_Part(noisy)), VECTOR)) == {"0": 7, "2": 6, "3.b": 6, "4": 8}
+    assert freedom(derived(around(Part(noisy)), VECTOR)) == {"0": 7, "2": 6, "3.b": 6, "4": 8}
 
 
 def test_random_numbers_that_happen_to_be_equal_still_have_positions() -> None:
     def masked(x: Tensor) -> Tensor:
         return x * (torch.rand(5) < 2)
 
-    spec = derived(_around(_Part(masked)), VECTOR)
+    spec = derived(around(Part(masked)), VECTOR)
     assert spec.fixed["3.a.weight", 0] == "operation rand"
 
 
@@ -224,9 +238,9 @@ def test_statistics_written_at_evaluation_move_with_their_channels() -> None:
 
 
 def test_a_parameter_that_nothing_reads_stays() -> None:
-    part = _Part(torch.relu)
+    part = Part(torch.relu)
     part.spare = nn.Linear(3, 3)
-    spec = derived(_around(part), VECTOR)
+    spec = derived(around(part), VECTOR)
     assert spec.fixed["3.spare.weight", 0] == "no operation of the traced run reads it"
 
 
@@ -316,7 +330,7 @@ def test_outputs_are_found_in_containers_and_objects() -> None:
 
 
 def test_a_network_that_cannot_be_copied_is_left_as_it_was() -> None:
-    class Alone(_Part):
+    class Alone(Part):
         def __deepcopy__(self, memo: object) -> Any:
             raise RuntimeError("one of a kind")
 
@@ -329,7 +343,7 @@ def test_a_network_that_cannot_be_copied_is_left_as_it_was() -> None:
 
 
 def test_a_network_in_fixed_precision_is_proved_in_it() -> None:
-    class Single(_Part):
+    class Single(Part):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.float())
 
@@ -338,7 +352,7 @@ def test_a_network_in_fixed_precision_is_proved_in_it() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_precision_gives_the_same_spec(dtype: torch.dtype) -> None:
-    net = _Part(torch.relu)
+    net = Part(torch.relu)
     assert derived(net.to(dtype), torch.randn(2, 6, dtype=dtype)) == derived(net.float(), torch.randn(2, 6))
 
 
@@ -359,9 +373,9 @@ def test_the_network_and_its_flags_are_left_as_they_were() -> None:
 
 
 def test_the_order_of_groups_is_that_of_the_state_dict() -> None:
-    spec = derived(_around(_Part(torch.relu)), VECTOR)
+    spec = derived(around(Part(torch.relu)), VECTOR)
     assert list(spec.groups) == ["0", "2", "3.a", "3.b", "4"]
-    assert list(spec.axes) == list(_around(_Part(torch.relu)).state_dict())
+    assert list(spec.axes) == list(around(Part(torch.relu)).state_dict())
 
 
 def test_what_the_network_raises_reaches_the_caller() -> None:

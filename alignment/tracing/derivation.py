@@ -20,6 +20,7 @@ from alignment.tracing.slots import settle
 # They read whether a mask is causal or how long a packed batch is, to choose between equal ways to compute.
 _HARMLESS = (nn.TransformerEncoder, nn.TransformerDecoder, nn.LSTM, nn.GRU, nn.RNN)
 
+_SPARSE = "a tensor in a sparse layout"
 _OVERLAPPING = "it shares memory with a tensor of another layout"
 
 
@@ -63,6 +64,7 @@ def _start(derivation: Derivation, sharing: Sharing) -> None:
         if value not in derivation.read:
             _fix_values([value], "no operation of the traced run reads it")
     _fix_values((recording.state[key] for key in sharing.overlapping), _OVERLAPPING)
+    _fix_values(recording.sparse, _SPARSE)
 
 
 def _barred_frames(recording: Recording) -> dict[Frame, str]:

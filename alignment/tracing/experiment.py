@@ -68,7 +68,8 @@ def _finite_outputs(bench: Bench, inputs: tuple[Any, ...]) -> list[Tensor] | Non
 
 def _redrawn(state: State, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights of the same scale without symmetry; what is nowhere negative stays so (scales, variances, masks)."""
-    return {key: redraw(t, generator) if t.is_floating_point() else t for key, t in state.items()}
+    drawn = {key for key, tensor in state.items() if tensor.is_floating_point() and tensor.layout == torch.strided}
+    return {key: redraw(tensor, generator) if key in drawn else tensor for key, tensor in state.items()}
 
 
 def redraw(tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -87,6 +88,8 @@ def _perturbed(inputs: tuple[Any, ...], generator: torch.Generator) -> tuple[Any
     """Noise on what is continuous, another order of what is not."""
 
     def perturb(tensor: Tensor) -> Tensor:
+        if tensor.layout != torch.strided:
+            return tensor
         flat = tensor.reshape(-1)
         if not tensor.is_floating_point():
             return flat[torch.randperm(flat.numel(), generator=generator).to(flat.device)].reshape(tensor.shape)

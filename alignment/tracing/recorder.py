@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from alignment.tracing.closures import tensors_held_by
 from alignment.tracing.recording import Call, Frame, Recording, Value, leaves_of, tensors_in, uniform_axes
 from alignment.tracing.schema import arguments_of, label_of, written_by
 from alignment.tracing.sharing import layout_of, memory_of
@@ -41,6 +42,9 @@ def record(
 
 
 class _Recorder(TorchDispatchMode):
+    # torch.cond and its kin then arrive as one operation.
+    supports_higher_order_operators = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -66,6 +70,9 @@ class _Recorder(TorchDispatchMode):
             if isinstance(tensor, Tensor):
                 self.recording.state[key] = self._known.get(id(tensor)) or self._note(tensor)
                 self.recording.owned[id(tensor)] = self.recording.state[key]
+
+            if isinstance(tensor, Tensor) and tensor.layout != torch.strided:
+                self.recording.sparse.append(self.recording.state[key])
 
     def _note(self, tensor: Tensor, constant: bool = False, uniform: tuple[bool, ...] = ()) -> Value:
         value = Value(tuple(tensor.shape), str(tensor.dtype), memory_of(tensor), constant, uniform)
@@ -125,10 +132,16 @@ class _Recorder(TorchDispatchMode):
             self.note_read(name)
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: OpOverload | HigherOrderOperator,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Runs ``func``, or what it decomposes into, and records it."""
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return self._as_one(func, args, kwargs)
         replacement = None if func in self._decomposing else self._decomposition(func)
         if replacement is not None:
             result = self._decomposed(func, replacement, args, kwargs)
@@ -141,6 +154,20 @@ class _Recorder(TorchDispatchMode):
         noted = pytree.tree_map_only(Tensor, self.value, given)
         result = func(*args, **kwargs)
         self._record(func, noted, result)
+        return result
+
+    def _as_one(self, func: HigherOrderOperator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs an operation that is given functions to run, and records that it reads all that they hold."""
+        leaves: list[object] = pytree.tree_leaves((args, kwargs))
+        held = [tensors_held_by(leaf) for leaf in leaves if callable(leaf) and not isinstance(leaf, Tensor)]
+        if None in held:
+            # It may use anything that the module at hand can.
+            self.note_read(label_of(func))
+        inputs = self.values([args, kwargs, held])
+        result = cast(Any, func(*args, **kwargs))  # pyright: ignore[reportUnknownMemberType]
+        outputs = tuple(self._note(tensor) for tensor in tensors_in(result))
+        frames = tuple(self._stack)
+        self.recording.calls.append(Call(func, {"given": inputs}, tuple(inputs), (), outputs, frames, False, False))
         return result
 
     def _decomposed(

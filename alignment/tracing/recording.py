@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils import _pytree as pytree
 
 from alignment.tracing.dims import Axes
@@ -51,7 +52,7 @@ class Call:
     frames    the module calls that it happened in, outermost first
     """
 
-    op: OpOverload
+    op: OpOverload | HigherOrderOperator
     args: Mapping[str, Any]
     inputs: tuple[Value, ...]
     written: tuple[Value, ...]
@@ -69,6 +70,7 @@ class Recording:
     captured     what came from neither the state dict nor the inputs
     told         what was turned into Python data without an operation
     overlapping  what shares memory in a way that no operation shows
+    sparse       what the state dict holds in another layout than strided, which no permutation can move
     written      memory that some operation wrote
     """
 
@@ -80,6 +82,7 @@ class Recording:
     calls: list[Call] = field(default_factory=list[Call])
     frames: list[Frame] = field(default_factory=list[Frame])
     overlapping: list[Value] = field(default_factory=list[Value])
+    sparse: list[Value] = field(default_factory=list[Value])
     written: set[int] = field(default_factory=set[int])
     owned: dict[int, Value] = field(default_factory=dict[int, Value])
 
@@ -96,6 +99,8 @@ class Recording:
 
 def uniform_axes(tensor: Tensor) -> tuple[bool, ...]:
     """Per axis, whether all slices of ``tensor`` along it are equal."""
+    if tensor.layout != torch.strided:
+        return (False,) * tensor.ndim
     return tuple(
         size < 2 or bool((tensor == tensor.narrow(axis, 0, 1)).all()) for axis, size in enumerate(tensor.shape)
     )

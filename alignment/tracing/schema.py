@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch._C import FunctionSchema
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils import _pytree as pytree
 
 from alignment.tracing.recording import Value
 
 
-def label_of(op: OpOverload) -> str:
+def label_of(op: OpOverload | HigherOrderOperator) -> str:
     """The name that an operator reads: ``relu_``, ``mylib::fused``."""
-    return op.name().removeprefix("aten::").split(".")[0]
+    name = cast(str, op.name())
+    return name.removeprefix("aten::").split(".")[0]
 
 
-def name_of(op: OpOverload) -> str:
+def name_of(op: OpOverload | HigherOrderOperator) -> str:
     """The name under which rules know it: an in-place operation goes by its functional twin's."""
     name = label_of(op)
     return name[:-1] if is_mutable(op) and name.endswith("_") and not name.endswith("__") else name
 
 
-def is_mutable(op: OpOverload) -> bool:
+def is_mutable(op: OpOverload | HigherOrderOperator) -> bool:
     """Whether it writes one of its arguments."""
-    return _schema(op).is_mutable
+    return isinstance(op, OpOverload) and _schema(op).is_mutable
 
 
 def arguments_of(op: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

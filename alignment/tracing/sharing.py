@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -32,7 +33,9 @@ def sharing(model: nn.Module) -> Sharing:
 
 
 def memory_of(tensor: Tensor) -> int:
-    """Where the tensor's memory lies; without elements it has none to share."""
+    """Where the tensor's memory lies; without elements it has none to share, and in a sparse layout no one place."""
+    if tensor.layout != torch.strided:
+        return -id(tensor)
     try:
         return tensor.untyped_storage().data_ptr() or -id(tensor)
     except NotImplementedError:  # a wrapper, such as vmap's; operations get what is inside it
@@ -41,4 +44,6 @@ def memory_of(tensor: Tensor) -> int:
 
 def layout_of(tensor: Tensor) -> tuple[object, ...]:
     """How the tensor lies in its memory."""
+    if tensor.layout != torch.strided:
+        return tensor.dtype, tensor.shape, tensor.layout
     return tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()

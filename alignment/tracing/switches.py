@@ -13,11 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def plain_operations() -> Generator[None]:
-    """Turns fused attention, Transformer fast paths and oneDNN off, and back to what they were."""
+    """Turns compiled code, fused attention, Transformer fast paths and oneDNN off, and back to what they were."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with _without_onednn(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        # A recorder sees nothing of what was compiled, and torch.cond compiles itself unless it is kept from it.
+        with torch.compiler.set_stance("force_eager"), _without_onednn(), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

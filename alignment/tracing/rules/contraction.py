@@ -63,6 +63,7 @@ RULES: dict[str, Rule] = {
     "dot": _product("self", "tensor"),
     "vdot": _product("self", "other"),
     "addmm": _product("mat1", "mat2", added="self"),
+    "_sparse_addmm": _product("mat1", "mat2", added="self"),
     "addmv": _product("mat", "vec", added="self"),
     "baddbmm": _product("batch1", "batch2", added="self"),
     "linear": linear,

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import _decomp
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 
 from alignment.tracing.operation import Rule
 from alignment.tracing.rules import (
@@ -49,7 +49,7 @@ PASSIVE = frozenset(
 WRITE_ASIDE = frozenset((*normalisation.BATCH_NORMS, "rrelu_with_noise"))
 
 
-def rule_of(op: OpOverload) -> Rule | None:
+def rule_of(op: OpOverload | HigherOrderOperator) -> Rule | None:
     """How the operation ties axes, if that is known."""
     if op.namespace != "aten":
         return None
