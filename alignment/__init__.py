@@ -11,7 +11,7 @@ from alignment.activation_matching import match_activations
 from alignment.barrier import Barrier, loss_barrier
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
 from alignment.check import check_spec
-from alignment.errors import AlignmentError, SpecError, StateError
+from alignment.errors import AlignmentError, BatchError, SpecError, StateError
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
 from alignment.merge import merge
@@ -27,6 +27,7 @@ from alignment.weight_matching import match_weights
 __all__ = [
     "AlignmentError",
     "Barrier",
+    "BatchError",
     "Matching",
     "PermutationSpec",
     "SpecError",

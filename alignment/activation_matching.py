@@ -9,7 +9,7 @@ from alignment.batches import Batch, first_inputs, inputs_of, network_with, reus
 from alignment.correlation import Correlation
 from alignment.evidence import combined, cosine_terms, table_term
 from alignment.matching import Matching
-from alignment.pair import Pair
+from alignment.real import real_pair
 from alignment.spec import PermutationSpec, State
 from alignment.taps import Tap, find_taps, look
 from alignment.units import Key, key_of, unit_rows
@@ -42,16 +42,16 @@ def match_activations(
     ``objective`` and ``gain`` are those of the weights, so that matchings compare; ``gain`` may be negative. Both
     networks run in eval mode. Memory: the activations of one batch, and a matrix of fp64 for each place.
     ``generator`` orders the visits; it matters only where weights are used. Raises `StateError` for states that do not
-    fit the spec or the model, `ValueError` without batches.
+    fit the spec or the model or are not finite, `BatchError` for data that is not, `ValueError` without batches.
     """
     check_pair(spec, reference, candidate)
     tables = _correlations(spec, model, reference, candidate, batches)
     terms = [table_term(spec, key, table) for key, table in tables.items()]
     unread = {key: 1.0 for axes in spec.axes.values() for axis in axes for key in map(key_of, axis) if key}
     read = {key: max(weight, TIE_BREAK) if _has_silent_units(table) else weight for key, table in tables.items()}
-    terms += cosine_terms(spec, reference, candidate, unread | read)
+    pair = real_pair(spec, reference, candidate)
+    terms += cosine_terms(pair.spec, pair.reference, pair.candidate, unread | read)
     found = match_weights(*combined(spec, terms), generator=generator)
-    pair = Pair(spec, reference, candidate)
     objective = pair.objective(found.permutation)
     return Matching(found.permutation, objective, objective - pair.baseline, found.sweeps, found.converged)
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from alignment.batch_norm import recalibrate
-from alignment.batches import Batch, network_with, on_device_of, reusable
+from alignment.batches import Batch, LabelledBatch, labelled, network_with, reusable
 from alignment.interpolate import interpolate
 from alignment.spec import State
+from alignment.validate import check_finite
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-LabelledBatch = Sequence[Tensor]
 
 DEFINITION = "max over λ of L(λ) - ½(L(0) + L(1)), in nats"
 
@@ -70,8 +70,10 @@ def loss_barrier(
     targets)`` is the mean of a batch, and batches count by their size. With ``recalibrate_with``, BatchNorm
     statistics are recomputed on those batches at each λ, the ends included.
     ``model`` gives the architecture alone and is not touched. Raises `StateError` for a state that does not
-    fit it.
+    fit it or is not finite, `BatchError` for data that is not.
     """
+    check_finite(reference, "reference")
+    check_finite(aligned, "aligned")
     batches = reusable(batches)
     fresh = None if recalibrate_with is None else reusable(recalibrate_with)
     lambdas = [k / max(points - 1, 1) for k in range(points)]
@@ -94,7 +96,7 @@ def loss_sums(
     if recalibrate_with is not None:
         recalibrate(network, recalibrate_with)
     with torch.no_grad():
-        return sum((_sums(network, inputs, targets, loss) for inputs, targets in batches), LossSums())
+        return sum((_sums(network, *batch, loss) for batch in labelled(batches, network)), LossSums())
 
 
 def barrier_from_losses(lambdas: Sequence[float], losses: Sequence[float], accuracies: Sequence[float]) -> Barrier:
@@ -111,7 +113,7 @@ def barrier_from_losses(lambdas: Sequence[float], losses: Sequence[float], accur
 
 
 def _sums(network: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> LossSums:
-    outputs: Tensor = network(on_device_of(network, inputs))
+    outputs: Tensor = network(inputs)
     targets = targets.to(outputs.device)
     mean = loss(outputs, targets).item()
     return LossSums(len(targets), mean * len(targets), _correct(outputs, targets))

@@ -7,11 +7,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from alignment.errors import StateError
+from alignment.errors import BatchError, StateError
 from alignment.spec import State
 
 # A batch of inputs, alone or followed by what belongs to it: (inputs, targets, …).
 Batch = Tensor | Sequence[Tensor]
+LabelledBatch = Sequence[Tensor]
 
 T = TypeVar("T")
 
@@ -22,13 +23,28 @@ def reusable(batches: Iterable[T]) -> Iterable[T]:
 
 
 def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
-    """The inputs of each batch, on the device of ``network``; raises `ValueError` when there is none."""
+    """The inputs of each batch, on the device of ``network``.
+
+    Raises `ValueError` when there is none, `BatchError` for a value that is not finite.
+    """
     empty = True
-    for batch in batches:
+    for number, batch in enumerate(batches):
         empty = False
-        yield on_device_of(network, batch if isinstance(batch, Tensor) else batch[0])
+        yield on_device_of(network, _finite(batch if isinstance(batch, Tensor) else batch[0], number))
     if empty:
         raise ValueError("no batches to measure on")
+
+
+def labelled(batches: Iterable[LabelledBatch], network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """The inputs and the targets of each batch, on the device of ``network``. Raises as `inputs_of` does."""
+    for number, (inputs, targets) in enumerate(batches):
+        yield on_device_of(network, _finite(inputs, number)), on_device_of(network, targets)
+
+
+def _finite(inputs: Tensor, number: int) -> Tensor:
+    if not bool(inputs.isfinite().all()):
+        raise BatchError(f"batch {number}: its inputs hold a value that is not finite")
+    return inputs
 
 
 def first_inputs(batches: Iterable[Batch], network: nn.Module) -> Tensor:

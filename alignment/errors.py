@@ -1,6 +1,7 @@
 """What alignment refuses, and why.
 
 AlignmentError
+├── BatchError   a batch holds a value that is not finite
 ├── SpecError    the permutation spec does not fit, or does not preserve, the network
 └── StateError   a state dict has a missing, unknown, misshapen or non-finite tensor
 """
@@ -8,6 +9,10 @@ AlignmentError
 
 class AlignmentError(ValueError):
     """The root of every error that `alignment` raises on bad input."""
+
+
+class BatchError(AlignmentError):
+    """A batch of data holds a value that is not finite. Says which batch, counted from 0."""
 
 
 class SpecError(AlignmentError):

@@ -1,7 +1,9 @@
 """Points on the straight path between networks, and their weighted mean."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +16,9 @@ from alignment.spec import State
 def interpolate(reference: State, candidate: State, lam: float) -> dict[str, Tensor]:
     """(1 - λ) · reference + λ · candidate, with the keys, order, dtypes and devices of ``reference``.
 
-    Computed in fp64. Integers have no mean: they are copied from ``reference``. Raises `StateError` when the
-    two differ in a key or a shape.
+    Computed in fp64. Integers, and what is no tensor (`get_extra_state`), have no mean: they are copied from
+    ``reference``. A pure map: values that are not finite pass through it. Raises `StateError` when the two differ in
+    a key or a shape.
     """
     return weighted_mean((reference, candidate), (1 - lam, lam))
 
@@ -45,10 +48,10 @@ def normalised(weights: Sequence[float] | None, n_states: int) -> list[float]:
     return [weight / total for weight in given]
 
 
-def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    first = tensors[0]
+def _mean(tensors: Sequence[Any], weights: Sequence[float]) -> Any:
+    first: object = tensors[0]
     if not is_continuous(first):
-        return first.clone()
+        return deepcopy(first)
     total = torch.zeros_like(as_double(first))
     for tensor, weight in zip(tensors, weights, strict=True):
         total += weight * as_double(tensor).to(total.device)
@@ -59,7 +62,7 @@ def _check_alike(first: State, state: State, position: int) -> None:
     if unshared := sorted(set(first) ^ set(state)):
         raise StateError(f"tensor {unshared[0]!r} is not in both state 0 and state {position}")
     for name, tensor in first.items():
-        if tensor.shape != state[name].shape:
+        if torch.is_tensor(tensor) and tensor.shape != state[name].shape:
             raise StateError(
                 f"tensor {name!r} has shape {tuple(tensor.shape)} in state 0, "
                 f"{tuple(state[name].shape)} in state {position}"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment.pair import Pair
 from alignment.permutation import Permutation, check_permutation
+from alignment.real import real_pair
 from alignment.spec import PermutationSpec, State
 from alignment.validate import check_pair
 
@@ -42,7 +42,7 @@ def judged(spec: PermutationSpec, reference: State, candidate: State, permutatio
     """
     check_pair(spec, reference, candidate)
     check_permutation(spec, permutation)
-    pair = Pair(spec, reference, candidate)
+    pair = real_pair(spec, reference, candidate)
     objective = pair.objective(permutation)
     return Matching(permutation, objective, objective - pair.baseline, 0, True)
 

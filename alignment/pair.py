@@ -30,7 +30,9 @@ class Pair:
         return tuple(
             name
             for name in self.spec.axes
-            if name not in self.spec.buffers and self.reference[name].is_floating_point()
+            if name not in self.spec.buffers
+            and self.reference[name].is_floating_point()
+            and self.reference[name].layout == torch.strided
         )
 
     @cached_property

@@ -57,11 +57,13 @@ def compose(spec: PermutationSpec, outer: Permutation, inner: Permutation) -> di
 def permute(spec: PermutationSpec, permutation: Permutation, state: State) -> dict[str, Tensor]:
     """``state`` with its units moved: same keys, order, dtypes and devices; tensors that do not move are not copied.
 
-    Raises `SpecError` for an index that is no permutation of its group, `StateError` for a state that does not fit.
+    A pure map: values that are not finite, and what is no tensor (`get_extra_state`), pass through it. Raises
+    `SpecError` for an index that is no permutation of its group, `StateError` for a state that does not fit.
     """
     spec.check_state(state)
     check_permutation(spec, permutation)
-    return {name: permute_tensor(spec, permutation, name, tensor) for name, tensor in state.items()}
+    moving = spec.moving
+    return {n: permute_tensor(spec, permutation, n, tensor) if n in moving else tensor for n, tensor in state.items()}
 
 
 def permute_tensor(spec: PermutationSpec, permutation: Permutation, name: str, tensor: Tensor) -> Tensor:

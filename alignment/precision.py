@@ -1,5 +1,7 @@
 """The widest arithmetic that a device offers."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,11 @@ def as_double(tensor: Tensor) -> Tensor:
     return there.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def is_continuous(tensor: Tensor) -> bool:
-    """Whether means of ``tensor`` make sense; integers and booleans have none."""
-    return tensor.is_floating_point() or tensor.is_complex()
+def is_continuous(value: object) -> TypeGuard[Tensor]:
+    """Whether means of ``value`` make sense; integers, booleans and what is no tensor at all have none."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+def is_half(value: object) -> TypeGuard[Tensor]:
+    """Whether ``value`` is a tensor in half precision."""
+    return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)

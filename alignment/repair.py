@@ -14,6 +14,7 @@ from alignment.channels import along, channel_axes, named_modules
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
 from alignment.precision import as_double
 from alignment.spec import State
+from alignment.validate import check_finite
 
 # A variance below this share of the squared mean is rounding: the unit is constant, and is only shifted.
 CONSTANT = 1e-12
@@ -43,8 +44,11 @@ def repair(
     by the batch at hand.
 
     Costs one pass over ``batches`` for each of the three networks. ``model`` gives the architecture alone and
-    is not touched. Raises `StateError` for a state that does not fit it.
+    is not touched. Raises `StateError` for a state that does not fit it or is not finite, `BatchError` for data
+    that is not.
     """
+    for role, state in (("reference", reference), ("aligned", aligned), ("merged", merged)):
+        check_finite(state, role)
     kept = reusable(batches)
     ends = [network_with(model, state) for state in (reference, aligned)]
     axes = channel_axes(ends[0], first_inputs(kept, ends[0])[:2])

@@ -24,6 +24,7 @@ from itertools import groupby, product
 from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from alignment.errors import SpecError, StateError
@@ -154,13 +155,13 @@ class PermutationSpec:
     def check_state(self, state: State, role: str = "state") -> None:
         """Raises `StateError` unless ``state`` holds every tensor of the spec in the shape the spec gives it."""
         for name in self.axes:
-            if name not in state:
+            if name not in state or not torch.is_tensor(state[name]):
                 raise StateError(f"{role}: tensor {name!r} is missing; the spec names it")
             if tuple(state[name].shape) != self.shape(name):
                 raise StateError(
                     f"{role}: tensor {name!r} has shape {tuple(state[name].shape)}, expected {self.shape(name)}"
                 )
-        if unknown := [name for name, t in state.items() if t.ndim and name not in self.axes]:
+        if unknown := [name for name, t in state.items() if torch.is_tensor(t) and t.ndim and name not in self.axes]:
             raise StateError(f"{role}: tensor {unknown[0]!r} is not in the spec")
 
 

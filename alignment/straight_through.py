@@ -1,6 +1,7 @@
 """Straight-through estimator matching (Git Re-Basin, arXiv 2209.04836, section 3.3, Algorithm 2)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -8,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from alignment.barrier import LabelledBatch, Loss, loss_sums
+from alignment.barrier import Loss, loss_sums
 from alignment.batch_norm import train_batch_norms
-from alignment.batches import network_with, on_device_of, reusable
+from alignment.batches import LabelledBatch, labelled, network_with, on_device_of, reusable
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
-from alignment.pair import Pair
 from alignment.permutation import Permutation, check_permutation, permute
+from alignment.precision import is_half
+from alignment.real import real_pair
 from alignment.spec import PermutationSpec, State
 from alignment.validate import check_pair
 from alignment.weight_matching import match_weights
@@ -47,12 +49,13 @@ def match_straight_through(
     recalibrated before π is judged.
 
     ``batches`` are (inputs, targets), ``loss(outputs, targets)`` is a mean. ``objective`` and ``gain`` are those of
-    the weights. A step costs a forward pass, a backward pass and a weight matching: a method for sites. Raises
-    `StateError` for states that do not fit, `ValueError` without batches.
+    the weights. Networks in half precision descend in fp32. A step costs a forward pass, a backward pass and a weight
+    matching: a method for sites. Raises `StateError` for states that do not fit or are not finite, `BatchError` for
+    data that is not, `ValueError` without batches.
     """
-    task = _Task(spec, model, reference, candidate, reusable(batches), loss)
     check_pair(spec, reference, candidate)
-    pair = Pair(spec, reference, candidate)
+    task = _Task(spec, _single(model), _wide(reference), _wide(candidate), _WideBatches(reusable(batches)), loss)
+    pair = real_pair(spec, reference, candidate)
     if start is None:
         first = match_weights(spec, reference, candidate, generator=generator)
     else:
@@ -83,11 +86,30 @@ class _Task:
         return sums.loss / sums.count
 
 
+def _wide(state: State) -> dict[str, Tensor]:
+    return {name: tensor.float() if is_half(tensor) else tensor for name, tensor in state.items()}
+
+
+def _single(model: nn.Module) -> nn.Module:
+    """``model``, or a copy of it in fp32 where it is in half precision: gradients are lost in less."""
+    return deepcopy(model).float() if any(map(is_half, model.state_dict().values())) else model
+
+
+@dataclass(frozen=True)
+class _WideBatches:
+    """``batches`` with inputs in fp32 where they are in half precision."""
+
+    batches: Iterable[LabelledBatch]
+
+    def __iter__(self) -> Iterator[LabelledBatch]:
+        return ((inputs.float() if is_half(inputs) else inputs, targets) for inputs, targets in self.batches)
+
+
 def _descend(task: _Task, first: Matching, steps: int, generator: torch.Generator | None) -> Matching:
     guide = _Guide(task)
     best, least, now, done = first, task.judge(first.permutation), first, 0
     while done < steps:
-        for inputs, targets in islice(task.batches, steps - done):
+        for inputs, targets in islice(labelled(task.batches, guide.network), steps - done):
             guide.step(now.permutation, inputs, targets)
             now = match_weights(task.spec, guide.state, task.candidate, now.permutation, generator)
             done += 1
@@ -102,9 +124,9 @@ class _Guide:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        self._network = network_with(task.model, task.reference)
-        train_batch_norms(self._network)
-        names = [name for name, _ in self._network.named_parameters(remove_duplicate=False)]
+        self.network = network_with(task.model, task.reference)
+        train_batch_norms(self.network)
+        names = [name for name, _ in self.network.named_parameters(remove_duplicate=False)]
         self._moving = {name: task.reference[name].detach().clone() for name in names}
         self._optimiser = torch.optim.Adam(self._moving.values(), RATE)
 
@@ -114,12 +136,11 @@ class _Guide:
 
     def step(self, permutation: Permutation, inputs: Tensor, targets: Tensor) -> None:
         """Moves θ̃ against the gradient at the midpoint of ``permutation``."""
-        middle = {
-            name: on_device_of(self._network, tensor) for name, tensor in self._task.midpoint(permutation).items()
-        }
+        found = {name: t for name, t in self._task.midpoint(permutation).items() if torch.is_tensor(t)}
+        middle = {name: on_device_of(self.network, tensor) for name, tensor in found.items()}
         leaves = [middle[name].requires_grad_() for name in self._moving]
-        outputs: Tensor = functional_call(self._network, middle, (on_device_of(self._network, inputs),))
-        loss = self._task.loss(outputs, targets.to(outputs.device))
+        outputs: Tensor = functional_call(self.network, middle, (inputs,))
+        loss = self._task.loss(outputs, targets)
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         for moving, gradient in zip(self._moving.values(), gradients, strict=True):
             # Half: the midpoint moves half as far as θ̃ does.

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from alignment.errors import StateError
+from alignment.precision import is_continuous
 from alignment.spec import PermutationSpec, State
 
 
@@ -13,14 +14,20 @@ def check_pair(spec: PermutationSpec, reference: State, candidate: State) -> Non
     spec.check_state(candidate, "candidate")
     if unshared := sorted(set(reference) ^ set(candidate)):
         raise StateError(f"tensor {unshared[0]!r} is not in both the reference and the candidate")
-    for role, state in (("reference", reference), ("candidate", candidate)):
-        for name, tensor in state.items():
-            if not _is_finite(tensor):
-                raise StateError(f"{role}: tensor {name!r} has a value that is not finite")
+    check_finite(reference, "reference")
+    check_finite(candidate, "candidate")
+
+
+def check_finite(state: State, role: str) -> None:
+    """Raises `StateError` that names the first tensor of ``state`` with a value that is not finite."""
+    for name, tensor in state.items():
+        if is_continuous(tensor) and tensor.numel() and not _is_finite(tensor):
+            raise StateError(f"{role}: tensor {name!r} has a value that is not finite")
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
+    if tensor.layout != torch.strided:
+        return bool(tensor.to_dense().isfinite().all())
+    real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     # One pass and no copy; a NaN is both the least and the greatest value.
-    return bool(torch.stack(tensor.aminmax()).isfinite().all())
+    return bool(torch.stack(real.aminmax()).isfinite().all())

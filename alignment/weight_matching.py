@@ -5,8 +5,8 @@ import torch
 from alignment.ascent import Ascent
 from alignment.flat import Position
 from alignment.matching import Matching
-from alignment.pair import Pair
 from alignment.permutation import Permutation, check_permutation, identity_permutation, random_permutation
+from alignment.real import real_pair
 from alignment.spec import PermutationSpec, State
 from alignment.validate import check_pair
 
@@ -30,12 +30,14 @@ def match_weights(
     the best is kept, on ties the first.
 
     Raises `StateError` for states that do not fit or are not finite, `SpecError` for a ``start`` that is no
-    permutation of the spec.
+    permutation of the spec, `ValueError` for ``restarts`` below 1.
     """
+    if restarts < 1:
+        raise ValueError(f"restarts must be 1 or more, got {restarts}")
     check_pair(spec, reference, candidate)
     identity = identity_permutation(spec)
     check_permutation(spec, start if start is not None else identity)
-    pair = Pair(spec, reference, candidate)
+    pair = real_pair(spec, reference, candidate)
     if pair.is_identical:
         return Matching(identity, pair.baseline, 0.0, 0, True)
     generator = generator or torch.Generator().manual_seed(0)

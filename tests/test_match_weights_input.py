@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from alignment.errors import SpecError, StateError
-from alignment.permutation import identity_permutation, random_permutation
+from alignment.permutation import identity_permutation, permute, random_permutation
 from alignment.spec import PermutationSpec
 from alignment.weight_matching import match_weights
 from tests.hand_specs import SPECS, mlp_spec, mlp_state, random_state
@@ -98,6 +98,34 @@ def test_buffers_and_integers_are_no_evidence() -> None:
     flop = {"mean": torch.tensor([99.0, 0.0, 0.0, 0.0]), "count": torch.tensor([99, 0, 0, 0])}
     matching = match_weights(spec, {"weight": weight, **flip}, {"weight": weight + 0.01, **flop})
     assert matching.moved == {"P": 0.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+def test_complex_weights_are_evidence_in_both_their_parts(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = {"into": torch.randn(6, 4, dtype=dtype, generator=generator), "bias": torch.randn(6, generator=generator)}
+    state["out"] = torch.randn(3, 6, dtype=dtype, generator=generator)
+    spec = PermutationSpec.by_hand(state, {"into": ("P", None), "bias": ("P",), "out": (None, "P")})
+    # Units that differ in their imaginary parts alone.
+    state["into"] = torch.complex(state["into"].real[:1].expand(6, 4), state["into"].imag)
+    planted = random_permutation(spec, generator)
+    matching = match_weights(spec, state, permute(spec, planted, state))
+    assert torch.equal(matching.permutation["P"], planted["P"].argsort())
+    norms = sum(t.abs().double().square().sum().item() for t in state.values())
+    assert matching.objective == pytest.approx(norms)
+
+
+def test_a_complex_value_that_is_not_finite_is_refused_by_name() -> None:
+    state = {"weight": torch.ones(3, 2, dtype=torch.complex64)}
+    spec = PermutationSpec.by_hand(state, {"weight": ("P", None)})
+    with pytest.raises(StateError, match=r"candidate.*'weight'"):
+        match_weights(spec, state, {"weight": state["weight"] * complex(1, float("inf"))})
+
+
+@pytest.mark.parametrize("restarts", [0, -1])
+def test_no_climb_at_all_is_refused(pair: tuple[PermutationSpec, State, State], restarts: int) -> None:
+    with pytest.raises(ValueError, match=f"restarts must be 1 or more, got {restarts}"):
+        match_weights(*pair, restarts=restarts)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())

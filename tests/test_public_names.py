@@ -11,7 +11,7 @@ def test_alignment_exports_these_names_and_no_others() -> None:
         *("match_weights", "match_activations", "match_straight_through", "Matching"),
         *("merge", "merge_many", "interpolate", "loss_barrier", "Barrier"),
         *("recalibrate", "batch_norm_moments", "pool_moments", "write_moments", "repair"),
-        *("AlignmentError", "SpecError", "StateError"),
+        *("AlignmentError", "BatchError", "SpecError", "StateError"),
     }
 
 

@@ -1,5 +1,7 @@
 """Matching by descent on the loss of the midpoint."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -71,6 +73,20 @@ def test_stale_batch_norm_statistics_do_not_matter():
     a, b = ({name: t + 1e3 if "running_mean" in name else t for name, t in state.items()} for state in (a, b))
     again = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=24).permutation
     assert all(torch.equal(index, again[name]) for name, index in found.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_descends_in_single_precision_whatever_the_network_is_in(dtype: torch.dtype):
+    model, spec, first, second = pair("batch")
+    a, b = ({n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()} for state in (first, second))
+    halves = [(inputs.to(dtype), targets) for inputs, targets in TRAIN]
+    single = [(inputs.float(), targets) for inputs, targets in halves]
+    c, d = ({name: t.float() if t.is_floating_point() else t for name, t in state.items()} for state in (a, b))
+    expected = match_straight_through(spec, model, c, d, single, cross_entropy, steps=13)
+    for network, batches in ((model, single), (deepcopy(model).to(dtype), halves)):
+        found = match_straight_through(spec, network, a, b, batches, cross_entropy, steps=13)
+        assert all(torch.equal(index, expected.permutation[name]) for name, index in found.permutation.items())
+        assert {t.dtype for t in permute(spec, found.permutation, b).values()} == {t.dtype for t in b.values()}
 
 
 def test_the_network_and_the_states_come_out_as_they_were():
