@@ -13,10 +13,13 @@ from strategies.files import read_tensors
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
 # torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# Opened by the line itself, since torch.load goes by the name. Training scripts keep the weights under one of these
+# keys, beside the optimiser's state.
 CONVERSION = (
     "import sys, torch; from safetensors.torch import save_file; "
-    "d = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
-    "save_file({k: v.contiguous().clone() for k, v in d.get('state_dict', d).items()}, sys.argv[2])"
+    "d = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); "
+    "d = next((d[k] for k in ('state_dict', 'model_state_dict', 'model', 'net') if isinstance(d.get(k), dict)), d); "
+    "save_file({k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
 )
 
 
@@ -62,8 +65,14 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _advice(path: Path) -> str:
-    converted = shlex.join(["python", "-c", CONVERSION, str(path), str(path.with_suffix(".safetensors"))])
+    converted = shlex.join(["python", "-c", CONVERSION, str(path), str(_output_for(path))])
     return f"Convert it where you trust its maker, then use the result:\n{converted}"
+
+
+def _output_for(path: Path) -> Path:
+    """Beside ``path`` and never ``path`` itself, which may well be a pickle by another name."""
+    output = path.with_suffix(".safetensors")
+    return output if output != path else path.with_suffix(".converted.safetensors")
 
 
 def _renaming(path: Path) -> str:

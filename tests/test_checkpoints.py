@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from strategies.checkpoints import CheckpointError, read_checkpoint
 from strategies.files import read_tensors, write_tensors
@@ -46,16 +47,28 @@ def test_what_torch_saves_is_refused_under_a_safe_name(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_the_advice_converts_the_file(tmp_path: Path, wrapped: bool) -> None:
+@pytest.mark.parametrize("key", ["", "state_dict", "model_state_dict", "model"])
+def test_the_advice_converts_the_file(tmp_path: Path, key: str) -> None:
     state = {"a": torch.randn(4, 3).T, "b": torch.arange(3)}
-    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "it's mine.pt")
+    torch.save({"epoch": 3, "optimizer": {}, key: state} if key else state, tmp_path / "it's mine.pt")
+    converted = convert_as_advised(tmp_path / "it's mine.pt", tmp_path / "it's mine.safetensors")
+    assert all(torch.equal(converted[name], tensor) for name, tensor in state.items())
+
+
+def test_the_advice_leaves_a_pickle_under_a_safe_name_where_it_is(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3), "_extra_state": {"seen": 3}}, tmp_path / "x.safetensors")
+    before = (tmp_path / "x.safetensors").read_bytes()
+    converted = convert_as_advised(tmp_path / "x.safetensors", tmp_path / "x.converted.safetensors")
+    assert list(converted) == ["a"]
+    assert (tmp_path / "x.safetensors").read_bytes() == before
+
+
+def convert_as_advised(path: Path, output: Path) -> dict[str, Tensor]:
     with pytest.raises(CheckpointError) as refusal:
-        read_checkpoint(tmp_path / "it's mine.pt")
+        read_checkpoint(path)
     _, *command = shlex.split(str(refusal.value).splitlines()[-1])
     subprocess.run([sys.executable, *command], check=True, timeout=120)
-    converted = read_tensors(tmp_path / "it's mine.safetensors")
-    assert all(torch.equal(converted[name], tensor) for name, tensor in state.items())
+    return read_tensors(output)
 
 
 def test_a_safetensors_file_that_is_named_like_a_pickle_is_to_be_renamed(tmp_path: Path) -> None:
