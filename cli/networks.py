@@ -14,7 +14,7 @@ from alignment import PermutationSpec, derive_spec
 from alignment.batch_norm import BATCH_NORMS
 from cli.options import OptionError
 from client.sources import Samples, describe_samples, scaled
-from models import Architecture, build
+from models import FAMILIES, Architecture, build
 from models.imported import import_function
 from models.inferred import infer
 from strategies.checkpoints import read_checkpoint, sha256_of
@@ -86,7 +86,8 @@ def find_network(
 ) -> Network:
     """The network that ``said`` names, with what it leaves open taken from the data and from the shapes in ``file``.
 
-    Raises `OptionError` when that does not suffice, `ModelError` for what the family cannot be, `FitError` when the
+    Raises `ModelError` for a name that is unknown and for what the family cannot be, `OptionError` when what is said
+    does not suffice, `FitError` when the
     network does not run on its inputs.
     """
     architecture = _architecture(said, file, samples)
@@ -118,6 +119,7 @@ def search_current_folder() -> None:
 
 
 def _architecture(said: Description, file: NetworkFile | None, samples: Samples | None) -> Architecture:
+    _require_known(said.model)
     unknown = Architecture(said.model, (), 0)
     found = (infer(said.model, file.shapes) if file is not None else None) or unknown
     if samples is not None:
@@ -137,6 +139,14 @@ def _architecture(said: Description, file: NetworkFile | None, samples: Samples 
     if not settled.classes and ":" not in said.model:
         raise OptionError(f"model {said.model!r}: say how many outputs it has: --classes 10")
     return settled
+
+
+def _require_known(model: str) -> None:
+    """Raises `ModelError` for a name that nothing goes by: it is wrong whatever else the options say."""
+    if ":" in model:
+        import_function(model)
+    elif model not in FAMILIES:
+        build(Architecture(model, (), 0), seed=0)
 
 
 def _sizes(shape: str) -> tuple[int, ...]:
