@@ -10,8 +10,8 @@ from torch import Tensor
 from alignment.copies import recognise_copy
 from alignment.flat import Mover, Position, edges_of, flatten
 from alignment.joint_group import JointGroup, MoverEdge, meets_itself
+from alignment.outwards import outward_start
 from alignment.pair import Pair
-from alignment.permutation import identity_permutation
 from alignment.plain_group import PlainGroup
 
 
@@ -43,11 +43,11 @@ class Ascent:
         self._roots = [_Root(pair, name, edges, tolerance) for name, edges in self._edges.items()]
 
     def first_position(self) -> Position:
-        """The permutation of a candidate that is nearly a permuted copy, else the identity."""
+        """The permutation of a candidate that is nearly a permuted copy, else what `outward_start` finds."""
         found = recognise_copy(self.pair, self._edges)
         if found is not None:
             return Position(self.pair.spec, found)
-        return Position(self.pair.spec, identity_permutation(self.pair.spec), is_near=False)
+        return outward_start(self.pair, self._edges)
 
     def climb(self, position: Position, generator: torch.Generator, max_sweeps: int) -> Climb:
         """The local optimum above ``position``, or where ``max_sweeps`` sweeps lead. Moves ``position``."""

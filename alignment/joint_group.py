@@ -46,6 +46,10 @@ class JointGroup:
                 return changes
         return {}
 
+    def proposal(self, position: Position) -> dict[str, Tensor]:
+        """What its evidence says is best, whether or not that gains."""
+        return self._propose(position, 1.0)
+
     def _propose(self, position: Position, step: float) -> dict[str, Tensor]:
         parent = self._parent.matrix(position) + step * self._twice.matrix(position)
         families = {family: self._within(family, position) for family in self.families}

@@ -26,8 +26,10 @@ def match_weights(
     Each sweep visits the groups in a fresh random order and solves, for one group P with all others held,
     max_P Σ ⟨W_ref, P(W_cand)⟩, a linear assignment. It ends after a sweep in which no group gains more than
     ``tolerance`` of its own part. The first of ``restarts`` begins at ``start`` (default: where the candidate is
-    recognised as nearly a permuted copy, that permutation, else the identity), the others at random permutations;
-    the best is kept, on ties the first.
+    recognised as nearly a permuted copy, that permutation, else one that is assigned outwards from inputs and outputs,
+    see `outward_start`), the others at random permutations; the best is kept, on ties the first. Neither default
+    depends on the order of the candidate's units: relabelled, it is matched to the same network, up to ties and
+    rounding.
 
     Raises `StateError` for states that do not fit or are not finite, `SpecError` for a ``start`` that is no
     permutation of the spec, `ValueError` for ``restarts`` below 1.
@@ -42,10 +44,12 @@ def match_weights(
         return Matching(identity, pair.baseline, 0.0, 0, True)
     generator = generator or torch.Generator().manual_seed(0)
     ascent = Ascent(pair, tolerance)
-    starts = [ascent.first_position() if start is None else Position(spec, start)] + [
-        Position(spec, random_permutation(spec, generator), is_near=False) for _ in range(restarts - 1)
-    ]
-    climbs = [ascent.climb(each, generator, max_sweeps) for each in starts]
+    first = ascent.first_position() if start is None else Position(spec, start)
+    climbs = [ascent.climb(first, generator, max_sweeps)]
+    for _ in range(restarts - 1):
+        # Drawn only now, so that more restarts begin with the same climbs as fewer.
+        again = Position(spec, random_permutation(spec, generator), is_near=False)
+        climbs.append(ascent.climb(again, generator, max_sweeps))
     best = max(climbs, key=lambda climb: climb.objective)
     gain = best.objective - pair.baseline
     return Matching(best.permutation, best.objective, gain, best.sweeps, best.converged)

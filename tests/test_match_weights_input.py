@@ -146,7 +146,7 @@ def test_a_network_in_which_nothing_moves_keeps_its_identity() -> None:
 
 
 def test_more_restarts_never_end_lower(pair: tuple[PermutationSpec, State, State]) -> None:
-    objectives = [match_weights(*pair, restarts=restarts).objective for restarts in (1, 2, 5, 20)]
+    objectives = [match_weights(*pair, restarts=restarts).objective for restarts in range(1, 21)]
     assert objectives == sorted(objectives)
     assert objectives[-1] > objectives[0]
 
@@ -168,7 +168,7 @@ def test_a_tolerance_ends_the_ascent_early(pair: tuple[PermutationSpec, State, S
 
 
 def test_a_cut_ascent_says_that_it_did_not_converge(pair: tuple[PermutationSpec, State, State]) -> None:
-    cut = match_weights(*pair, max_sweeps=1)
+    cut = match_weights(*pair, random_permutation(pair[0], torch.Generator().manual_seed(2)), max_sweeps=1)
     assert (cut.sweeps, cut.converged) == (1, False)
     assert match_weights(*pair).converged
 
