@@ -62,6 +62,18 @@ def test_merging_shuffled_copies_gives_the_network_itself(tmp_path: Path, capsys
         torch.testing.assert_close(merged[name], tensor)
 
 
+@pytest.mark.parametrize("method", ["weights", "activations", "straight-through"])
+def test_half_precision_is_matched_by_every_method_and_comes_back_in_it(
+    tmp_path: Path, capsys: Capsys, method: str
+) -> None:
+    states = [{name: t.bfloat16() for name, t in perceptron(seed).state_dict().items()} for seed in (0, 1)]
+    inputs = [write_state(tmp_path / f"{k}.safetensors", state) for k, state in enumerate(states)]
+    output = tmp_path / "out.safetensors"
+    ran = run(capsys, "merge", *inputs, MLP, DATA, "--method", method, "--steps", "3", "-o", output)
+    assert ran.code == 0
+    assert {tensor.dtype for tensor in read_tensors(output).values()} == {torch.bfloat16}
+
+
 def test_shares_weigh_the_aligned_networks(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
     run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", "--weights", "1,3")
     a, b = (read_tensors(path) for path in pair)

@@ -111,6 +111,24 @@ def _cut_within_heads(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
+def _legacy(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The layout of guided-diffusion's QKVAttentionLegacy: heads beside the batch, channels before positions."""
+    b, t, c = x.shape
+    q, k, v = x.transpose(1, 2).reshape(b * HEADS, c // HEADS, t).chunk(3, 1)
+    shape = (b, HEADS, WIDTH // HEADS, t)
+    return q.reshape(shape).transpose(2, 3), k.reshape(shape).transpose(2, 3), v.reshape(shape).transpose(2, 3)
+
+
+@pytest.mark.parametrize("cut", [_cut_within_heads, _legacy])
+def test_heads_that_stay_above_a_concatenation_are_reported(cut: Split) -> None:
+    spec = derived(_Net(_Packed(cut)), TOKENS)
+    reason = "its units interleave with those of a concatenation"
+    assert freedom(spec) == {"stem": 12, "attn.qkv": 4, "attn.qkv.2": 4, "attn.proj": 12}
+    assert {place for place, why in spec.fixed.items() if why == reason} == {
+        *(("attn.qkv.weight", 0), ("attn.qkv.bias", 0), ("attn.proj.weight", 1)),
+    }
+
+
 def test_projections_cut_within_heads_keep_the_heads_in_place() -> None:
     spec = derived(_Net(_Packed(_cut_within_heads)), TOKENS)
     assert freedom(spec) == {"stem": 12, "attn.qkv": 4, "attn.qkv.2": 4, "attn.proj": 12}

@@ -123,17 +123,26 @@ def test_units_that_changed_heads_make_no_copy() -> None:
 
 
 @few
-@given(seeds, st.integers(1, 12))
+@given(seeds, st.integers(2, 12))
 def test_the_incumbent_is_kept_where_nothing_is_better(seed: int, units: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    incumbent = torch.randperm(units, generator=generator)
+    # Full of ties, and the incumbent takes the most of every row.
+    gain = torch.randint(0, 3, (units, units), generator=generator).double()
+    gain.scatter_(1, incumbent[:, None], 2.0)
+    assert torch.equal(assign(gain, incumbent), incumbent)
+    assert torch.equal(assign(torch.zeros(units, units), incumbent), incumbent)
+
+
+@few
+@given(seeds, st.integers(1, 12))
+def test_an_assignment_is_never_worse_than_the_incumbent(seed: int, units: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     incumbent = torch.randperm(units, generator=generator)
     gain = torch.randint(0, 3, (units, units), generator=generator).double()
     best = assign(gain, incumbent)
     assert torch.equal(best.sort().values, torch.arange(units))
-    top = gain.gather(1, best[:, None]).sum()
-    if gain.gather(1, incumbent[:, None]).sum() == gain.amax(1).sum():
-        assert torch.equal(best, incumbent)
-    assert top >= gain.gather(1, incumbent[:, None]).sum()
+    assert gain.gather(1, best[:, None]).sum() >= gain.gather(1, incumbent[:, None]).sum()
 
 
 def test_a_group_is_solved_again_only_when_a_neighbour_moved(monkeypatch: pytest.MonkeyPatch) -> None:

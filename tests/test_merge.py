@@ -1,5 +1,7 @@
 """Two networks merged in one call."""
 
+from copy import deepcopy
+
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -8,6 +10,7 @@ from alignment.batch_norm import recalibrate
 from alignment.interpolate import interpolate
 from alignment.merge import merge
 from alignment.permutation import permute, random_permutation
+from alignment.tracing import derive_spec
 from tests.hand_specs import resnet_spec
 from tests.trained import digits, digits_network, perceptron_spec, trained
 
@@ -40,3 +43,16 @@ def test_an_aligned_and_recalibrated_merge_loses_less_than_a_naive_one():
         recalibrate(network, train)
         losses.append(loss_sums(network, network.state_dict(), held, cross_entropy).loss)
     assert losses[1] < 0.5 * losses[0]
+
+
+def test_the_middle_of_two_trained_networks_is_better_recalibrated():
+    train, held = digits()
+    first, second = (trained("resnet20", "batch", 8, seed, depth=8) for seed in (0, 1))
+    spec = derive_spec(first, (train[0][0][:2],))
+    stale = deepcopy(first)
+    stale.load_state_dict(merge(spec, first.state_dict(), second.state_dict()))
+    fresh = deepcopy(stale)
+    recalibrate(fresh, train)
+    before, after = (loss_sums(net, net.state_dict(), held, cross_entropy) for net in (stale, fresh))
+    assert after.loss < 0.8 * before.loss
+    assert after.correct > before.correct

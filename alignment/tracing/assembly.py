@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from alignment.spec import Axis, Factor, PermutationSpec
 from alignment.tracing.derivation import Derivation
-from alignment.tracing.dims import Dim, Expr, Product
+from alignment.tracing.dims import Dim, Expr, Product, resolve
 from alignment.tracing.factors import shortest
 from alignment.tracing.families import family_parents
-from alignment.tracing.layout import free_dims, segments_of, spread_interleaved
+from alignment.tracing.layout import INTERLEAVED, free_dims, segments_of, spread_interleaved
 from alignment.tracing.recording import Value
 
 # What a parameter adds to the path of the module that owns it.
@@ -67,11 +67,13 @@ def _owner(key: str) -> str:
 
 
 def _reasons(state: Mapping[str, Value]) -> dict[tuple[str, int], str]:
-    """Why segments stay, of every axis that has one which stays."""
+    """Why segments stay, of every axis that has one which stays, or whose outer units had to."""
     reasons: dict[tuple[str, int], str] = {}
     for key, value in state.items():
         for number, expr in enumerate(value.axes or ()):
             still = [s for s in segments_of(expr) if s and all(dim.reason is not None for dim in s)]
             if still and value.shape[number] > 1:
                 reasons[key, number] = still[0][0].reason or ""
+            elif any(dim.reason == INTERLEAVED for product in resolve(expr) for dim in product):
+                reasons[key, number] = INTERLEAVED
     return reasons

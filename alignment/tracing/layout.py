@@ -10,7 +10,7 @@ from alignment.tracing.recording import Value
 
 # An axis in more pieces than this is fixed where its units interleave.
 _MOST_SEGMENTS = 1024
-_INTERLEAVED = "its units interleave with those of a concatenation"
+INTERLEAVED = "its units interleave with those of a concatenation"
 
 
 def spread_interleaved(values: Iterable[Value]) -> None:
@@ -42,7 +42,7 @@ def _fix_above_sums(expr: Expr) -> bool:
         copies = prod(dim.size for dim in segment[:place]) * len(segment[place].bound or ())
         at_fault = segment[:place] if copies <= _MOST_SEGMENTS else segment
         changed |= any(dim.free for dim in at_fault) or at_fault is segment
-        fix((at_fault,), _INTERLEAVED)
+        fix((at_fault,), INTERLEAVED)
     return changed
 
 
