@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alignment.tracing.closures import tensors_held_by
+from alignment.tracing.guards import only_raises
 from alignment.tracing.recording import Call, Frame, Recording, Value, leaves_of, tensors_in, uniform_axes
 from alignment.tracing.schema import arguments_of, label_of, written_by
 from alignment.tracing.sharing import layout_of, memory_of
@@ -61,6 +62,7 @@ class _Recorder(TorchDispatchMode):
         self._decomposing: set[OpOverload] = set()
         self._stack: list[Frame] = []
         self._told = False
+        self._checks = 0
         self.recording = Recording({}, [])
         self._note_state(model)
         self.recording.inputs = [self._note(tensor) for tensor in tensors_in(inputs)]
@@ -120,9 +122,20 @@ class _Recorder(TorchDispatchMode):
         return frame.outputs
 
     def note_read(self, name: str) -> None:
-        """Notes that the innermost module call has handed data to Python."""
+        """Notes that the innermost module call has handed data to Python, if that can do more than end the run."""
+        if self._checks or only_raises():
+            return
         self._stack[-1].reads.append(name)
         self._told = True
+
+    @contextmanager
+    def checking(self) -> Generator[None]:
+        """While an operation runs that reads data only to refuse it."""
+        self._checks += 1
+        try:
+            yield
+        finally:
+            self._checks -= 1
 
     def note_telling(self, tensor: Tensor, name: str) -> None:
         """Notes that ``tensor`` is turned into Python data."""
@@ -222,6 +235,9 @@ class _Reads(TorchFunctionMode):
         """Runs ``func``, noting a read."""
         if func in _READS:
             self._recorder.note_telling(args[0], _READS[func])
+        if _only_checks(func, args, kwargs or {}):
+            with self._recorder.checking():
+                return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -245,6 +261,12 @@ def _module_calls(model: nn.Module, recorder: _Recorder) -> Generator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _only_checks(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether ``func`` looks at values, but gives the same kind of result for all that it does not refuse."""
+    classes: object = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
+    return func is torch.nn.functional.one_hot and isinstance(classes, int) and classes >= 0
 
 
 def _reads_data(func: OpOverload, inputs: Sequence[Value], result: object) -> bool:
