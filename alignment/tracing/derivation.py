@@ -44,9 +44,9 @@ def derive(recording: Recording, sharing: Sharing) -> Derivation:
     for call in steps:
         _step(derivation, call, next((barred[frame] for frame in call.frames if frame in barred), None))
     for frame, reason in barred.items():
-        _fix_values([*frame.inputs, *frame.outputs], reason)
-    _fix_values(recording.overlapping, _OVERLAPPING)
-    _fix_values(recording.outputs, "network output")
+        fix_values([*frame.inputs, *frame.outputs], reason)
+    fix_values(recording.overlapping, _OVERLAPPING)
+    fix_values(recording.outputs, "network output")
     return derivation
 
 
@@ -59,12 +59,12 @@ def _start(derivation: Derivation, sharing: Sharing) -> None:
     for value in recording.captured:
         value.axes = fixed_axes(value.shape, "a tensor that is not in the state dict")
     for one, other in sharing.tied:
-        _meet(recording.state[one], _axes(recording.state[other]), "tied tensors")
+        meet(recording.state[one], _axes(recording.state[other]), "tied tensors")
     for value in recording.state.values():
         if value not in derivation.read:
-            _fix_values([value], "no operation of the traced run reads it")
-    _fix_values((recording.state[key] for key in sharing.overlapping), _OVERLAPPING)
-    _fix_values(recording.sparse, _SPARSE)
+            fix_values([value], "no operation of the traced run reads it")
+    fix_values((recording.state[key] for key in sharing.overlapping), _OVERLAPPING)
+    fix_values(recording.sparse, _SPARSE)
 
 
 def _barred_frames(recording: Recording) -> dict[Frame, str]:
@@ -79,7 +79,7 @@ def _barred_frames(recording: Recording) -> dict[Frame, str]:
 def _fix_frame(recording: Recording, frame: Frame, reason: str) -> None:
     """Fixes what the branch that was not taken could have used: all parameters below the module."""
     tensors = [*frame.module.parameters(), *frame.module.buffers()]
-    _fix_values([recording.owned[id(t)] for t in tensors if id(t) in recording.owned], reason)
+    fix_values([recording.owned[id(t)] for t in tensors if id(t) in recording.owned], reason)
 
 
 def _step(derivation: Derivation, call: Call, barred: str | None) -> None:
@@ -163,16 +163,18 @@ def _conclude(call: Call, outputs: Sequence[Axes], why: str) -> None:
         elif value.axes is None:
             value.axes = axes
         else:
-            _meet(value, axes, why)
+            meet(value, axes, why)
 
 
-def _meet(value: Value, axes: Axes, why: str) -> None:
+def meet(value: Value, axes: Axes, why: str) -> None:
+    """States that ``value`` lies as ``axes`` do."""
     settle([*_axes(value), *axes], why)
     for own, other in zip(_axes(value), axes, strict=True):
         unify(own, other, why)
 
 
-def _fix_values(values: Iterable[Value], reason: str) -> None:
+def fix_values(values: Iterable[Value], reason: str) -> None:
+    """States that nothing in ``values`` moves."""
     for value in values:
         if value.axes is not None:
             settle(value.axes, reason)

@@ -16,6 +16,7 @@ from alignment.tracing.proof import prove
 from alignment.tracing.recorder import record
 from alignment.tracing.rules.table import decomposition
 from alignment.tracing.sharing import Sharing, sharing
+from alignment.tracing.training import keep_for_training
 
 
 def derive_spec(model: nn.Module, inputs: Sequence[Any]) -> PermutationSpec:
@@ -25,10 +26,10 @@ def derive_spec(model: nn.Module, inputs: Sequence[Any]) -> PermutationSpec:
     recurrent network, at least two tokens for attention.
 
     The run is recorded operation by operation; each operation ties the axes that it pairs (the derivation that
-    Git Re-Basin, arXiv 2209.04836, section 3.2 does by hand). Inputs and outputs never move. What cannot be derived
-    stays fixed, with the reason in ``spec.fixed``. ``model`` is left as it was. Cost: about six forward passes and one
-    backward, in fp64 where the network allows it. Raises what ``model(*inputs)``
-    raises.
+    Git Re-Basin, arXiv 2209.04836, section 3.2 does by hand). Inputs and outputs never move, nor does what feeds a
+    tensor that only training reads. What cannot be derived stays fixed, with the reason in ``spec.fixed``. ``model`` is
+    left as it was. Cost: about six forward passes and one backward, in fp64 where the network allows it. Raises what
+    ``model(*inputs)`` raises.
     """
     with bench(model, inputs) as runnable:
         return _derive(runnable, sharing(model))
@@ -39,7 +40,9 @@ def _derive(runnable: Bench, shared: Sharing) -> PermutationSpec:
     try:
         with seeded(runnable.model):
             recording = record(runnable.model, runnable.inputs, decomposition)
-        return prove(runnable, assemble(derive(recording, shared), buffers))
+        derivation = derive(recording, shared)
+        keep_for_training(runnable, derivation, shared)
+        return prove(runnable, assemble(derivation, buffers))
     except Exception as error:  # a network past our understanding gets a spec all the same
         return _nothing_moves(runnable, buffers, f"not derived: {type(error).__name__}: {_told_by(error)}")
 

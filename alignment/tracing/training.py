@@ -1,0 +1,75 @@
+"""What only training reads: an auxiliary classifier, whose inputs must not be moved away from under it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+
+from alignment.tracing.bench import Bench, seeded
+from alignment.tracing.derivation import Derivation, derive, fix_values, meet
+from alignment.tracing.recorder import record
+from alignment.tracing.rules.table import decomposition
+from alignment.tracing.sharing import Sharing
+
+READ_IN_TRAINING = "a tensor that only training reads goes with it"
+
+
+def keep_for_training(bench: Bench, derivation: Derivation, shared: Sharing) -> None:
+    """Fixes, in ``derivation``, what moves with a tensor that no operation in evaluation mode reads.
+
+    Such a tensor stays, since nothing proves how it would have to move. So its sources must stay too, or the network
+    would train on as another. A second run, in training mode and without its noise, tells what they are. Where that run
+    fails (it may want targets), or does not read the tensor either, nothing is known and nothing more is fixed.
+    """
+    state = derivation.recording.state
+    unread = [key for key, value in state.items() if value.shape and value not in derivation.read]
+    training = _in_training(bench, shared) if unread else None
+    if training is None or not any(training.recording.state[key] in training.read for key in unread):
+        return
+    seen = training.recording.state
+    fix_values((seen[key] for key in unread if seen[key] in training.read), READ_IN_TRAINING)
+    for key, value in state.items():
+        meet(value, seen[key].axes or (), READ_IN_TRAINING)
+
+
+def _in_training(bench: Bench, shared: Sharing) -> Derivation | None:
+    before = bench.state()
+    try:
+        with seeded(bench.model), _training(bench.model):
+            recording = record(bench.model, bench.inputs, _quiet)
+        # A loss kept aside is not among the outputs.
+        recording.told += [value for call in recording.calls for value in call.outputs]
+        return derive(recording, shared)
+    except Exception:  # what cannot be run in training mode cannot be asked
+        return None
+    finally:
+        bench.load(before)
+
+
+@contextmanager
+def _training(model: nn.Module) -> Generator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.train()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _quiet(op: OpOverload) -> Callable[..., Any] | None:
+    """The decompositions of an ordinary run; dropout, which favours no unit, keeps everything."""
+    return {"aten::bernoulli_.float": _all_ones, "aten::native_dropout": _kept}.get(op.name()) or decomposition(op)
+
+
+def _all_ones(noise: Tensor, p: float = 0.5, generator: object = None) -> Tensor:
+    return noise.fill_(1)
+
+
+def _kept(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    return x.clone(), torch.ones_like(x, dtype=torch.bool)
