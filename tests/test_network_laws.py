@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignment import (
     PermutationSpec,
+    check_spec,
     compose,
     derive_spec,
     identity_permutation,
@@ -64,6 +65,16 @@ def test_permutations_form_a_group(name: str, norm: str, dtype: torch.dtype, see
     assert same(permute(spec, identity_permutation(spec), state), state)
     assert same(permute(spec, invert(spec, p), permute(spec, p, state)), state)
     assert same(permute(spec, compose(spec, p, q), state), permute(spec, p, permute(spec, q, state)))
+
+
+@over_networks
+@few
+@given(dtypes, seeds)
+def test_outputs_are_preserved(name: str, norm: str, dtype: torch.dtype, seed: int) -> None:
+    spec, _ = network(name, norm)
+    model = build(architecture(name, norm), seed % 100).to(dtype)
+    # Raises where outputs differ by more than rounding: 1e-9 of their scale in fp64, 1e-4 otherwise.
+    check_spec(model, spec, (example(name),), generator=torch.Generator().manual_seed(seed), trials=1)
 
 
 @over_networks
