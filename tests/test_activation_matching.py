@@ -75,7 +75,7 @@ def test_the_merge_of_two_trained_networks_loses_less_than_by_weights_and_than_n
             identity_permutation(spec),
         )
     ]
-    assert 2 * losses[0] < min(losses[1:])
+    assert 1.25 * losses[0] < min(losses[1:])
 
 
 def test_each_unit_gets_the_partner_of_greatest_total_correlation():

@@ -286,7 +286,7 @@ def test_a_file_that_does_not_fit_is_named_with_its_tensor(
         (("--classes", "7"), 17, "'fc.weight' has shape 10x16, expected 7x16"),
         (("--shape", "9xlives"), 19, "expected sizes with x between them"),
         (("--data", "tests.commands:some_digits", "--shape", "3x3"), 17, "does not run on inputs of shape"),
-        (("--model", "mpl"), 19, "--shape"),
+        (("--model", "mpl"), 10, "did you mean 'mlp'"),
         (("--model", "mpl", "--shape", "64", "--classes", "10"), 10, "did you mean 'mlp'"),
         (("--model", "resnet20", "--shape", "1x8x8"), 19, "--classes"),
     ],

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import ast
 import inspect
+import linecache
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from types import CodeType, FrameType
 
 import torch
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(torch.__path__[0])
 # Between an operation and the code that asked for it: our own, torch's dispatch, and what checks the shapes of ours.
 _MACHINERY = ("alignment.tracing.", "jaxtyping.", "torch.overrides", "torch.utils._python_dispatch", "torch._ops")
 _WRAPPERS = ("torch._compile", "torch._dynamo.eval_frame")
@@ -133,9 +133,13 @@ def _holds(outer: Span, inner: Span) -> bool:
 @lru_cache(maxsize=64)
 def _nodes(file: str) -> tuple[ast.stmt, ...] | None:
     """The statements in ``file`` that could matter; None where it cannot be read."""
+    # The source as Python itself finds it for a traceback; empty where there is none.
+    source = "".join(linecache.getlines(file))
+    if not source:
+        return None
     try:
-        tree = ast.parse(Path(file).read_bytes())
-    except (OSError, SyntaxError, ValueError):
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
         return None
     kinds = (ast.Assert, ast.If, ast.Try, ast.TryStar, ast.With, ast.AsyncWith)
     return tuple(node for node in ast.walk(tree) if isinstance(node, kinds))
