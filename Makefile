@@ -6,10 +6,10 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format pages lock clean
+.PHONY: help install demo test lint format pages benchmark-merge lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create .venv and install what requirements.lock pins
 
@@ -38,6 +38,9 @@ format: $(STAMP) ## let ruff put things right
 
 pages: $(STAMP) ## write the pages that are made from the code
 	$(BIN)/python scripts/pages.py
+
+benchmark-merge: $(STAMP) ## every way of merging, in real Flower runs (hours; with CIFAR10=FOLDER also on CIFAR-10)
+	$(BIN)/python -m benchmarks.merging.quality --seeds 3 $(if $(CIFAR10),--cifar10 "$(CIFAR10)")
 
 lock: ## pin the newest versions that pyproject.toml admits
 	$(PYTHON) scripts/lock.py $(ARGS)
