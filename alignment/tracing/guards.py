@@ -15,9 +15,6 @@ from functools import lru_cache
 from itertools import islice
 from types import CodeType, FrameType
 
-import torch
-
-_TORCH = str(torch.__path__[0])
 # Between an operation and the code that asked for it: our own, torch's dispatch, and what checks the shapes of ours.
 _MACHINERY = ("alignment.tracing.", "jaxtyping.", "torch.overrides", "torch.utils._python_dispatch", "torch._ops")
 _WRAPPERS = ("torch._compile", "torch._dynamo.eval_frame")
@@ -36,18 +33,23 @@ def only_raises() -> bool:
     frames = [frame for frame in _frames(inspect.currentframe()) if not _is_machinery(frame)]
     if not frames or not _is_condition(frames[0]):
         return False
-    return not any(_is_caught(frame) for frame in frames if not frame.f_code.co_filename.startswith(_TORCH))
+    # What torch itself catches on the way, it raises again.
+    return not any(_is_caught(frame) for frame in frames if not _module_of(frame).startswith("torch."))
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
     """The Python calls under way inside the network, innermost first."""
-    while frame is not None and frame.f_code.co_name != "record":
+    while frame is not None and not (frame.f_code.co_name == "record" and _is_machinery(frame)):
         yield frame
         frame = frame.f_back
 
 
 def _is_machinery(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).startswith((*_MACHINERY, *_WRAPPERS))
+    return _module_of(frame).startswith((*_MACHINERY, *_WRAPPERS))
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _is_condition(frame: FrameType) -> bool:
@@ -130,13 +132,14 @@ def _holds(outer: Span, inner: Span) -> bool:
     return outer[:2] <= inner[:2] and inner[2:] <= outer[2:]
 
 
-@lru_cache(maxsize=64)
 def _nodes(file: str) -> tuple[ast.stmt, ...] | None:
-    """The statements in ``file`` that could matter; None where it cannot be read."""
-    # The source as Python itself finds it for a traceback; empty where there is none.
+    """The statements in ``file`` that could matter; None where its source is not at hand."""
     source = "".join(linecache.getlines(file))
-    if not source:
-        return None
+    return _parsed(source) if source else None
+
+
+@lru_cache(maxsize=64)
+def _parsed(source: str) -> tuple[ast.stmt, ...] | None:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
