@@ -6,7 +6,7 @@ step, and would be nearly all of its norm; so integers are taken out of the requ
 
 from collections.abc import Callable
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 
 from strategies.errors import SettingsError
@@ -15,6 +15,7 @@ from strategies.settings import Settings, parse_settings
 
 Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
+client_raised = 2  # Flower's code for an exception in a ClientApp
 CLIPPING_NORM = "clipping_norm"  # where Flower's mod looks for it
 
 
@@ -27,7 +28,11 @@ def private(message: Message, context: Context, call_next: Handler) -> Message:
         return call_next(message, context)
     if settings.privacy not in ("clipping", "local-dp"):
         return call_next(message, context)
-    return floats_only(_mod(settings))(message, context, call_next)
+    try:
+        return floats_only(_mod(settings))(message, context, call_next)
+    except Exception as error:
+        # The text of an exception may quote what must stay here.
+        return Message(Error(client_raised, f"{type(error).__name__} in {settings.privacy}"), reply_to=message)
 
 
 def floats_only(mod: Mod) -> Mod:
