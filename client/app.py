@@ -158,7 +158,8 @@ def own_state(model: nn.Module) -> dict[str, Tensor]:
 
 def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
     """BatchNorm moments of the networks sent."""
-    return moments_answer(bench.model, message, statistics_samples(bench, message))
+    with bench.computing():
+        return moments_answer(bench.model, message, statistics_samples(bench, message))
 
 
 def statistics_samples(bench: Bench, message: Message) -> Samples:
@@ -178,7 +179,8 @@ def repair(bench: Bench, message: Message) -> Mapping[str, object]:
 
 def features(bench: Bench, message: Message) -> Mapping[str, object]:
     """Sums over the features of the networks sent."""
-    return features_answer(bench.model, message, statistics_samples(bench, message), bench.settings.classes)
+    with bench.computing():
+        return features_answer(bench.model, message, statistics_samples(bench, message), bench.settings.classes)
 
 
 def gram(bench: Bench, message: Message) -> Mapping[str, object]:
@@ -188,7 +190,8 @@ def gram(bench: Bench, message: Message) -> Mapping[str, object]:
 
 def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
     """Loss and accuracy sums of the networks sent, and of the site's own when asked, on its held-out samples."""
-    sums = sums_answer(bench.model, message, bench.data.held_out)
+    with bench.computing():
+        sums = sums_answer(bench.model, message, bench.data.held_out)
     own = load_own(bench.site) if config_of(message).get(OWN) else None
     if own is not None:
         sums[OWN] = own_sums(bench, own)
@@ -197,12 +200,14 @@ def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
 
 def own_sums(bench: Bench, own: dict[str, Tensor]) -> LossSums:
     """How the site's own network does at home."""
-    return judge(outputs(bench.model, own, bench.data.held_out), bench.data.held_out.targets)
+    with bench.computing():
+        return judge(outputs(bench.model, own, bench.data.held_out), bench.data.held_out.targets)
 
 
 def probe(bench: Bench, message: Message) -> Mapping[str, object]:
     """Loss and accuracy sums along the path between two networks, on held-out samples."""
-    return {METRICS: pack_sums(sums_answer(bench.model, message, bench.data.held_out))}
+    with bench.computing():
+        return {METRICS: pack_sums(sums_answer(bench.model, message, bench.data.held_out))}
 
 
 app.query("describe")(answering(describe))

@@ -1,5 +1,6 @@
 """What every answer of a site needs, built from its own node config and the run's settings."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,13 @@ class Bench:
     data: SiteData
     model: nn.Module
     device: torch.device
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Where networks are called: their products are bfloat16 with ``autocast``. Sums over samples stay fp64.
+
+        Weights that were cast once are not kept: one model is given the weights of many networks in turn.
+        """
+        return torch.autocast(self.device.type, torch.bfloat16, self.settings.autocast, cache_enabled=False)
 
 
 def set_up(context: Context) -> Bench:

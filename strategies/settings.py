@@ -102,7 +102,8 @@ class Settings(BaseModel, frozen=True):
     """In later rounds, the weight in the training loss of the divergence from the ensemble of the networks that a site
     already holds: the one sent and its own of the round before."""
     autocast: bool = False
-    """Train with products in bfloat16: three times as fast on processors with AMX, slower on those without."""
+    """Train, and measure networks, with products in bfloat16: three times as fast on processors with AMX, slower on
+    those without."""
 
     reference: str = "auto"
     """What round 1 aligns to: `largest` (the site with most samples), `medoid` (the site whose network is nearest to

@@ -102,6 +102,20 @@ def test_recalibrate_answers_with_counts_sums_and_squares_of_each_network(tmp_pa
     assert moments["bn1.count"] == 1438 * 8 * 8
 
 
+def test_in_half_precision_each_network_is_judged_with_its_own_weights(tmp_path: Path) -> None:
+    # Convolutions in bfloat16 may be kept from one network to the next, which has other weights.
+    both = {"wide": quick_settings(tmp_path), "half": quick_settings(tmp_path, autocast=True)}
+    trained = to_state(train(both["wide"]).content.array_records[ARRAYS])
+    other = {name: tensor.flip(0) for name, tensor in trained.items()}
+    content = RecordDict({"first": to_arrays(other), "second": to_arrays(trained)})
+    wide, half = (
+        unpack_sums("site-us", metrics_of("site-us", ask(each, EVALUATE, content))) for each in both.values()
+    )
+    for name in ("first", "second"):
+        assert half[name].loss == pytest.approx(wide[name].loss, rel=0.02)
+    assert wide["first"].loss != half["first"].loss
+
+
 def test_an_exceptions_text_stays_at_the_site(tmp_path: Path) -> None:
     settings = quick_settings(tmp_path, data="tests.test_site_answers:secret_failure")
     reply = train(settings)

@@ -16,20 +16,26 @@ from server.summary import read_rounds
 # Every network that a one-shot merge could be: measured once the sites' networks are there.
 ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 7, "guard": False}
 # Sites of CIFAR-10 hold thousands of images, and two cores compute for all of them.
-FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 7}
+FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 6}
 CHECKPOINT = "checkpoint.safetensors"
 ROUNDS: dict[str, object] = {"rounds": 5, "probe-points": 0, "guard": False, "later-epochs": 1}
-METHODS: dict[str, dict[str, object]] = {
+ONCE: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
     "joint": ONE_SHOT | {"align-at": "both", "site-matching": "joint"},
+    "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},
+}
+ONWARDS: dict[str, dict[str, object]] = {
     "rounds": ROUNDS,
     "rounds-none": ROUNDS | {"align-at": "none"},
     # The same number of rounds from the best that is there without a merge, and from nothing.
     "rounds-site": ROUNDS | {"start": "shared", "initial": "site-us"},
     "rounds-scratch": ROUNDS | {"start": "shared"},
-    "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},
+    # The head that pooled data would give, after every round; and the ensemble as a teacher of each site.
+    "rounds-ridge": ROUNDS | {"head": "ridge"},
+    "rounds-distilled": ROUNDS | {"distillation": 1.0},
 }
+METHODS = ONCE | ONWARDS
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class Played:
     def first(self) -> RoundRecord:
         """The round of the merge."""
         return self.rounds[0]
+
+
+def methods(task: Task) -> tuple[str, ...]:
+    """The methods that are played on ``task``."""
+    return (*ONCE, *ONWARDS) if task.plays_rounds else tuple(ONCE)
 
 
 def kept(task: Task, method: str) -> Played | None:

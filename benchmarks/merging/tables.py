@@ -1,0 +1,106 @@
+"""The tables of `benchmarks.merging.quality`: a row is a task over its seeds; mean, and half the range behind ±."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from benchmarks.merging.pooled import kept_pooled
+from benchmarks.merging.runs import ONWARDS, Played
+from server.records import Score
+
+# Title, method whose run tells it, and the name of the network in the record; None: the network that was merged.
+COLUMNS: tuple[tuple[str, str, str | None], ...] = (
+    ("best site", "activations", "best"),
+    ("best site, corrected", "activations", "best.corrected"),
+    ("ensemble", "activations", "ensemble"),
+    ("naive", "activations", "naive"),
+    ("naive, recalibrated", "activations", "naive.recalibrated"),
+    ("weights", "activations", "weights.recalibrated"),
+    ("activations", "activations", "aligned.recalibrated"),
+    ("then weights", "activations", "then-weights.recalibrated"),
+    ("joint", "joint", "aligned.recalibrated"),
+    ("joint + counts", "joint", "aligned.recalibrated.counts"),
+    ("joint + ridge", "joint", "aligned.recalibrated.ridge"),
+    ("joint + least squares", "joint", "aligned.recalibrated.least-squares"),
+    ("weights + least squares", "joint", "weights.recalibrated.least-squares"),
+    ("naive + ridge", "joint", "naive.recalibrated.ridge"),
+    ("search", "search", None),
+    ("pooled training", "pooled", "pooled"),
+)
+Rows = Mapping[str, Mapping[str, Sequence[Played]]]
+
+
+def show(found: Iterable[Played]) -> None:
+    """Prints one table for each quantity, and one for the rounds that follow."""
+    rows: dict[str, dict[str, list[Played]]] = {}
+    for each in found:
+        rows.setdefault(each.task.row, {}).setdefault(each.method, []).append(each)
+    for quantity in ("accuracy", "loss"):
+        _table([quantity, "seeds", *(title for title, _, _ in COLUMNS)], rows, _networks(quantity))
+    _table(["cost", "barrier naive", "activations", "joint", "seconds", "MB from a site", "MB to it"], rows, _costs)
+    further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
+    for row, played in further.items():
+        corrected = [_best(run, ".corrected").accuracy for run in played.get("activations", ())]
+        print(f"\n{row}: best corrected site {_spread(corrected)}\n")
+        by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
+        _table(["accuracy after", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
+
+
+def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequence[Played]]], list[str]]) -> None:
+    print("\n| " + " | ".join(titles) + " |")
+    print("| --- " * len(titles) + "|")
+    for row, played in rows.items():
+        print(f"| {row} | " + " | ".join(cells(played)) + " |")
+
+
+def _networks(quantity: str) -> Callable[[Mapping[str, Sequence[Played]]], list[str]]:
+    def cells(played: Mapping[str, Sequence[Played]]) -> list[str]:
+        n_seeds = max(len(runs) for runs in played.values())
+        found = [_scores(played, method, name) for _, method, name in COLUMNS]
+        values = [[s.accuracy if quantity == "accuracy" else s.loss for s in scores] for scores in found]
+        return [str(n_seeds), *map(_spread, values)]
+
+    return cells
+
+
+def _costs(played: Mapping[str, Sequence[Played]]) -> list[str]:
+    activations, joint = played.get("activations", ()), played.get("joint", ())
+    return [
+        _spread([r.first.barrier.naive for r in activations if r.first.barrier and r.first.barrier.naive is not None]),
+        _spread([r.first.barrier.aligned for r in activations if r.first.barrier]),
+        _spread([r.first.barrier.aligned for r in joint if r.first.barrier]),
+        _spread([sum(r.first.seconds.values()) for r in joint], 0),
+        _spread([max(t.received for t in r.first.traffic.values()) / 1e6 for r in joint], 1),
+        _spread([max(t.sent for t in r.first.traffic.values()) / 1e6 for r in joint], 1),
+    ]
+
+
+def _rounds(played: Mapping[str, Sequence[Played]]) -> list[str]:
+    (runs,) = played.values()
+    return [_spread([r.rounds[n].merged.accuracy for r in runs if r.rounds[n].merged]) for n in range(5)]  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _scores(played: Mapping[str, Sequence[Played]], method: str, name: str | None) -> list[Score]:
+    if method == "pooled":
+        tasks = {run.task.name: run.task for runs in played.values() for run in runs}
+        return [score for task in tasks.values() if (score := kept_pooled(task)) is not None]
+    return [score for run in played.get(method, ()) if (score := _score(run, name)) is not None]
+
+
+def _score(run: Played, name: str | None) -> Score | None:
+    if name is None:
+        return run.first.merged
+    if name.startswith("best"):
+        return _best(run, name.removeprefix("best"))
+    return run.first.baselines.get(name)
+
+
+def _best(run: Played, ending: str) -> Score:
+    sites = [run.first.baselines[site + ending] for site in run.first.weights]
+    return max(sites, key=lambda score: score.accuracy)
+
+
+def _spread(values: Sequence[float], digits: int = 3) -> str:
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
