@@ -23,7 +23,8 @@ def train_pooled(settings: Settings, n_sites: int) -> Score:
     parts = [load_site_data(site, settings) for site in sites]
     model = build(Architecture(*settings.network), settings.seed)
     everyone = Site("pooled", Path(), settings.data)
-    train(model, _union([part.train for part in parts]), schedule_of(settings, everyone, 1), torch.device("cpu"))
+    schedule = schedule_of(settings, everyone, 1, first=True)
+    train(model, _union([part.train for part in parts]), schedule, torch.device("cpu"))
     return _score(model, _union([part.held_out for part in parts]))
 
 

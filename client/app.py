@@ -27,6 +27,7 @@ from strategies.protocol import (
     ARRAYS,
     CLASS_COUNTS,
     DESCRIPTION,
+    FIRST,
     LAMBDAS,
     METRICS,
     N_EXAMPLES,
@@ -90,10 +91,11 @@ def fit(bench: Bench, message: Message) -> Mapping[str, object]:
             bench.model.load_state_dict(load_checkpoint(bench.site))
         case _:
             bench.model.load_state_dict(to_state(message.content.array_records[ARRAYS]))
-    schedule = schedule_of(bench.settings, bench.site, int(str(config.get(ROUND, 1))))
+    number = int(str(config.get(ROUND, 1)))
+    schedule = schedule_of(bench.settings, bench.site, number, bool(config.get(FIRST, number == 1)))
     loss = train(bench.model, bench.data.train, schedule, bench.device, teacher_of(bench, message))
     state = own_state(bench.model)
-    keep_own(bench.site, state)
+    keep_own(bench.site, state, number)
     metrics = {METRICS: own_metrics(bench, {"train-loss": loss})}
     if config.get(TO_ALIGN):
         return {**aligned_answer(bench, to_state(message.content.array_records[ARRAYS]), state), **metrics}
@@ -102,7 +104,7 @@ def fit(bench: Bench, message: Message) -> Mapping[str, object]:
 
 def teacher_of(bench: Bench, message: Message) -> Teacher | None:
     """In later rounds, where the run asks for it: the ensemble of the network sent and the site's own of before."""
-    own = load_own(bench.site)
+    own = load_own(bench.site, before=int(str(config_of(message).get(ROUND, 1))))
     if bench.settings.distillation == 0 or config_of(message).get(START) != "shared" or own is None:
         return None
     states = (to_state(message.content.array_records[ARRAYS]), own)
@@ -138,9 +140,8 @@ def own_metrics(bench: Bench, more: Mapping[str, float] | None = None) -> Metric
     return MetricRecord(dict(metrics))  # pyright: ignore[reportArgumentType]
 
 
-def schedule_of(settings: Settings, site: Site, round_number: int) -> Schedule:
-    """The first round trains long, from scratch; later ones go on from the merge, gently."""
-    first = round_number == 1
+def schedule_of(settings: Settings, site: Site, round_number: int, first: bool) -> Schedule:
+    """Before the first merge a site trains long, from scratch; later on from the merge, gently."""
     return Schedule(
         epochs=settings.epochs if first else settings.later_epochs,
         batch_size=settings.batch_size,

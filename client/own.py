@@ -1,4 +1,4 @@
-"""The network that a site keeps on its own disk."""
+"""The networks that a site keeps on its own disk: that of the round at hand, and of the round before."""
 
 from pathlib import Path
 
@@ -10,20 +10,26 @@ from strategies.errors import SettingsError
 from strategies.files import read_tensors, write_tensors
 
 
-def own_path(site: Site) -> Path:
-    """Where the site keeps its network."""
-    return site.directory / "own.safetensors"
+def own_path(site: Site, round_number: int) -> Path:
+    """Where the site keeps the network that it trained in a round."""
+    return site.directory / f"own-{round_number:04d}.safetensors"
 
 
-def keep_own(site: Site, state: dict[str, Tensor]) -> None:
-    """Keeps ``state`` on the site's disk; a crash leaves the old network or the new one, whole."""
-    write_tensors(own_path(site), state)
+def keep_own(site: Site, state: dict[str, Tensor], round_number: int = 1) -> None:
+    """Keeps ``state`` on the site's disk, and that of the round before; a crash leaves either file whole.
+
+    A round may be played again after a crash of the server: what it builds on must then still be there.
+    """
+    write_tensors(own_path(site, round_number), state)
+    for path, number in _kept(site).items():
+        if number not in (round_number, round_number - 1):
+            path.unlink(missing_ok=True)
 
 
-def load_own(site: Site) -> dict[str, Tensor] | None:
-    """The site's network, or None before it has one."""
-    path = own_path(site)
-    return read_tensors(path) if path.exists() else None
+def load_own(site: Site, before: int | None = None) -> dict[str, Tensor] | None:
+    """The network that the site trained last, or last ``before`` a round; None where there is none."""
+    kept = {path: number for path, number in _kept(site).items() if before is None or number < before}
+    return read_tensors(max(kept, key=lambda path: kept[path])) if kept else None
 
 
 def load_checkpoint(site: Site) -> dict[str, Tensor]:
@@ -34,3 +40,8 @@ def load_checkpoint(site: Site) -> dict[str, Tensor]:
             "Set checkpoint to a safetensors file, or start from 'seed' or 'shared'."
         )
     return read_checkpoint(site.checkpoint)
+
+
+def _kept(site: Site) -> dict[Path, int]:
+    names = site.directory.glob("own-*.safetensors")
+    return {path: int(path.stem.removeprefix("own-")) for path in names if path.stem.removeprefix("own-").isdigit()}

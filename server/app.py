@@ -14,9 +14,11 @@ from models import Architecture, build, example_inputs
 from models.errors import ModelError
 from server.heads import class_counts
 from server.report import write_report
+from server.resume import Beginning, FinishedError, begin
 from server.run import Run
 from server.sites import Sites
-from server.store import RunStore
+from server.store import RunStore, StoreError
+from strategies.bounds import Bounds
 from strategies.checkpoints import read_checkpoint
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
@@ -38,13 +40,19 @@ def main(grid: Grid, context: Context) -> None:
         raise
     store = RunStore(Path(settings.runs_dir) / settings.run)
     logger.info("server code: %s, run store: %s", Path(__file__), store.directory)
-    store.create(settings.model_dump(by_alias=True))
     try:
-        play(grid, settings, store)
-        write_report(store)
-        store.status(settings.rounds, "finished")
-    except Exception as error:
-        _tell_failure(store, error)
+        with store.held():
+            try:
+                play(grid, settings, store, begin(store, settings))
+                write_report(store)
+                store.status(settings.rounds, "finished")
+            except FinishedError:
+                raise
+            except Exception as error:
+                _tell_failure(store, error)
+                raise
+    except StoreError as error:
+        logger.error("%s", error)
         raise
 
 
@@ -64,8 +72,8 @@ def _tell_failure(store: RunStore, error: Exception) -> None:
     store.write_json("status.json", {"round": 0, "phase": "failed", "reason": reason, "exit-code": code})
 
 
-def play(grid: Grid, settings: Settings, store: RunStore) -> None:
-    """All rounds of the run that ``settings`` describe."""
+def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) -> None:
+    """The rounds that are left of the run that ``settings`` describe."""
     architecture = Architecture(*settings.network)
     model = build(architecture, settings.seed)
     if settings.initial:
@@ -80,9 +88,20 @@ def play(grid: Grid, settings: Settings, store: RunStore) -> None:
         restarts=settings.restarts,
         seed=settings.seed,
         spool=Spool(store.directory / "spool"),
+        bounds=bounds_of(settings),
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
-    Run(settings, store, Sites(grid, settings), strategy, model).play()
+    Run(settings, store, Sites(grid, settings), strategy, model).play(beginning)
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """How far one reply may carry the merge."""
+    return Bounds(
+        max_norm=settings.max_update_norm,
+        max_ratio=settings.max_update_ratio,
+        max_share=settings.max_weight_share,
+        strict=settings.admission == "strict",
+    )
 
 
 def first_reference(settings: Settings, like: State) -> str | State:

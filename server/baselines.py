@@ -8,9 +8,9 @@ from server.evaluation import evaluate, pool
 from server.recalibration import recalibrate
 from server.records import Score
 from server.sites import Sites
-from strategies.fed_rebasin import MergedRound
 from strategies.mean import exact_mean
 from strategies.protocol import CLASS_COUNTS, State
+from strategies.rounds import MergedRound
 
 NAIVE = "naive"
 ALIGNED = "aligned"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from server.records import GuardRecord, PathRecord, SitePaths
-from strategies.fed_rebasin import MergedRound
+from strategies.rounds import MergedRound
 
 
 def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> tuple[MergedRound, dict[str, GuardRecord]]:

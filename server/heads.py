@@ -16,7 +16,9 @@ from alignment.moments import pool_moments
 from models import head_name
 from server.evaluation import pool, read_sums
 from server.sites import Sites
+from server.sums import check_finite_sums
 from strategies.admission import Admitted
+from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import (
     CLASS_COUNTS,
@@ -28,7 +30,6 @@ from strategies.protocol import (
     State,
     scaled_name,
     to_arrays,
-    to_state,
 )
 
 # Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
@@ -116,9 +117,9 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
     if headers != {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}:
         raise RefusedReply(Reason.MALFORMED, site, f"feature sums: {headers}")
-    sums = to_state(record)
-    if not all(bool(tensor.isfinite().all()) for tensor in sums.values()):
-        raise RefusedReply(Reason.NOT_FINITE, site, "feature sums")
+    sums = read_state(site, record)
+    for name, tensor in sums.items():
+        check_finite_sums(site, tensor, f"feature sums {name}")
     if bool((sums[GRAM].diagonal() < 0).any()) or bool((sums[TARGETS][-1] < 0).any()):
-        raise RefusedReply(Reason.MALFORMED, site, "feature sums: a sum of squares or a count is negative")
+        raise RefusedReply(Reason.MOMENTS, site, "feature sums: a sum of squares or a count is negative")
     return sums

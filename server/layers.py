@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from alignment.least_squares import gram_sizes, merge_layers
 from server.sites import Sites
+from server.sums import check_finite_sums
+from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
-from strategies.protocol import CONFIG, GRAM, LAYERS, State, to_arrays, to_state
+from strategies.protocol import CONFIG, GRAM, LAYERS, State, to_arrays
 
 logger = getLogger("fedrebasin")
 MEGABYTE = 1_000_000
@@ -60,12 +62,11 @@ def _reader(layers: Mapping[str, int]) -> Callable[[str, Message], dict[str, Ten
         if headers != wanted:
             odd = next(iter(sorted(set(headers.items()) ^ set(wanted.items()))))
             raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {odd[0]!r}: unexpected or missing {odd[1]}")
-        grams = to_state(record)
+        grams = read_state(site, record)
         for name, tensor in grams.items():
-            if not bool(tensor.isfinite().all()):
-                raise RefusedReply(Reason.NOT_FINITE, site, f"Gram matrix {name!r}")
+            check_finite_sums(site, tensor, f"Gram matrix of {name}")
             if bool((tensor.diagonal() < 0).any()):
-                raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {name!r}: a sum of squares is negative")
+                raise RefusedReply(Reason.MOMENTS, site, "a sum of squares is negative", f"Gram matrix of {name}")
         return grams
 
     return read

@@ -13,8 +13,8 @@ from torch import nn
 from server.probing import Line, measure_line
 from server.records import MixStep
 from server.sites import Sites
-from strategies.fed_rebasin import MergedRound
 from strategies.protocol import State
+from strategies.rounds import MergedRound
 
 logger = getLogger("fedrebasin")
 MIDDLE = "mean"

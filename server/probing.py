@@ -85,7 +85,7 @@ def measure_line(
     content[CONFIG] = ConfigRecord({LAMBDAS: list(lambdas)})
     renewed: dict[str, State] = {str(number): {} for number in range(len(lambdas))}
     if keeps_statistics(model):
-        for name, moments in pooled_moments(sites, content, round_number).items():
+        for name, moments in pooled_moments(sites, model, content, round_number).items():
             renewed[name] = running_statistics(ends[0], moments)
             content[STATISTICS + name] = to_arrays(renewed[name])
     if solve:

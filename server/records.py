@@ -105,8 +105,18 @@ class TrafficRecord(Record, frozen=True):
     received: int
 
 
+class CheckpointRecord(Record, frozen=True):
+    """The file with the merged network."""
+
+    sha256: str
+    bytes: int
+
+
 class RoundRecord(Record, frozen=True):
-    """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged."""
+    """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged.
+
+    ``missing`` are the sites that took part before and were not there.
+    """
 
     round: int
     outcome: str
@@ -122,5 +132,7 @@ class RoundRecord(Record, frozen=True):
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
     barrier: BarrierRecord | None = None
     traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])
+    missing: list[str] = Field(default_factory=list[str])
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
+    checkpoint: CheckpointRecord | None = None
     finished: float = 0.0

@@ -26,16 +26,26 @@ from server.records import (
     SitePaths,
     TrafficRecord,
 )
+from server.resume import Beginning
 from server.secure import secure_mean
-from server.sites import Sites
+from server.sites import JoinError, Sites
 from server.store import RunStore
 from server.trips import Trips
 from server.variants import measure_variants
-from strategies.fed_rebasin import FedRebasin, MergedRound
+from strategies.errors import OperatorError
+from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import OWN, State
+from strategies.rounds import MergedRound
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
+NOTHING = MergedRound("", {}, {}, {}, {}, {})
+
+
+class VoidError(OperatorError):
+    """Too many rounds in a row were void."""
+
+    exit_code = 17
 
 
 @dataclass
@@ -65,48 +75,83 @@ class Run:
     strategy: FedRebasin
     model: nn.Module
 
-    def play(self) -> State:
-        """Plays all rounds and returns the last merged network."""
-        state: State = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        for number in range(1, self.settings.rounds + 1):
-            state = self.play_round(number, state)
+    def play(self, beginning: Beginning) -> State:
+        """Plays the rounds that are left, and returns the last merged network.
+
+        Raises `VoidError` when more than ``max-void-rounds`` in a row were void.
+        """
+        state: State = beginning.state or {n: tensor.clone() for n, tensor in self.model.state_dict().items()}
+        first, void = not beginning.merged, beginning.void_in_a_row
+        for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
+            state, merged = self.play_round(number, state, first)
+            first, void = first and not merged, 0 if merged else void + 1
+            if void > self.settings.max_void_rounds:
+                raise VoidError(
+                    f"{void} rounds in a row were void, the last of them round {number}; max-void-rounds is "
+                    f"{self.settings.max_void_rounds}. {self.store.rounds_path} says which replies were refused and "
+                    "why. Started again under the same name, the run goes on."
+                )
         return state
 
-    def play_round(self, number: int, state: State) -> State:
-        """One round from ``state``; returns the merged network, or ``state`` when too few sites answered."""
+    def play_round(self, number: int, state: State, first: bool) -> tuple[State, bool]:
+        """One round from ``state``, the ``first`` until one has merged; returns the network, and whether it merged."""
         watch = Stopwatch(self.store, number)
-        self.sites.traffic.clear()
+        self.sites.begin_round()
         with watch.phase("join"):
-            self.sites.join()
-        if self.settings.privacy == "secure-aggregation":
-            state, record = self._securely(number, state, watch)
+            there = self._join(number)
+        if not there:
+            record = _record(number, "void", NOTHING, watch)
+        elif self.settings.privacy == "secure-aggregation":
+            state, record = self._securely(number, state, first, watch)
         else:
-            state, record = self._openly(number, state, watch)
-        traffic = {site: TrafficRecord(sent=t.sent, received=t.received) for site, t in self.sites.traffic.items()}
-        record = record.model_copy(update={"traffic": dict(sorted(traffic.items()))})
-        self.store.finish_round(record.model_dump(), state)
+            state, record = self._openly(number, state, first, watch)
+        self.store.status(number, "keep")
+        self.store.finish_round(record.model_copy(update=self._told()).model_dump(), state)
+        self.store.forget_before(number - self.settings.keep_checkpoints + 1)
         # The replies have done their part; what is kept of a round is its network and its line.
         self.strategy.spool.clear()
-        return state
+        return state, record.outcome == "merged"
 
-    def _openly(self, number: int, state: State, watch: Stopwatch) -> tuple[State, RoundRecord]:
+    def _join(self, number: int) -> bool:
+        """Whether enough sites are there. Raises `JoinError` in the first round: what never was is no lost site."""
+        try:
+            self.sites.join()
+        except JoinError as error:
+            if number == 1:
+                raise
+            logger.warning("round %d is void: %s", number, error)
+            return False
+        return True
+
+    def _told(self) -> dict[str, object]:
+        """What the sites did in this round, for its record."""
+        traffic = {site: TrafficRecord(sent=t.sent, received=t.received) for site, t in self.sites.traffic.items()}
+        verdicts = sorted(self.sites.refused, key=lambda verdict: verdict.site)
+        return {
+            "traffic": dict(sorted(traffic.items())),
+            "refused": [RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in verdicts],
+            "missing": sorted(self.sites.missing),
+        }
+
+    def _openly(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         """A round in which the server sees each site's network."""
         with watch.phase("train"):
-            Trips(self.sites, self.strategy, number).collect(state)
+            Trips(self.sites, self.strategy, number, first).collect(state)
         with watch.phase("merge"):
             merged = self.strategy.align_collected()
         if len(merged.replies) < self.settings.min_sites:
-            logger.warning("round %d is void: %d replies admitted", number, len(merged.replies))
+            admitted = f"{len(merged.replies)} replies admitted ({', '.join(merged.replies)})"
+            logger.warning("round %d is void: %s, min-sites is %d", number, admitted, self.settings.min_sites)
             return state, _record(number, "void", merged, watch)
         return self._finish(number, merged, watch)
 
-    def _securely(self, number: int, state: State, watch: Stopwatch) -> tuple[State, RoundRecord]:
+    def _securely(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         """A round in which it sees their mean alone: there is nothing to match, to probe or to guard."""
         given = self.strategy.reference
-        sent = given if number == 1 and not isinstance(given, str) else state
+        sent = given if first and not isinstance(given, str) else state
         nothing = MergedRound("global", sent, {}, {}, {}, {})
         with watch.phase("train"):
-            found = secure_mean(self.sites, sent, number)
+            found = secure_mean(self.sites, sent, number, first)
         if found is None:
             logger.warning("round %d is void: too few sites to the end of secure aggregation", number)
             return state, _record(number, "void", nothing, watch)
@@ -200,7 +245,7 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         outcome=outcome,
         reference=merged.reference,
         weights=merged.weights,
-        refused=[RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in merged.refused],
+        refused=[],
         matchings={
             site: MatchingRecord(
                 objective=m.objective, gain=m.gain, sweeps=m.sweeps, converged=m.converged, moved=dict(m.moved)

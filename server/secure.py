@@ -19,7 +19,7 @@ from flwr.server.workflow.secure_aggregation.secaggplus_workflow import Workflow
 from torch import Tensor
 
 from server.sites import Sites
-from strategies.protocol import ARRAYS, CONFIG, ROUND, START, TO_ALIGN, State, to_arrays
+from strategies.protocol import ARRAYS, CONFIG, FIRST, ROUND, START, TO_ALIGN, State, to_arrays
 
 logger = getLogger("fedrebasin")
 MAIN_CONFIG, MAIN_PARAMETERS, CURRENT_ROUND = "config", "parameters", "current_round"
@@ -50,7 +50,9 @@ class Stand:
         return None, {}
 
 
-def secure_mean(sites: Sites, sent: State, round_number: int) -> tuple[dict[str, Tensor], dict[str, float]] | None:
+def secure_mean(
+    sites: Sites, sent: State, round_number: int, first: bool
+) -> tuple[dict[str, Tensor], dict[str, float]] | None:
     """The weighted mean of the networks that the sites train from ``sent`` and align to it, and the sites' weights.
 
     Integers are those of ``sent``. Sites that are lost after keys were exchanged are left out. None when too few are
@@ -65,7 +67,7 @@ def secure_mean(sites: Sites, sent: State, round_number: int) -> tuple[dict[str,
         timeout=settings.round_deadline_seconds,
     )
     stand, state = Stand(list(sites.names), round_number), WorkflowState()
-    if not _play(workflow, sites, stand, state, _training(sites, sent, round_number)):
+    if not _play(workflow, sites, stand, state, _training(sites, sent, round_number, first)):
         logger.warning("round %d: secure aggregation could not be finished", round_number)
         return None
     weights = {sites.names[proxy.node_id]: float(result.num_examples) for proxy, result in stand.results}
@@ -81,9 +83,9 @@ def secure_mean(sites: Sites, sent: State, round_number: int) -> tuple[dict[str,
     return mean, dict(sorted(weights.items()))
 
 
-def _training(sites: Sites, sent: State, round_number: int) -> RecordDict:
-    start = sites.settings.start if round_number == 1 else "shared"
-    config = ConfigRecord({ROUND: round_number, START: start, TO_ALIGN: True})
+def _training(sites: Sites, sent: State, round_number: int, first: bool) -> RecordDict:
+    start = sites.settings.start if first else "shared"
+    config = ConfigRecord({ROUND: round_number, FIRST: first, START: start, TO_ALIGN: True})
     return RecordDict({ARRAYS: to_arrays(sent), CONFIG: config})
 
 

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from strategies.admission import sound
-from strategies.errors import OperatorError, RefusedReply
+from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
 from strategies.protocol import DESCRIBE, DESCRIPTION, SITE_NAME, TRAIN_SAMPLES, request
 from strategies.settings import Settings
@@ -47,31 +47,55 @@ class Sites:
     names: dict[int, str] = field(default_factory=dict[int, str])
     samples: dict[str, int] = field(default_factory=dict[str, int])
     traffic: dict[str, Traffic] = field(default_factory=dict[str, Traffic])
+    refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
+    out: set[str] = field(default_factory=set[str])
+    missing: set[str] = field(default_factory=set[str])
+
+    def begin_round(self) -> None:
+        """Forgets what sites did in the round before."""
+        self.traffic.clear()
+        self.refused.clear()
+        self.out.clear()
+
+    def leave_out(self, verdict: RefusedReply) -> None:
+        """Keeps a verdict. Its site is not asked again in this round: a bad reply, or none, costs it the turn."""
+        self.refused.append(verdict)
+        if verdict.reason is not Reason.DUPLICATE:
+            self.out.add(verdict.site)
 
     def join(self) -> None:
         """Waits until ``min-sites`` nodes are there, and asks those that are new for their names.
 
-        A node that was registered under a name has that name, whatever it says. Raises `JoinError` at the deadline.
+        A node that was registered under a name has that name, whatever it says. Sites that took part before and are
+        not there are ``missing``. Raises `JoinError` at the deadline.
         """
+        before = {*self.names.values(), *self.missing}
         self._wait_for_nodes()
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
         self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}
         new = [node_id for node_id in nodes if node_id not in self.names]
-        for node_id, reply in self._exchange(DESCRIBE, dict.fromkeys(new, RecordDict()), 0):
+        asked = dict.fromkeys(new, RecordDict())
+        for node_id, reply in self._exchange(DESCRIBE, asked, 0, self.settings.join_deadline_seconds):
             said = _said(reply)
             name = nodes[node_id] or str(said.get("name", ""))
-            if not SITE_NAME.fullmatch(name):
+            if reply is None or reply.has_error():
+                logger.warning("node %d (%s) does not say who it is: it may join the next round", node_id, name or "?")
+            elif not SITE_NAME.fullmatch(name):
                 logger.warning("node %d is left out: %r cannot be a site's name", node_id, name)
             elif name in self.names.values():
                 logger.warning("node %d is left out: the name %r is taken", node_id, name)
             else:
                 self.names[node_id] = name
-                self.samples[name] = int(str(said.get(TRAIN_SAMPLES, 0)))
+                samples = said.get(TRAIN_SAMPLES)
+                self.samples[name] = samples if isinstance(samples, int) else 0
         self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
+        self.missing = before - set(self.names.values())
+        if self.missing:
+            logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
         if len(self.names) < self.settings.min_sites:
             raise JoinError(
                 f"{len(self.names)} sites joined ({', '.join(self.names.values())}), "
-                f"min-sites is {self.settings.min_sites}. "
+                f"min-sites is {self.settings.min_sites}. {self._absent()}"
                 "Look at the log of the sites that are missing, or lower min-sites."
             )
 
@@ -82,8 +106,11 @@ class Sites:
         round_number: int,
         only: Collection[str] | None = None,
     ) -> Iterator[tuple[str, Message | None]]:
-        """Each site (of ``only``) with its reply to one message, in order of arrival; None from the silent."""
-        asked = {i: name for i, name in self.names.items() if only is None or name in only}
+        """Each site (of ``only``) with its reply to one message, in order of arrival; None from the silent.
+
+        Sites that are out of this round are not asked.
+        """
+        asked = {i: n for i, n in self.names.items() if (only is None or n in only) and n not in self.out}
         contents = {i: content(name) if callable(content) else content for i, name in asked.items()}
         for node_id, each in contents.items():
             self.traffic.setdefault(asked[node_id], Traffic()).sent += size_of(each)
@@ -107,12 +134,17 @@ class Sites:
                 found[site] = read(site, sound(site, reply))
             except RefusedReply as verdict:
                 logger.warning("%s: %s", message_type, verdict)
+                self.leave_out(verdict)
         return dict(sorted(found.items()))
 
     def _exchange(
-        self, message_type: str, contents: Mapping[int, RecordDict], round_number: int
+        self,
+        message_type: str,
+        contents: Mapping[int, RecordDict],
+        round_number: int,
+        deadline_seconds: float | None = None,
     ) -> Iterator[tuple[int, Message | None]]:
-        seconds = self.settings.round_deadline_seconds
+        seconds = deadline_seconds or self.settings.round_deadline_seconds
         messages = [request(node, message_type, each, round_number, seconds) for node, each in contents.items()]
         return exchange(self.grid, messages, seconds, self.clock) if messages else iter(())
 
@@ -122,9 +154,16 @@ class Sites:
             if self.clock.now() >= ends:
                 raise JoinError(
                     f"{there} nodes connected within {self.settings.join_deadline_seconds:g} s, "
-                    f"min-sites is {self.settings.min_sites}. Start the missing sites, or lower min-sites."
+                    f"min-sites is {self.settings.min_sites}. {self._absent()}"
+                    "Start the missing sites, or lower min-sites."
                 )
             self.clock.sleep(0.5)
+
+    def _absent(self) -> str:
+        """The sites that took part before, for a message to the operator."""
+        there = {node.node_id for node in self.grid.get_nodes()}
+        known = {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
+        return f"Not there any more: {', '.join(sorted(known))}. " if known else ""
 
 
 def _said(reply: Message | None) -> ConfigRecord:

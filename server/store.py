@@ -2,29 +2,31 @@
 
 ====================================  ==================================================================
 ``settings.json``                     the settings
-``rounds.jsonl``                      one line per finished round
+``rounds.jsonl``                      one line per finished round, with the SHA-256 of its network
 ``status.json``                       the phase at this moment
-``checkpoints/round-0001.safetensors``  the merged network of each round
+``checkpoints/round-0001.safetensors``  the merged networks of the last rounds
 ``result.json``                       the summary of a finished run
 ``report.html``                       the page for people
 ``sites/NAME/``                       in simulation, what each site keeps
 ====================================  ==================================================================
 
-Every file is written aside, synced and renamed; ``rounds.jsonl`` is appended to and synced. All of it is JSON and
-safetensors: nothing here can execute.
+Every file is written aside, synced and renamed; ``rounds.jsonl`` is appended to and synced: a line is there, whole,
+when the network that it tells of is. All of it is JSON and safetensors: nothing here can execute.
 """
 
+import fcntl
 import json
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from strategies.checkpoints import sha256_of
 from strategies.errors import OperatorError
-from strategies.files import read_tensors, write_tensors, write_text
+from strategies.files import append_line, read_tensors, write_tensors, write_text
 
 Record = Mapping[str, object]
 
@@ -46,6 +48,21 @@ class RunStore:
         """Where the rounds' lines lie."""
         return self.directory / "rounds.jsonl"
 
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """The folder for this process alone. Raises `StoreError` while another process plays the run."""
+        self.make()
+        with (self.directory / ".lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(
+                    f"run {self.directory.name!r}: another process plays it in {self.directory}; wait for it, end it, "
+                    "or name another run"
+                ) from None
+            # The lock goes with the process, however that ends.
+            yield
+
     def check_new(self) -> None:
         """Raises `StoreError` when the folder holds another run."""
         if self.rounds_path.exists():
@@ -56,9 +73,13 @@ class RunStore:
     def create(self, settings: Record) -> None:
         """Makes the folder and keeps the settings. Raises `StoreError` when it holds another run, or cannot be made."""
         self.check_new()
+        self.make()
+        self.write_json("settings.json", settings)
+
+    def make(self) -> None:
+        """Makes the folder. Raises `StoreError` where it cannot be."""
         try:
             (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-            self.write_json("settings.json", settings)
         except OSError as error:
             raise StoreError(
                 f"run {self.directory.name!r}: cannot write to {self.directory}: {error.strerror}"
@@ -83,10 +104,15 @@ class RunStore:
 
     def finish_round(self, record: Record, state: Mapping[str, Tensor]) -> None:
         """Keeps a round's network first and its line second: a line without its network never exists."""
-        write_tensors(self.checkpoint_path(int(str(record["round"]))), state)
-        with self.rounds_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            os.fsync(file.fileno())
+        path = write_tensors(self.checkpoint_path(int(str(record["round"]))), state)
+        told = {**record, "checkpoint": {"sha256": sha256_of(path), "bytes": path.stat().st_size}}
+        append_line(self.rounds_path, json.dumps(told, ensure_ascii=False))
+
+    def forget_before(self, round_number: int) -> None:
+        """Removes the networks of the rounds before ``round_number``; their lines stay."""
+        for path in sorted((self.directory / "checkpoints").glob("round-*.safetensors")):
+            if path.name < self.checkpoint_path(round_number).name:
+                path.unlink(missing_ok=True)
 
     def checkpoint_path(self, round_number: int) -> Path:
         """Where a round's merged network lies."""
@@ -98,6 +124,15 @@ class RunStore:
             return []
         lines = self.rounds_path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def ends_whole(self) -> bool:
+        """Whether the last line of ``rounds.jsonl`` was written to its end."""
+        return not self.rounds_path.exists() or self.rounds_path.read_bytes()[-1:] in (b"", b"\n")
+
+    def keep_rounds(self, records: Sequence[Record]) -> None:
+        """Leaves only ``records`` in ``rounds.jsonl``; what stood there goes to ``rounds.before.jsonl``."""
+        write_text(self.directory / "rounds.before.jsonl", self.rounds_path.read_text(encoding="utf-8"))
+        write_text(self.rounds_path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records))
 
     def network(self, round_number: int) -> dict[str, Tensor]:
         """A round's merged network."""

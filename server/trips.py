@@ -20,6 +20,7 @@ from strategies.protocol import (
     ALIGN,
     ARRAYS,
     CONFIG,
+    FIRST,
     N_EXAMPLES,
     NETWORK,
     ROUND,
@@ -44,10 +45,19 @@ class Trips:
     sites: Sites
     strategy: FedRebasin
     number: int
+    first: bool
 
     def collect(self, state: State) -> None:
-        """Has the sites train from ``state``, or from their own starts in round 1, and the strategy collect."""
-        self.strategy.remember(to_arrays(state), self.sites.names)
+        """Has the sites train from ``state``, or ``first`` from their own starts, and the strategy collect.
+
+        Sites whose replies were refused are out of this round.
+        """
+        self.strategy.remember(to_arrays(state), self.sites.names, apart=self.first)
+        self._collect(state)
+        for verdict in self.strategy.verdicts:
+            self.sites.leave_out(verdict)
+
+    def _collect(self, state: State) -> None:
         reference = self._known_reference(state)
         if self.strategy.align_at == "server":
             self._in_one(state)
@@ -57,7 +67,7 @@ class Trips:
             self._in_two(state)
 
     def _known_reference(self, state: State) -> State | None:
-        if self.number > 1 or self.strategy.reference == GLOBAL:
+        if not self.first or self.strategy.reference == GLOBAL:
             return state
         return None if isinstance(self.strategy.reference, str) else self.strategy.reference
 
@@ -95,6 +105,9 @@ class Trips:
                 refused.append(verdict)
         if wanted == LARGEST or not weights:
             return largest_first(weights), refused
+        if wanted in self.sites.names.values() and wanted not in weights:
+            logger.warning("round %d: %s is the reference and has not trained", self.number, wanted)
+            return [], refused
         return [the_site(wanted, weights), *sorted(weights.keys() - {wanted})], refused
 
     def _fetch(self, ranking: list[str], state: State, refused: list[RefusedReply]) -> tuple[Arrived | None, State]:
@@ -109,6 +122,6 @@ class Trips:
         return None, state
 
     def _train(self, sent: State, config: Mapping[str, bool]) -> Iterator[Arrived]:
-        start = self.sites.settings.start if self.number == 1 else "shared"
-        asked = ConfigRecord({ROUND: self.number, START: start, **config})
+        start = self.sites.settings.start if self.first else "shared"
+        asked = ConfigRecord({ROUND: self.number, FIRST: self.first, START: start, **config})
         return self.sites.ask(TRAIN, RecordDict({ARRAYS: to_arrays(sent), CONFIG: asked}), self.number)

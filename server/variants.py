@@ -14,9 +14,10 @@ from server.layers import merge_by_least_squares
 from server.recalibration import recalibrate
 from server.records import Score
 from server.sites import Sites
-from strategies.fed_rebasin import FedRebasin, MergedRound
+from strategies.fed_rebasin import FedRebasin
 from strategies.mean import exact_mean
 from strategies.protocol import OWN, State
+from strategies.rounds import MergedRound
 from strategies.spool import PermutedState
 
 WEIGHTS, THEN_WEIGHTS = "weights", "then-weights"

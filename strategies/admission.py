@@ -8,38 +8,47 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from alignment.permutation import Permutation
 from alignment.spec import PermutationSpec, State
 from strategies.alignments import Reported, unpack_matching, unpack_permutation
+from strategies.bounds import MOST_EXAMPLES, update_norm
+from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
-from strategies.protocol import MATCHING, PERMUTATION, to_state
+from strategies.protocol import MATCHING, PERMUTATION
+
+# What Flower answers in a node's stead.
+EXPIRED, NO_NODE, CRASHED = (3, 4), 5, 8
 
 
 @dataclass(frozen=True)
 class Admitted:
-    """One site's network, what it weighs, and what the site says of its alignment."""
+    """One site's network, what it weighs, the norm of its update, and what the site says of its alignment."""
 
     site: str
     state: State
     weight: float
     metrics: MetricRecord
+    norm: float = 0.0
     permutation: Permutation | None = None
     reported: Reported | None = None
 
 
 def admit(site: str, reply: Message | None, reference: State, spec: PermutationSpec, weighted_by: str) -> Admitted:
-    """The reply, judged against the reference: records, keys, dtypes, shapes, finite values, weight, permutation.
+    """The reply, judged against the reference: records, weight, keys, dtypes, shapes, bytes, values, permutation.
 
-    Raises `RefusedReply` with the first reason found.
+    Nothing is allocated for an array before its header was held against the reference's. Raises `RefusedReply` with
+    the first reason found.
     """
     content = sound(site, reply).content
     arrays, metrics = _records(site, content)
     weight = weight_of(site, metrics, weighted_by)
     _check_headers(site, arrays, reference)
-    state = to_state(arrays)
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise RefusedReply(Reason.NOT_FINITE, site, f"tensor {name!r}")
+    state = read_state(site, arrays)
+    norm = update_norm(state, reference)
+    if not math.isfinite(norm):
+        worst = next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), "")
+        raise RefusedReply(Reason.NOT_FINITE if worst else Reason.NORM, site, "expected finite values", worst)
     proposed, said = content.array_records.get(PERMUTATION), content.config_records.get(MATCHING)
     permutation = None if proposed is None else unpack_permutation(site, proposed, spec)
-    return Admitted(site, state, weight, metrics, permutation, None if said is None else unpack_matching(site, said))
+    reported = None if said is None else unpack_matching(site, said)
+    return Admitted(site, state, weight, metrics, norm, permutation, reported)
 
 
 def sound(site: str, reply: Message | None) -> Message:
@@ -47,7 +56,10 @@ def sound(site: str, reply: Message | None) -> Message:
     if reply is None:
         raise RefusedReply(Reason.LATE, site, "silent")
     if reply.has_error():
-        raise RefusedReply(Reason.CLIENT_ERROR, site, f"code {reply.error.code}: {reply.error.reason}")
+        known = {NO_NODE: Reason.GONE, CRASHED: Reason.GONE, **dict.fromkeys(EXPIRED, Reason.LATE)}
+        reason = known.get(reply.error.code, Reason.CLIENT_ERROR)
+        # The text is the site's, and no longer than a line of a log should be.
+        raise RefusedReply(reason, site, f"code {reply.error.code}: {reply.error.reason:.200}")
     return reply
 
 
@@ -61,20 +73,21 @@ def _records(site: str, content: RecordDict) -> tuple[ArrayRecord, MetricRecord]
 
 
 def weight_of(site: str, metrics: MetricRecord, weighted_by: str) -> float:
-    """What the site weighs; raises `RefusedReply` unless it is a positive finite number."""
+    """What the site weighs; raises `RefusedReply` unless it is a number of samples that a site can have."""
     weight = metrics.get(weighted_by)
-    if not isinstance(weight, int | float) or not math.isfinite(weight) or weight <= 0:
-        raise RefusedReply(Reason.WEIGHT, site, f"{weighted_by!r} is {weight!r}")
+    if not isinstance(weight, int | float) or not 0 < weight <= MOST_EXAMPLES:
+        expected = f"a number above 0 and at most {MOST_EXAMPLES:,}"
+        raise RefusedReply(Reason.WEIGHT, site, f"{weighted_by!r}: expected {expected}, got {weight!r:.40}")
     return float(weight)
 
 
 def _check_headers(site: str, arrays: ArrayRecord, reference: State) -> None:
     if unknown := sorted(set(arrays) ^ set(reference)):
-        raise RefusedReply(Reason.KEYS, site, f"tensor {unknown[0]!r} is missing or unknown")
+        raise RefusedReply(Reason.KEYS, site, "missing or unknown", unknown[0][:80])
     for name, tensor in reference.items():
         expected = str(tensor.dtype).removeprefix("torch.")
         if arrays[name].dtype != expected:
-            raise RefusedReply(Reason.DTYPE, site, f"tensor {name!r}: expected {expected}, got {arrays[name].dtype}")
+            raise RefusedReply(Reason.DTYPE, site, f"expected {expected}, got {arrays[name].dtype!r:.40}", name)
         if tuple(arrays[name].shape) != tuple(tensor.shape):
-            shapes = f"expected {tuple(tensor.shape)}, got {tuple(arrays[name].shape)}"
-            raise RefusedReply(Reason.SHAPE, site, f"tensor {name!r}: {shapes}")
+            shapes = f"expected {tuple(tensor.shape)}, got {tuple(arrays[name].shape)!s:.80}"
+            raise RefusedReply(Reason.SHAPE, site, shapes, name)

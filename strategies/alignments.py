@@ -11,8 +11,9 @@ from alignment.errors import SpecError
 from alignment.matching import Matching
 from alignment.permutation import Permutation, check_permutation
 from alignment.spec import PermutationSpec
+from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
-from strategies.protocol import to_arrays, to_state
+from strategies.protocol import to_arrays
 
 MOVED = "moved."
 
@@ -66,7 +67,7 @@ def unpack_permutation(site: str, record: ArrayRecord, spec: PermutationSpec) ->
         units = spec.groups[group]
         if array.dtype != "int64" or math.prod(array.shape) > units * _rows(spec, group):
             raise RefusedReply(Reason.PERMUTATION, site, f"group {group!r}: {array.dtype} {tuple(array.shape)}")
-    permutation = to_state(record)
+    permutation = read_state(site, record)
     try:
         check_permutation(spec, permutation)
     except SpecError as error:

@@ -9,7 +9,10 @@ from enum import Enum
 
 
 class OperatorError(Exception):
-    """The set-up is wrong. The text tells the operator what to do next; ``exit_code`` ends the process."""
+    """The set-up is wrong. The text tells the operator what to do next; ``exit_code`` ends the process.
+
+    Each code has a page under ``docs/exit-codes/``.
+    """
 
     exit_code = 10
 
@@ -21,26 +24,46 @@ class SettingsError(OperatorError):
 
 
 class Reason(Enum):
-    """Why a reply was refused."""
+    """Why a reply was refused: in words, and what the operator can do."""
 
-    CLIENT_ERROR = "the site answered with an error"
-    LATE = "no answer by the deadline"
-    DUPLICATE = "the site has answered already"
-    MALFORMED = "the reply lacks a record that the protocol asks for"
-    KEYS = "the tensors are not those of the reference"
-    DTYPE = "a tensor has another dtype than the reference's"
-    SHAPE = "a tensor has another shape than the reference's"
-    NOT_FINITE = "a tensor holds NaN or infinity"
-    WEIGHT = "the number of examples is not a positive finite number"
-    COUNTS = "the class counts are no counts of the site's samples"
-    PERMUTATION = "the proposed permutation is none of the network's"
+    CLIENT_ERROR = (
+        "the site answered with an error",
+        "The site's own log has the cause; only its kind is told to the server.",
+    )
+    GONE = ("the site left while it was asked", "Its SuperNode or its training process died: look at the site's log.")
+    LATE = (
+        "no answer by the deadline",
+        "Raise round-deadline-seconds, or look why the site is slow; its next answer counts again.",
+    )
+    DUPLICATE = ("the site has answered already", "Two nodes of one name, or a message sent twice: see the node list.")
+    UNASKED = ("the site was not asked, or not in this round", "Look which node it is, and revoke it if it goes on.")
+    MALFORMED = ("the reply is not what the protocol asks for", "Compare the versions of site and server.")
+    KEYS = ("the tensors are not those of the reference", "Compare model, width, depth and norm of site and server.")
+    DTYPE = ("a tensor has another dtype than the reference's", "The site must send the dtypes that it was sent.")
+    SHAPE = ("a tensor has another shape than the reference's", "Compare model, width and depth of site and server.")
+    ENCODING = ("an array's bytes are not what they claim to be", "A broken or hostile client: ask the site.")
+    NOT_FINITE = ("a tensor holds NaN or infinity", "The site's training diverged: lower its learning rate.")
+    NORM = (
+        "the update is far larger than it may be",
+        "Diverged or hostile; if neither, raise max-update-ratio or max-update-norm, or set admission to lenient.",
+    )
+    WEIGHT = ("the number of examples cannot be", "A broken or hostile client: ask the site how many samples it has.")
+    COUNTS = ("the class counts are no counts of the site's samples", "A broken or hostile client: ask the site.")
+    MOMENTS = ("the sums could not come from samples", "A broken or hostile client: ask the site.")
+    PERMUTATION = ("the proposed permutation is none of the network's", "Compare the versions of site and server.")
+
+    def __init__(self, words: str, advice: str) -> None:
+        self.words = words
+        self.advice = advice
 
 
 class RefusedReply(Exception):  # noqa: N818 - the name is the architecture's: a verdict, not a failure
-    """The verdict on one reply that is left out of the round."""
+    """The verdict on one reply that is left out of the round. ``tensor`` names the one that is to blame, if one is."""
 
-    def __init__(self, reason: Reason, site: str, detail: str) -> None:
-        super().__init__(f"site {site!r}: {reason.value}: {detail}")
+    def __init__(self, reason: Reason, site: str, detail: str, tensor: str = "") -> None:
+        about = f"tensor {tensor!r}: " if tensor else ""
+        super().__init__(f"site {site!r}: {reason.words}: {about}{detail}")
         self.reason = reason
         self.site = site
-        self.detail = detail
+        self.detail = about + detail
+        self.tensor = tensor

@@ -23,7 +23,7 @@ def exchange(
 
     Flower's own ``send_and_receive`` waits for all replies, holds them all and looks only every three seconds.
     A reply of Flower's own making (expired, node gone) carries the SuperLink as its source, so it is told by the
-    message that it answers.
+    message that it answers; a reply to another message, or a second one, is not heard.
     """
     clock = clock or Clock()
     sent = list(messages)
@@ -33,7 +33,8 @@ def exchange(
         # One at a time: a pull of several would hold them all in memory at once.
         for message_id in list(waiting):
             for reply in grid.pull_messages([message_id]):
-                yield waiting.pop(message_id), reply
+                if message_id in waiting and reply.metadata.reply_to_message_id == message_id:
+                    yield waiting.pop(message_id), reply
         if waiting and clock.now() >= ends:
             break
         if waiting:

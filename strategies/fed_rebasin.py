@@ -1,8 +1,8 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import Literal
 
@@ -17,12 +17,13 @@ from alignment.permutation import Permutation, invert
 from alignment.spec import PermutationSpec, State
 from alignment.weight_matching import match_weights
 from strategies.admission import Admitted, admit
-from strategies.alignments import Reported
+from strategies.bounds import Bounds
 from strategies.errors import Reason, RefusedReply
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
 from strategies.protocol import N_EXAMPLES, to_arrays, to_state
 from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, nearest_first, the_site
+from strategies.rounds import Collected, MergedRound
 from strategies.spool import PermutedState, Spool
 
 logger = getLogger("fedrebasin")
@@ -38,51 +39,6 @@ class Sampling:
     min_train_nodes: int = 2
     min_evaluate_nodes: int = 2
     min_available_nodes: int = 2
-
-
-@dataclass
-class Collected:
-    """What has come so far in a round. ``reference`` names the site that was chosen before the replies came."""
-
-    server_round: int
-    reference: str | None = None
-    admitted: dict[str, Admitted] = field(default_factory=dict[str, Admitted])
-    refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
-    matchings: dict[str, Matching] = field(default_factory=dict[str, Matching])
-
-
-@dataclass(frozen=True)
-class MergedRound:
-    """What one round's merge was made of, for whoever wants to look, by site and in site order.
-
-    raw        the networks as the sites trained them; of a site that sent only what it had aligned there is none
-    matchings  how each was brought to the reference; the reference's own site has none
-    network    the reference
-    """
-
-    reference: str
-    network: State
-    replies: Mapping[str, Admitted]
-    matchings: Mapping[str, Matching | Reported]
-    aligned: Mapping[str, State]
-    raw: Mapping[str, State]
-    refused: Sequence[RefusedReply] = field(default_factory=list[RefusedReply])
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """What each network weighs in the mean."""
-        return {site: one.weight for site, one in self.replies.items()}
-
-    @property
-    def moved(self) -> frozenset[str]:
-        """The sites of whose networks alignment moves a unit."""
-        return frozenset(site for site, matching in self.matchings.items() if any(matching.moved.values()))
-
-    def unmoved(self, sites: Collection[str]) -> "MergedRound":
-        """The same with the networks of ``sites`` as they were trained, which must be known."""
-        back = {site: self.raw[site] for site in sites}
-        left = {site: matching for site, matching in self.matchings.items() if site not in sites}
-        return replace(self, aligned={**self.aligned, **back}, matchings=left)
 
 
 class FedRebasin(FedAvg):
@@ -104,6 +60,7 @@ class FedRebasin(FedAvg):
     judge      what else a reply must pass: is given the site's name and its metrics, raises `RefusedReply`
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
+    bounds     how far one reply may carry the merge; by default as far as it likes
     spool      where replies wait; by default in memory. With a folder, memory does not grow with the number of sites
 
     Replies are judged one by one: a malformed one is logged and left out. The mean is taken in site-name order, so
@@ -123,6 +80,7 @@ class FedRebasin(FedAvg):
         sampling: Sampling | None = None,
         weighted_by_key: str = N_EXAMPLES,
         spool: Spool | None = None,
+        bounds: Bounds | None = None,
         judge: Callable[[str, MetricRecord], object] | None = None,
     ) -> None:
         chosen = sampling or Sampling()
@@ -143,8 +101,10 @@ class FedRebasin(FedAvg):
         self.names: dict[int, str] = {}
         self.merged: MergedRound | None = None
         self.spool = spool or Spool()
+        self.bounds = bounds or Bounds()
         self.judge = judge or _no_more
         self._sent: State = {}
+        self._apart = True
         self._collected = Collected(0)
 
     def summary(self) -> None:
@@ -158,12 +118,16 @@ class FedRebasin(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """FedAvg's messages; remembers what was sent and how nodes are called."""
-        self.remember(arrays, {node.node_id: node.name for node in grid.get_nodes()})
+        self.remember(arrays, {node.node_id: node.name for node in grid.get_nodes()}, apart=server_round == 1)
         return super().configure_train(server_round, arrays, config, grid)
 
-    def remember(self, arrays: ArrayRecord, names: Mapping[int, str]) -> None:
-        """Takes the network that goes out this round, and the names of nodes; a nameless node is called by its id."""
+    def remember(self, arrays: ArrayRecord, names: Mapping[int, str], apart: bool = True) -> None:
+        """Takes the network that goes out this round, and the names of nodes; a nameless node is called by its id.
+
+        Sites that start ``apart`` are aligned to the strategy's ``reference``, others to the network that went out.
+        """
         self._sent = to_state(arrays)
+        self._apart = apart
         self.names = {node_id: name or str(node_id) for node_id, name in names.items()}
 
     def aggregate_train(
@@ -187,7 +151,18 @@ class FedRebasin(FedAvg):
                 self._take(site, reply)
             except RefusedReply as verdict:
                 self.refuse(verdict)
+        self._compare()
         logger.info("admitted %d replies, refused %d", len(self._collected.admitted), len(self._collected.refused))
+
+    def _compare(self) -> None:
+        """Refuses the replies whose updates are too far from the others'."""
+        admitted = self._collected.admitted
+        for site, words in sorted(self.bounds.too_far({site: one.norm for site, one in admitted.items()}).items()):
+            if self.bounds.strict:
+                del admitted[site]
+                self.refuse(RefusedReply(Reason.NORM, site, words))
+            else:
+                logger.warning("site %r: the update is large: %s", site, words)
 
     def refuse(self, verdict: RefusedReply) -> None:
         """Counts a verdict among those of this round."""
@@ -213,9 +188,10 @@ class FedRebasin(FedAvg):
 
     def align_collected(self) -> MergedRound:
         """Every network that was collected, in the reference's order of units and as its site trained it."""
-        admitted = dict(sorted(self._collected.admitted.items()))
+        weights = self.bounds.capped({site: one.weight for site, one in self._collected.admitted.items()})
+        admitted = {site: replace(one, weight=weights[site]) for site, one in sorted(self._collected.admitted.items())}
         refused = sorted(self._collected.refused, key=lambda verdict: verdict.site)
-        if not admitted:
+        if not admitted or self._lacks_reference(admitted):
             return MergedRound("", {}, {}, {}, {}, {}, refused)
         name, reference = self._reference(admitted)
         came = {site: one.state for site, one in admitted.items()}
@@ -242,6 +218,8 @@ class FedRebasin(FedAvg):
         return PermutedState(self.spec, invert(self.spec, one.permutation), one.state)
 
     def _take(self, site: str, reply: Message | None) -> None:
+        if self.names and site not in self.names.values():
+            raise RefusedReply(Reason.UNASKED, site, "nobody of this name was asked")
         if site in self._collected.admitted:
             raise RefusedReply(Reason.DUPLICATE, site, "the first answer counts")
         one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
@@ -273,7 +251,7 @@ class FedRebasin(FedAvg):
         """The reference, where it does not depend on which replies come."""
         if self._collected.reference is not None:
             return None
-        if self._collected.server_round > 1 or self.reference == GLOBAL:
+        if not self._apart or self.reference == GLOBAL:
             return self._sent
         return None if isinstance(self.reference, str) else self.reference
 
@@ -290,6 +268,15 @@ class FedRebasin(FedAvg):
         elif wanted == MEDOID:
             wanted = self.nearest_first()[0]
         return wanted, admitted[the_site(wanted, admitted)].state
+
+    def _lacks_reference(self, admitted: Mapping[str, Admitted]) -> bool:
+        """Whether the site that was to be the reference is there, and sent no good reply."""
+        asked = self.reference if isinstance(self.reference, str) and self._known_reference() is None else ""
+        wanted = self._collected.reference or asked
+        lacks = wanted in self.names.values() and wanted not in admitted
+        if lacks:
+            logger.warning("site %r is the reference and sent no good reply: nothing can be merged", wanted)
+        return lacks
 
     def _name(self, reply: Message) -> str:
         node_id = reply.metadata.src_node_id

@@ -1,35 +1,86 @@
 """Files that are whole or absent: written aside, synced, renamed."""
 
+import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from strategies.errors import OperatorError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskError(OperatorError):
+    """A disk is full, or a quota is reached."""
+
+    exit_code = 18
+
 
 def write_text(path: Path, text: str) -> Path:
-    """Replaces the file by ``text``."""
+    """Replaces the file by ``text``. Raises `DiskError` where there is no room."""
     return write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> Path:
-    """Replaces the file by ``content``."""
+    """Replaces the file by ``content``. Raises `DiskError` where there is no room."""
     partial = _partial(path)
-    partial.write_bytes(content)
-    return _settle(partial, path)
+    with room_for(path, partial):
+        partial.write_bytes(content)
+        return _settle(partial, path)
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor]) -> Path:
-    """Replaces the file by ``state``, as safetensors."""
+    """Replaces the file by ``state``, as safetensors. Raises `DiskError` where there is no room."""
     partial = _partial(path)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-    return _settle(partial, path)
+    with room_for(path, partial):
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+        return _settle(partial, path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line at the end of the file, synced, or nothing. Raises `DiskError` where there is no room."""
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with room_for(path), path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except DiskError:
+        os.truncate(path, before)
+        raise
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file."""
     return load_file(path)
+
+
+@contextmanager
+def room_for(path: Path, partial: Path | None = None) -> Generator[None]:
+    """Raises `DiskError`, naming ``path``, when what happens inside finds the disk full; ``partial`` goes."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else _number(error)
+        if number not in FULL:
+            raise
+        if partial is not None:
+            partial.unlink(missing_ok=True)
+        raise DiskError(
+            f"{path}: {os.strerror(number or 0)}. Nothing that was written before is lost. Free some room there, or "
+            "lower keep-checkpoints; then start the run again under the same name: it resumes."
+        ) from error
+
+
+def _number(error: SafetensorError) -> int | None:
+    """The number of the error of the operating system that safetensors met, which it tells in words alone."""
+    said = str(error)
+    return next((number for number in FULL if f"(os error {number})" in said), None)
 
 
 def _partial(path: Path) -> Path:
@@ -40,4 +91,11 @@ def _partial(path: Path) -> Path:
 def _settle(partial: Path, path: Path) -> Path:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    return partial.replace(path)
+    partial.replace(path)
+    # The new name, too, must outlive a loss of power.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return path

@@ -19,6 +19,7 @@ message                server sends                                a site answer
 Sums, not means, cross the wire, so that pooling over the sites is exact. No raw sample and no per-sample value does.
 """
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -54,6 +55,7 @@ PROBE = "query.probe"
 
 ROUND = "server-round"
 START = "start"
+FIRST = "first"
 SEND = "send"
 TO_ALIGN = "align"
 DESCRIPTION = "description"
@@ -72,6 +74,9 @@ CORRECTED = ".corrected"
 ENSEMBLE = "ensemble"
 OWN = "own"
 
+# A loss of zero may come out a little below.
+ROUNDING = 1e-9
+
 
 def to_arrays(state: State) -> ArrayRecord:
     """``state`` as it crosses the wire."""
@@ -89,12 +94,20 @@ def pack_sums(sums: Mapping[str, LossSums]) -> MetricRecord:
 
 
 def unpack_sums(site: str, record: MetricRecord) -> dict[str, LossSums]:
-    """The inverse of `pack_sums`; raises `RefusedReply` where a value is no list of three numbers."""
+    """The inverse of `pack_sums`; a network without a finite loss is left out.
+
+    Raises `RefusedReply` where a value is no list of three numbers that sums over samples can be.
+    """
     found: dict[str, LossSums] = {}
     for name, values in record.items():
         if not isinstance(values, list) or len(values) != 3:
             raise RefusedReply(Reason.MALFORMED, site, f"metric {name!r}: expected [count, loss, correct]")
-        found[name] = LossSums(int(values[0]), values[1], values[2])
+        count, loss, correct = map(float, values)
+        if not (count >= 1 and count.is_integer() and 0 <= correct <= count and not loss < -count * ROUNDING):
+            raise RefusedReply(Reason.MOMENTS, site, f"metric {name!r}: {values!r:.80} is no sum over samples")
+        # A network that diverged has no loss: that is not the site's fault, and says nothing to add up.
+        if math.isfinite(loss):
+            found[name] = LossSums(int(count), loss, correct)
     return found
 
 

@@ -59,6 +59,23 @@ class Settings(BaseModel, frozen=True):
     """Longest wait for the replies to one message."""
     join_deadline_seconds: Positive = 600.0
     """Longest wait for `min-sites` sites."""
+    max_void_rounds: OrUsual = 3
+    """Most void rounds in a row; one more ends the run."""
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 5
+    """Merged networks that are kept, the newest."""
+    admission: Literal["strict", "lenient"] = "strict"
+    """Whether an update past a bound on its norm is refused, or, `lenient`, only told in the log."""
+    max_update_norm: NotNegative = 0.0
+    """Greatest norm of a site's update; 0: none."""
+    max_update_ratio: NotNegative = 20.0
+    """The same in medians of the round's updates, where three or more came; 0: none."""
+    max_weight_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Greatest share of one site in the mean, however many samples it says it has."""
+    rule: Literal["mean", "trimmed-mean", "median", "krum"] = "mean"
+    """How aligned networks become one: their weighted `mean`; of each number the `median`, or the `trimmed-mean`
+    without the `malicious-sites` greatest and least; or the network nearest to the others, `krum`."""
+    malicious_sites: Count = 1
+    """How many poisoned sites `trimmed-mean` and `krum` withstand."""
 
     model: str = "resnet20"
     """One of the shipped networks, or `module:function`."""

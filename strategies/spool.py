@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alignment.permutation import Permutation, permute_tensor
 from alignment.spec import PermutationSpec, State
+from strategies.files import room_for
 
 
 @dataclass(frozen=True)
@@ -72,5 +73,6 @@ class Spool:
             return state
         # A site's name may be anything; a file's may not.
         path = self.directory / f"{hashlib.sha256(site.encode()).hexdigest()[:32]}.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        with room_for(path, path):
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
         return SpooledState(path, tuple(state))

@@ -14,6 +14,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from server.app import play
+from server.resume import begin
 from server.store import RunStore
 from strategies.settings import Settings, parse_settings
 
@@ -122,6 +123,6 @@ def play_in_process(settings: Settings, n_sites: int = 2, tamper: Tamper = hones
     from client.app import app
 
     store = RunStore(Path(settings.runs_dir) / settings.run)
-    store.create(settings.model_dump(by_alias=True))
-    play(InProcessGrid(app, settings, n_sites, tamper), settings, store)
+    with store.held():
+        play(InProcessGrid(app, settings, n_sites, tamper), settings, store, begin(store, settings))
     return store

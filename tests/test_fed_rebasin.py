@@ -99,7 +99,8 @@ def test_refusals_name_site_and_reason() -> None:
     merge(strategy, [train_reply(1, small_state(1)), train_reply(2, small_state(2), examples=-9)])
     assert strategy.merged is not None
     assert [str(verdict) for verdict in strategy.merged.refused] == [
-        "site 'b': the number of examples is not a positive finite number: 'num-examples' is -9"
+        "site 'b': the number of examples cannot be: "
+        "'num-examples': expected a number above 0 and at most 1,000,000,000, got -9"
     ]
 
 

@@ -14,8 +14,8 @@ from server.records import PathRecord, RoundRecord, SitePaths
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
-from strategies.fed_rebasin import MergedRound
 from strategies.protocol import TRAIN, to_state
+from strategies.rounds import MergedRound
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
 

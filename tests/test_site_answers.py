@@ -55,7 +55,7 @@ def test_a_site_keeps_the_network_that_it_sends(tmp_path: Path) -> None:
 def test_a_site_can_join_with_a_network_that_it_trained_before(tmp_path: Path) -> None:
     settings = quick_settings(tmp_path)
     train(settings)
-    own = tmp_path / "test" / "sites" / "site-us" / "own.safetensors"
+    own = tmp_path / "test" / "sites" / "site-us" / "own-0001.safetensors"
     kept = own.rename(tmp_path / "mine.safetensors")
     afresh, further = train_loss(train(settings)), train_loss(train(settings, "checkpoint", checkpoint=str(kept)))
     assert further < 0.7 * afresh
@@ -108,9 +108,7 @@ def test_in_half_precision_each_network_is_judged_with_its_own_weights(tmp_path:
     trained = to_state(train(both["wide"]).content.array_records[ARRAYS])
     other = {name: tensor.flip(0) for name, tensor in trained.items()}
     content = RecordDict({"first": to_arrays(other), "second": to_arrays(trained)})
-    wide, half = (
-        unpack_sums("site-us", metrics_of("site-us", ask(each, EVALUATE, content))) for each in both.values()
-    )
+    wide, half = (unpack_sums("site-us", metrics_of("site-us", ask(each, EVALUATE, content))) for each in both.values())
     for name in ("first", "second"):
         assert half[name].loss == pytest.approx(wide[name].loss, rel=0.02)
     assert wide["first"].loss != half["first"].loss

@@ -62,7 +62,7 @@ def make(training: Training) -> float:
         settings, site = training.task.settings, training.site
         model = build(Architecture(*settings.network), site.seed(settings.seed, "initial weights"))
         samples = load_site_data(site, settings).train
-        train(model, samples, schedule_of(settings, site, 1), torch.device("cpu"))
+        train(model, samples, schedule_of(settings, site, 1, first=True), torch.device("cpu"))
         write_text(seconds_path, f"{time.monotonic() - start:.1f}")
         write_tensors(training.path, own_state(model))
     return float(seconds_path.read_text())

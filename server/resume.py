@@ -1,0 +1,111 @@
+"""Where a run goes on: after the last round whose network lies whole in the run store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from logging import getLogger
+
+from torch import Tensor
+
+from server.records import RoundRecord
+from server.store import RunStore, StoreError
+from strategies.checkpoints import sha256_of
+from strategies.settings import Settings
+
+logger = getLogger("fedrebasin")
+# What may differ from the settings that the run began with: none of it decides what a round makes of the same replies.
+FREE = frozenset(
+    {
+        *("rounds", "runs-dir", "min-sites", "round-deadline-seconds", "join-deadline-seconds", "max-void-rounds"),
+        *("keep-checkpoints", "admission", "max-update-norm", "max-update-ratio"),
+    }
+)
+
+
+class FinishedError(StoreError):
+    """The run was played to its end before."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a run starts from: the rounds that were finished before, and the network of the last one, if any."""
+
+    rounds: tuple[RoundRecord, ...] = ()
+    state: Mapping[str, Tensor] | None = None
+
+    @property
+    def merged(self) -> bool:
+        """Whether any of the rounds merged."""
+        return any(record.outcome == "merged" for record in self.rounds)
+
+    @property
+    def void_in_a_row(self) -> int:
+        """How many of the last rounds were void."""
+        outcomes = [record.outcome for record in reversed(self.rounds)]
+        return next((n for n, outcome in enumerate(outcomes) if outcome != "void"), len(outcomes))
+
+
+def begin(store: RunStore, settings: Settings) -> Beginning:
+    """The beginning of a new run, or of one that was interrupted and has the same name and settings.
+
+    Raises `StoreError` for other settings, for a run that is finished, and where no network is whole any more.
+    """
+    before = store.read_json("settings.json")
+    told = settings.model_dump(by_alias=True)
+    if before is None or not store.rounds_path.exists():
+        store.write_json("settings.json", told)
+        return Beginning()
+    _check_same(store, before, told)
+    beginning = last_whole(store)
+    if len(beginning.rounds) >= settings.rounds:
+        raise FinishedError(
+            f"run {store.directory.name!r}: all {len(beginning.rounds)} rounds are finished in {store.directory}. "
+            "Raise rounds to go on, or name another run."
+        )
+    store.write_json("settings.json", told)
+    logger.info("run %s resumes after round %d", store.directory.name, len(beginning.rounds))
+    return beginning
+
+
+def last_whole(store: RunStore) -> Beginning:
+    """The finished rounds up to the last whose network is whole; lines after it, or half of one, are put aside.
+
+    Raises `StoreError` when there are rounds and no whole network.
+    """
+    lines = store.rounds()
+    records = [RoundRecord.model_validate(line) for line in lines]
+    for number in range(len(records), 0, -1):
+        if _is_whole(store, records[number - 1]):
+            if number < len(records) or not store.ends_whole():
+                store.keep_rounds(lines[:number])
+            return Beginning(tuple(records[:number]), store.network(records[number - 1].round))
+    if records:
+        raise StoreError(
+            f"run {store.directory.name!r}: {len(records)} rounds are told of in {store.rounds_path}, and none of the "
+            f"networks in {store.directory / 'checkpoints'} is whole. Restore that folder from a backup, or name "
+            "another run."
+        )
+    if not store.ends_whole():
+        store.keep_rounds([])
+    return Beginning()
+
+
+def _is_whole(store: RunStore, record: RoundRecord) -> bool:
+    path = store.checkpoint_path(record.round)
+    expected = record.checkpoint.sha256 if record.checkpoint else ""
+    got = sha256_of(path) if path.is_file() else "no file"
+    if got != expected:
+        logger.warning(
+            "round %d: %s is damaged or gone: expected SHA-256 %s, got %s; going back to the round before",
+            *(record.round, path, expected, got),
+        )
+    return got == expected
+
+
+def _check_same(store: RunStore, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    differ = sorted(key for key in {*before, *now} - FREE if before.get(key) != now.get(key))
+    if differ:
+        shown = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in differ[:5])
+        raise StoreError(
+            f"run {store.directory.name!r}: {store.directory} holds a run with other settings: {shown}. Name another "
+            "run, or set them as they were to resume it."
+        )

@@ -1,0 +1,57 @@
+"""What sites send of the networks that they were asked about, held against what it must be."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from flwr.app import Message
+from torch import Tensor, nn
+
+from alignment.moments import Moments, layers_of
+from models import Architecture, example_inputs
+from strategies.decoding import read_state
+from strategies.errors import Reason, RefusedReply
+from strategies.settings import Settings
+
+# Σx² · n is at least (Σx)², but for rounding.
+ROUNDING = 1e-6
+Measure = Callable[[nn.Module, list[Tensor]], Mapping[str, Tensor]]
+
+
+def moments_reader(
+    measure: Measure, model: nn.Module, settings: Settings
+) -> Callable[[str, Message], dict[str, Moments]]:
+    """What reads, of a reply, the moments of each network; they must be those that ``measure`` gives of ``model``."""
+    expected = measure(model, list(example_inputs(Architecture(*settings.network))))
+    return partial(_read, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+
+
+def _read(shapes: Mapping[str, tuple[int, ...]], site: str, reply: Message) -> dict[str, Moments]:
+    found: dict[str, Moments] = {}
+    for network, record in reply.content.array_records.items():
+        headers = {name: tuple(array.shape) for name, array in record.items()}
+        if headers != shapes:
+            odd = min(name for name, _ in set(headers.items()) ^ set(shapes.items()))
+            detail = f"expected {shapes.get(odd, 'none')}, got {headers.get(odd, 'none')}"
+            raise RefusedReply(Reason.MOMENTS, site, detail, f"moments {odd:.80}")
+        found[network] = {name: tensor.double() for name, tensor in read_state(site, record).items()}
+        check_moments(site, found[network])
+    return found
+
+
+def check_moments(site: str, moments: Moments) -> None:
+    """Raises `RefusedReply` unless counts are positive and no variance is negative."""
+    for layer in layers_of(moments):
+        count, sums, squares = (moments[f"{layer}.{part}"] for part in ("count", "sum", "squares"))
+        for tensor in (count, sums, squares):
+            check_finite_sums(site, tensor, f"moments of {layer}")
+        if float(count) <= 0:
+            raise RefusedReply(Reason.MOMENTS, site, f"{float(count):g} values", f"moments of {layer}")
+        if bool((squares * count * (1 + ROUNDING) + ROUNDING < sums.square()).any()):
+            raise RefusedReply(Reason.MOMENTS, site, "a variance is negative", f"moments of {layer}")
+
+
+def check_finite_sums(site: str, tensor: Tensor, what: str) -> None:
+    """Raises `RefusedReply` for NaN or infinity."""
+    if not bool(torch.isfinite(tensor).all()):
+        raise RefusedReply(Reason.NOT_FINITE, site, "expected finite values", what)

@@ -1,0 +1,83 @@
+"""How far one reply may carry the merge: bounds on its update's norm and on its weight."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from alignment.precision import is_continuous
+from alignment.spec import State
+
+# No site trains on more samples than this.
+MOST_EXAMPLES = 10**9
+# Of two norms none is the usual one.
+FEWEST_TO_COMPARE = 3
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds on replies. Norms are those of the update, all continuous tensors together; 0: without bound.
+
+    max_norm    the greatest norm
+    max_ratio   the greatest norm, in medians of those of the round
+    max_share   the greatest share of one site in the mean
+    strict      whether a norm past its bound is refused, or only told
+    """
+
+    max_norm: float = 0.0
+    max_ratio: float = 0.0
+    max_share: float = 1.0
+    strict: bool = True
+
+    def too_far(self, norms: Mapping[str, float]) -> dict[str, str]:
+        """By site, what is wrong with the norm of its update, judged together so that order of arrival never matters.
+
+        Fewer than three norms have no usual one, and are not compared.
+        """
+        usual = statistics.median(norms.values()) if len(norms) >= FEWEST_TO_COMPARE else 0.0
+        bounds = {
+            f"the bound is {self.max_ratio:g} times the round's median, {usual:.4g}": self.max_ratio * usual,
+            f"the bound is {self.max_norm:g}": self.max_norm,
+        }
+        return {
+            site: f"norm {norm:.4g}, {words}"
+            for words, bound in bounds.items()
+            for site, norm in norms.items()
+            if 0 < bound < norm
+        }
+
+    def capped(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """``weights``, the greatest lowered to one value so that none is more than ``max_share`` of the sum.
+
+        Equal ones where the share does not go round.
+        """
+        ordered = sorted(weights.values(), reverse=True)
+        for n_capped, greatest in enumerate(ordered):
+            room = 1 - self.max_share * n_capped
+            if room <= 0:
+                break
+            cap = self.max_share * sum(ordered[n_capped:]) / room
+            if greatest <= cap:
+                return {site: min(weight, cap) for site, weight in weights.items()}
+        return dict.fromkeys(weights, 1.0)
+
+
+def update_norm(state: State, sent: State) -> float:
+    """The norm of what all continuous tensors together moved by; not finite exactly when one of them is not."""
+    squares = [_norm(state[name], tensor) ** 2 for name, tensor in sent.items() if is_continuous(tensor)]
+    return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
+
+
+def _norm(tensor: Tensor, sent: Tensor) -> float:
+    # In the tensor's own precision the difference of finite values may overflow, and does not in fp64.
+    wide = tensor if tensor.dtype == sent.dtype == torch.float32 else tensor.double()
+    norm = _length(wide - sent)
+    return norm if math.isfinite(norm) else _length(tensor.double() - sent.double())
+
+
+def _length(tensor: Tensor) -> float:
+    return cast(Tensor, torch.linalg.vector_norm(tensor, dtype=torch.float64)).item()

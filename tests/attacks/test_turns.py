@@ -1,0 +1,73 @@
+"""Replies out of turn: twice, late, of nobody that was asked, of another round."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from flwr.app import ArrayRecord, Error, Message, RecordDict
+
+from client.app import app
+from server.summary import read_rounds
+from strategies.exchange import Clock, exchange
+from strategies.fed_rebasin import FedRebasin
+from strategies.protocol import DESCRIBE, request
+from tests.attacks.federation import HOSTILE_NAME, assert_costs_one_turn, attacked
+from tests.inprocess import FIRST_NODE, InProcessGrid, quick_settings
+from tests.replies import no_groups, ready, same_floats, small_state, train_reply
+
+
+def aggregated(replies: Iterable[Message]) -> tuple[ArrayRecord, list[tuple[str, str]]]:
+    strategy = ready(FedRebasin(spec=no_groups()), small_state(0))
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert arrays is not None
+    assert strategy.merged is not None
+    return arrays, [(verdict.site, verdict.reason.name) for verdict in strategy.merged.refused]
+
+
+def test_a_second_reply_of_one_site() -> None:
+    honest = [train_reply(1, small_state(1)), train_reply(2, small_state(2))]
+    arrays, refused = aggregated([*honest, train_reply(1, small_state(3))])
+    assert refused == [("a", "DUPLICATE")]
+    assert same_floats(arrays, aggregated(honest)[0])
+
+
+def test_a_reply_of_a_node_that_was_not_asked() -> None:
+    honest = [train_reply(1, small_state(1)), train_reply(2, small_state(2))]
+    arrays, refused = aggregated([*honest, train_reply(77, small_state(3))])
+    assert refused == [("77", "UNASKED")]
+    assert same_floats(arrays, aggregated(honest)[0])
+
+
+def test_a_reply_that_expired_on_its_way() -> None:
+    def late(reply: Message) -> None:
+        reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(3, "message expired")
+
+    assert_costs_one_turn(late, "LATE")
+
+
+def test_a_site_that_left() -> None:
+    (record, _) = read_rounds(attacked(left))
+    assert [(verdict.site, verdict.reason) for verdict in record.refused] == [(HOSTILE_NAME, "GONE")]
+
+
+def left(reply: Message) -> None:
+    reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(5, "node unavailable")
+
+
+class Confused(InProcessGrid):
+    """Gives each reply as that to whatever is asked for next."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """All that lies there, once."""
+        found = list(self.replies.values())
+        self.replies.clear()
+        return found
+
+
+def test_a_reply_to_another_message_is_not_heard(tmp_path: Path) -> None:
+    time = [0.0]
+    clock = Clock(lambda: time[0], lambda seconds: time.append(time.pop() + seconds))
+    # The first site's reply of the round before lies there still, and the second is silent now.
+    grid = Confused(app, quick_settings(tmp_path), 2, lambda partition, reply: reply if partition == 0 else None)
+    grid.push_messages([request(FIRST_NODE, DESCRIBE, RecordDict(), 1, 60)])
+    asked = [request(FIRST_NODE + 1, DESCRIBE, RecordDict(), 2, 60)]
+    assert list(exchange(grid, asked, 5.0, clock)) == [(FIRST_NODE + 1, None)]
