@@ -45,7 +45,7 @@ NOTHING = MergedRound("", {}, {}, {}, {}, {})
 class VoidError(OperatorError):
     """Too many rounds in a row were void."""
 
-    exit_code = 17
+    exit_code = 22
 
 
 @dataclass

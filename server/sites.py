@@ -152,6 +152,7 @@ class Sites:
         ends = self.clock.now() + self.settings.join_deadline_seconds
         while (there := len(list(self.grid.get_node_ids()))) < self.settings.min_sites:
             if self.clock.now() >= ends:
+                self.missing = self._gone()
                 raise JoinError(
                     f"{there} nodes connected within {self.settings.join_deadline_seconds:g} s, "
                     f"min-sites is {self.settings.min_sites}. {self._absent()}"
@@ -159,11 +160,14 @@ class Sites:
                 )
             self.clock.sleep(0.5)
 
-    def _absent(self) -> str:
-        """The sites that took part before, for a message to the operator."""
+    def _gone(self) -> set[str]:
+        """The sites that took part before, and whose nodes are not there."""
         there = {node.node_id for node in self.grid.get_nodes()}
-        known = {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
-        return f"Not there any more: {', '.join(sorted(known))}. " if known else ""
+        return {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
+
+    def _absent(self) -> str:
+        """The missing sites, for a message to the operator."""
+        return f"Not there any more: {', '.join(sorted(self.missing))}. " if self.missing else ""
 
 
 def _said(reply: Message | None) -> ConfigRecord:

@@ -18,7 +18,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class DiskError(OperatorError):
     """A disk is full, or a quota is reached."""
 
-    exit_code = 18
+    exit_code = 21
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -1,0 +1,109 @@
+"""A run that ended in the middle goes on after its last whole round, and ends as if nothing had happened."""
+
+import logging
+import signal
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+from server.resume import FinishedError, begin
+from server.store import RunStore, StoreError
+from server.summary import read_rounds
+from strategies.settings import Settings
+from tests.inprocess import play_in_process, quick_settings
+from tests.killed import BEFORE_RENAME, HALF_A_LINE, N_SITES, play_until_killed
+
+PHASES = ("join", "train", "merge", "probe", "mean", "head", "recalibrate", "evaluate", "keep")
+
+
+def three_rounds(directory: Path, **changes: object) -> Settings:
+    base = {"rounds": 3, "epochs": 1, "later_epochs": 1, "width": 16, "align_at": "both", "distillation": 1.0}
+    return quick_settings(directory, **{**base, **changes})
+
+
+@cache
+def undisturbed() -> tuple[bytes, ...]:
+    return networks(play_in_process(three_rounds(Path(mkdtemp(prefix="undisturbed-"))), N_SITES))
+
+
+def networks(store: RunStore) -> tuple[bytes, ...]:
+    return tuple(store.checkpoint_path(record.round).read_bytes() for record in read_rounds(store))
+
+
+@pytest.mark.parametrize("moment", [*PHASES, BEFORE_RENAME, HALF_A_LINE])
+def test_killed_in_the_second_round_it_ends_as_if_undisturbed(tmp_path: Path, moment: str) -> None:
+    settings = three_rounds(tmp_path)
+    assert play_until_killed(settings, 2, moment) == -signal.SIGKILL
+    store = play_in_process(settings, N_SITES)
+    assert [record.round for record in read_rounds(store)] == [1, 2, 3]
+    assert networks(store) == undisturbed()
+
+
+@pytest.mark.parametrize("moment", ["join", "train", "keep"])
+def test_killed_in_the_first_round_it_begins_again(tmp_path: Path, moment: str) -> None:
+    settings = three_rounds(tmp_path)
+    assert play_until_killed(settings, 1, moment) == -signal.SIGKILL
+    assert networks(play_in_process(settings, N_SITES)) == undisturbed()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_network_is_told_and_the_one_before_taken(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = play_in_process(three_rounds(tmp_path, rounds=2), N_SITES)
+    path = store.checkpoint_path(2)
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-8] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    with caplog.at_level(logging.INFO, logger="fedrebasin"):
+        play_in_process(three_rounds(tmp_path), N_SITES)
+    assert f"round 2: {path} is damaged or gone" in caplog.text
+    assert "resumes after round 1" in caplog.text
+    assert networks(store) == undisturbed()
+    assert (store.directory / "rounds.before.jsonl").read_text().count("\n") == 2
+
+
+def test_without_any_whole_network_it_says_so_and_loses_nothing(tmp_path: Path) -> None:
+    store = play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
+    store.checkpoint_path(1).write_bytes(b"nothing")
+    before = store.rounds_path.read_bytes()
+    with pytest.raises(StoreError, match=r"none of the networks in .* is whole"):
+        play_in_process(three_rounds(tmp_path), N_SITES)
+    assert store.rounds_path.read_bytes() == before
+
+
+def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:
+    play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
+    assert networks(play_in_process(three_rounds(tmp_path), N_SITES)) == undisturbed()
+
+
+def test_a_finished_run_is_not_played_again(tmp_path: Path) -> None:
+    settings = three_rounds(tmp_path, rounds=1)
+    store = play_in_process(settings, N_SITES)
+    with pytest.raises(FinishedError, match=r"all 1 rounds are finished .* Raise rounds to go on, or name another run"):
+        begin(store, settings)
+
+
+def test_other_settings_are_another_run(tmp_path: Path) -> None:
+    play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
+    with pytest.raises(StoreError, match="seed was 0 and is 1"):
+        play_in_process(three_rounds(tmp_path, seed=1), N_SITES)
+
+
+def test_two_processes_do_not_play_one_run(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    with store.held(), pytest.raises(StoreError, match="another process plays it"), RunStore(tmp_path / "run").held():
+        pass
+    with store.held():
+        pass
+
+
+def test_only_the_newest_networks_are_kept(tmp_path: Path) -> None:
+    store = play_in_process(three_rounds(tmp_path, keep_checkpoints=2), N_SITES)
+    kept = sorted(path.name for path in (store.directory / "checkpoints").iterdir())
+    assert kept == ["round-0002.safetensors", "round-0003.safetensors"]
+    assert len(read_rounds(store)) == 3
