@@ -6,33 +6,49 @@ step, and would be nearly all of its norm; so integers are taken out of the requ
 
 from collections.abc import Callable
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 
-from strategies.errors import SettingsError
-from strategies.protocol import ARRAYS, CONFIG
+from client.handlers import Handler, scrubbed
+from strategies.errors import OperatorError
+from strategies.protocol import ARRAYS, CONFIG, DESCRIBE, EVALUATE, METRICS, N_EXAMPLES, RECALIBRATE, TRAIN, metrics_of
 from strategies.settings import Settings, parse_settings
 
-Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
-client_raised = 2  # Flower's code for an exception in a ClientApp
 CLIPPING_NORM = "clipping_norm"  # where Flower's mod looks for it
+# What a site answers in a run with privacy. All else asks for networks, or statistics, that are not covered by it.
+ANSWERED = frozenset({DESCRIBE, TRAIN, RECALIBRATE, EVALUATE})
+
+
+def check_answered(settings: Settings, message_type: str) -> None:
+    """Raises `OperatorError` where a site does not answer such messages in a run with these settings."""
+    if settings.privacy != "none" and message_type not in ANSWERED:
+        raise OperatorError(f"asked for {message_type} in a run with privacy = {settings.privacy!r}: not answered")
 
 
 def private(message: Message, context: Context, call_next: Handler) -> Message:
     """The answer to ``message`` as the run's setting ``privacy`` wants it to leave the site."""
-    try:
-        settings = parse_settings(context.run_config)
-    except SettingsError:
-        # The handler says so itself, without a word of it leaving the site.
-        return call_next(message, context)
-    if settings.privacy not in ("clipping", "local-dp"):
-        return call_next(message, context)
-    try:
-        return floats_only(_mod(settings))(message, context, call_next)
-    except Exception as error:
-        # The text of an exception may quote what must stay here.
-        return Message(Error(client_raised, f"{type(error).__name__} in {settings.privacy}"), reply_to=message)
+
+    def covered(asked: Message, inner: Context) -> Message:
+        settings = parse_settings(inner.run_config)
+        if settings.privacy not in ("clipping", "local-dp"):
+            return call_next(asked, inner)
+        return floats_only(_mod(settings))(asked, inner, bare(call_next))
+
+    return scrubbed(covered)(message, context)
+
+
+def bare(handler: Handler) -> Handler:
+    """``handler``, of whose answer the network and its number of samples are left."""
+
+    def wrapped(message: Message, context: Context) -> Message:
+        reply = handler(message, context)
+        if reply.has_content():
+            counted = MetricRecord({N_EXAMPLES: metrics_of("", reply)[N_EXAMPLES]})
+            reply.content = RecordDict({ARRAYS: reply.content.array_records[ARRAYS], METRICS: counted})
+        return reply
+
+    return wrapped
 
 
 def floats_only(mod: Mod) -> Mod:
@@ -45,7 +61,7 @@ def floats_only(mod: Mod) -> Mod:
         def inner(shown: Message, inner_context: Context) -> Message:
             shown.content[ARRAYS] = asked
             reply = call_next(shown, inner_context)
-            if reply.has_content() and ARRAYS in reply.content.array_records:
+            if reply.has_content():
                 integers[ARRAYS] = reply.content.array_records[ARRAYS]
                 reply.content[ARRAYS] = _floats(integers[ARRAYS])
             return reply

@@ -4,42 +4,35 @@ Flower has SecAgg+ for its older interface alone (`secaggplus_mod`): it masks wh
 adapter answers with the site's network as such a result, floating tensors only, and lets Flower's mod do the rest.
 """
 
-from collections.abc import Callable
-
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 from flwr.client.mod import secaggplus_mod
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
 from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 
-from strategies.errors import SettingsError
+from client.handlers import Handler, scrubbed
+from strategies.errors import OperatorError
 from strategies.protocol import ARRAYS, N_EXAMPLES, metrics_of
 from strategies.settings import parse_settings
-
-Handler = Callable[[Message, Context], Message]
-client_raised = 2  # Flower's code for an exception in a ClientApp
 
 
 def secure(message: Message, context: Context, call_next: Handler) -> Message:
     """The answer to ``message``; where the run asks for secure aggregation, masked, and nothing but masked."""
-    try:
-        wanted = parse_settings(context.run_config).privacy == "secure-aggregation"
-    except SettingsError:
-        # The handler says so itself, without a word of it leaving the site.
-        return call_next(message, context)
-    if not wanted:
-        return call_next(message, context)
-    if RECORD_KEY_CONFIGS not in message.content.config_records:
-        return Message(Error(client_raised, "asked for a network that is not masked"), reply_to=message)
 
     def trained(asked: Message, inner: Context) -> Message:
-        return _as_fit_result(call_next(asked, inner))
+        reply = call_next(asked, inner)
+        if reply.has_error():
+            raise OperatorError(f"no network to mask: {reply.error.reason}")
+        return _as_fit_result(reply)
 
-    try:
-        return secaggplus_mod(message, context, trained)
-    except Exception as error:
-        # The text of an exception may quote what must stay here.
-        return Message(Error(client_raised, f"{type(error).__name__} in secure aggregation"), reply_to=message)
+    def masked(asked: Message, inner: Context) -> Message:
+        if parse_settings(inner.run_config).privacy != "secure-aggregation":
+            return call_next(asked, inner)
+        if RECORD_KEY_CONFIGS not in asked.content.config_records:
+            raise OperatorError("asked for a network that is not masked in a run with secure aggregation: not answered")
+        return secaggplus_mod(asked, inner, trained)
+
+    return scrubbed(masked)(message, context)
 
 
 def _as_fit_result(reply: Message) -> Message:

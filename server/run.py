@@ -113,9 +113,6 @@ class Run:
         mean, weights = found
         with watch.phase("recalibrate"):
             state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
-        if self.settings.head == "ridge":
-            with watch.phase("ridge"):
-                state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         scored = _scored(answers)

@@ -1,22 +1,50 @@
 """Differential privacy composes with alignment at the site: on the aligned update, on floating tensors alone."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from client.app import app
+from models import Architecture, build
+from server.app import play
+from server.store import RunStore
 from server.summary import read_rounds
-from strategies.errors import SettingsError
 from strategies.files import write_tensors
-from strategies.protocol import ALIGN, ARRAYS, CONFIG, NETWORK, TRAIN, config_of, to_arrays, to_state
+from strategies.protocol import (
+    ALIGN,
+    ARRAYS,
+    CANDIDATE_END,
+    CONFIG,
+    EVALUATE,
+    FEATURES,
+    GRAM,
+    LAMBDAS,
+    LAYERS,
+    METRICS,
+    N_EXAMPLES,
+    NETWORK,
+    OWN,
+    PROBE,
+    REFERENCE_END,
+    REPAIR,
+    ROUND,
+    START,
+    TO_ALIGN,
+    TRAIN,
+    config_of,
+    to_arrays,
+    to_state,
+)
+from strategies.settings import Settings
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, play_in_process, quick_settings
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 4, "learning_rate": 0.1, "epochs": 4}
-SHARED = {"start": "shared", "align_at": "site"}
+SHARED = {"start": "shared", "align_at": "site", "probe_points": 0}
+KINDS = ("clipping", "local-dp", "secure-aggregation")
 
 
 class Wire:
@@ -84,7 +112,7 @@ def test_what_is_clipped_is_the_aligned_update(tmp_path: Path) -> None:
     path = str(write_tensors(tmp_path / "given.safetensors", reference))
     wires: dict[str, Wire] = {}
     for privacy in ("none", "clipping"):
-        settings = {**RESNET, "seed": 1, "align_at": "site", "reference": path, "clipping_norm": 3.0}
+        settings = {**RESNET, "seed": 1, "align_at": "site", "probe_points": 0, "reference": path, "clipping_norm": 3.0}
         wires[privacy] = Wire()
         play_in_process(quick_settings(tmp_path / privacy, privacy=privacy, **settings), tamper=wires[privacy])
     aligned, clipped = wires["none"].left[0], wires["clipping"].left[0]
@@ -100,32 +128,74 @@ def test_a_run_with_privacy_ends_with_a_merge(tmp_path: Path) -> None:
     assert not any(record.refused for record in rounds)
 
 
-@pytest.mark.parametrize("message_type", [NETWORK, ALIGN])
-def test_a_site_does_not_send_its_network_around_privacy(tmp_path: Path, message_type: str) -> None:
-    settings = quick_settings(tmp_path, **SHARED, privacy="clipping")
-    grid = InProcessGrid(app, settings, 1)
-    arrays = to_arrays(play_in_process(settings, 2).network(1))
-    (reply,) = grid.send_and_receive([Message(RecordDict({ARRAYS: arrays}), FIRST_NODE, message_type)])
-    assert reply.has_error()
+def ask(settings: Settings, message_type: str, content: RecordDict) -> Message:
+    """The reply of one site."""
+    (reply,) = InProcessGrid(app, settings, 1).send_and_receive([Message(content, FIRST_NODE, message_type)])
+    return reply
 
 
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"align_at": "server"}, "Set align-at to 'site'"),
-        ({"align_at": "both"}, "Set align-at to 'site'"),
-        ({"start": "seed"}, "Set reference to the path of a network"),
-        ({"reference": "medoid"}, "Set reference to the path of a network"),
-        ({"baselines": True}, "Set both to false"),
-        ({"variants": True}, "Set both to false"),
-    ],
-)
+def private_settings(tmp_path: Path, privacy: str, **changes: object) -> Settings:
+    return quick_settings(tmp_path, **{**SHARED, "privacy": privacy, "min_sites": 3, **changes})
+
+
+def untrained(settings: Settings) -> dict[str, Tensor]:
+    return build(Architecture(*settings.network), settings.seed).state_dict()
+
+
+@pytest.mark.parametrize("message_type", [NETWORK, ALIGN, PROBE, REPAIR, FEATURES, GRAM])
+@pytest.mark.parametrize("privacy", KINDS)
+def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, message_type: str) -> None:
+    """Each would be answered without it."""
+    settings = private_settings(tmp_path, privacy)
+    play_in_process(settings.model_copy(update={"privacy": "none"}), 3)
+    network = to_arrays(untrained(settings))
+    names = (ARRAYS,) if message_type == ALIGN else (REFERENCE_END, CANDIDATE_END)
+    config = ConfigRecord({LAYERS: ["fc"], **({LAMBDAS: [0.5]} if message_type == PROBE else {})})
+    content = RecordDict({**dict.fromkeys(names, network), CONFIG: config})
+    open_reply = ask(settings.model_copy(update={"privacy": "none"}), message_type, content)
+    assert not open_reply.has_error(), open_reply.error
+    assert ask(settings, message_type, content).error.reason == "OperatorError: see the site's own log"
+
+
+@pytest.mark.parametrize("privacy", KINDS)
+def test_a_site_does_not_say_how_its_own_network_does(tmp_path: Path, privacy: str) -> None:
+    settings = private_settings(tmp_path, privacy)
+    store = play_in_process(settings, 3)
+    assert [record.outcome for record in read_rounds(store)] == ["merged"]
+    content = RecordDict({"merged": to_arrays(store.network(1)), CONFIG: ConfigRecord({OWN: True})})
+    assert set(ask(settings, EVALUATE, content).content.metric_records[METRICS]) == {"merged"}
+    bare = settings.model_copy(update={"privacy": "none"})
+    assert set(ask(bare, EVALUATE, content).content.metric_records[METRICS]) == {"merged", OWN}
+
+
 @pytest.mark.parametrize("privacy", ["clipping", "local-dp"])
-def test_what_privacy_cannot_go_with_is_refused(
-    tmp_path: Path, privacy: str, wrong: dict[str, object], told: str
-) -> None:
-    with pytest.raises(SettingsError, match=told):
-        quick_settings(tmp_path, **{**SHARED, "privacy": privacy, **wrong})
+def test_a_reply_holds_the_network_and_its_weight_alone(tmp_path: Path, privacy: str) -> None:
+    settings = private_settings(tmp_path, privacy)
+    config = ConfigRecord({ROUND: 1, START: "shared", TO_ALIGN: True})
+    content = ask(settings, TRAIN, RecordDict({ARRAYS: to_arrays(untrained(settings)), CONFIG: config})).content
+    assert set(content) == {ARRAYS, METRICS}
+    assert dict(content.metric_records[METRICS]) == {N_EXAMPLES: 1438}
+
+
+@pytest.mark.parametrize("privacy", KINDS)
+def test_no_site_is_sent_the_network_of_another(tmp_path: Path, privacy: str) -> None:
+    """Every network that goes out in two rounds, but the first, is a merged one."""
+    asked: list[Message] = []
+
+    class Watching(InProcessGrid):
+        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+            sent = list(messages)
+            asked.extend(sent)
+            return super().push_messages(sent)
+
+    settings = private_settings(tmp_path, privacy, rounds=2, epochs=1)
+    store = RunStore(tmp_path / settings.run)
+    store.create(settings.model_dump(by_alias=True))
+    play(Watching(app, settings, 3), settings, store)
+    shown = [to_state(each)["fc.weight"] for one in asked for each in one.content.array_records.values() if len(each)]
+    known = [untrained(settings)["fc.weight"], store.network(1)["fc.weight"], store.network(2)["fc.weight"]]
+    assert len(shown) >= 12
+    assert all(any(torch.equal(each, one) for one in known) for each in shown)
 
 
 def test_without_privacy_nothing_is_touched(tmp_path: Path) -> None:
