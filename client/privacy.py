@@ -83,7 +83,9 @@ def _floats(record: ArrayRecord) -> ArrayRecord:
 
 def _mod(settings: Settings) -> Mod:
     if settings.privacy == "local-dp":
-        return LocalDpMod(settings.clipping_norm, settings.dp_sensitivity, settings.dp_epsilon, settings.dp_delta)
+        norm = settings.clipping_norm
+        # Two updates that are clipped to a norm lie at most twice that apart, whatever data they come from.
+        return LocalDpMod(norm, 2 * norm, settings.dp_epsilon, settings.dp_delta)
 
     def clipping(message: Message, context: Context, call_next: Handler) -> Message:
         config = message.content.config_records.get(CONFIG, ConfigRecord())

@@ -80,10 +80,19 @@ private = (
         "sites would see each other's networks, and send how many samples of each class they hold",
     ),
 )
+noised = (
+    Rule(
+        "dp-epsilon",
+        lambda settings: settings.dp_epsilon < 1,
+        "a number above 0 and below 1",
+        "the deviation of Flower's noise, √(2 ln(1.25 / dp-delta)) · sensitivity / dp-epsilon, is that of the Gaussian "
+        "mechanism below 1 alone (Dwork and Roth 2014, theorem A.1), and above it promises what does not hold",
+    ),
+)
 RULES: dict[str, tuple[Rule, ...]] = {
     "none": (),
     "clipping": private,
-    "local-dp": private,
+    "local-dp": (*private, *noised),
     "secure-aggregation": private,
 }
 

@@ -29,8 +29,8 @@ pattern_words = {
 }
 
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 OrUsual = Annotated[int, Field(ge=0)]
@@ -130,14 +130,13 @@ class Settings(BaseModel, frozen=True):
     """Of `secure-aggregation`: values are cut to ± this, and rounded to 2²² steps in between."""
     secure_threshold: Share = 0.5
     """Of `secure-aggregation`: share of the sites that must stay to the end."""
-    clipping_norm: Positive = 10.0
+    clipping_norm: Positive = 1.0
     """Greatest norm of an update, all floating tensors together."""
-    dp_sensitivity: Positive = 10.0
-    """Of the noise of `local-dp`: how far one update can be from another; at most twice the clipping norm."""
-    dp_epsilon: Positive = 10.0
-    """Privacy budget of one round's update."""
-    dp_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """Probability that the budget does not hold."""
+    dp_epsilon: Positive = 0.5
+    """Of `local-dp`: ε of one round's update, below 1. The noise on each entry has the deviation 2 · `clipping-norm` ·
+    √(2 ln(1.25 / `dp-delta`)) / `dp-epsilon`."""
+    dp_delta: Share = 1e-5
+    """Of `local-dp`: δ of one round's update."""
     refine: bool = False
     """With `both`: start weight matching at the server from the site's proposal."""
     guard: bool = True

@@ -52,6 +52,40 @@ def test_all_settings_that_do_not_go_together_are_told_at_once() -> None:
     assert told == ["align-at", "reference", "probe-points", "baselines"]
 
 
+@pytest.mark.parametrize("epsilon", [1.0, 1, 10.0])
+def test_epsilon_ends_where_the_formula_of_the_noise_does(epsilon: float) -> None:
+    with pytest.raises(SettingsError) as error:
+        parse_settings({**PRIVATE, "privacy": "local-dp", "dp-epsilon": epsilon})
+    told = str(error.value)
+    assert (
+        f"setting 'dp-epsilon': expected a number above 0 and below 1 with privacy = 'local-dp', got {epsilon}" in told
+    )
+    assert "Gaussian mechanism below 1 alone" in told
+    assert "Set dp-epsilon to a number above 0 and below 1, or privacy to 'none'." in told
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dp-epsilon": 0.0},
+        {"dp-epsilon": float("nan")},
+        {"dp-delta": 1.0},
+        {"dp-delta": 0.0},
+        {"clipping-norm": 0.0},
+        {"clipping-norm": float("inf")},
+        {"clipping-norm": float("nan")},
+    ],
+)
+def test_a_budget_that_is_none_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=f"setting '{next(iter(wrong))}'"):
+        parse_settings({**PRIVATE, "privacy": "local-dp", **wrong})
+
+
+def test_the_sensitivity_cannot_be_set_to_what_it_is_not() -> None:
+    with pytest.raises(SettingsError, match="setting 'dp-sensitivity': there is no such setting"):
+        parse_settings({**PRIVATE, "privacy": "local-dp", "dp-sensitivity": 0.001})
+
+
 def test_a_value_that_is_wrong_by_itself_is_told_first() -> None:
     with pytest.raises(SettingsError, match="setting 'epochs'") as error:
         parse_settings({"privacy": "clipping", "epochs": "three"})

@@ -1,5 +1,6 @@
 """Differential privacy composes with alignment at the site: on the aligned update, on floating tensors alone."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -97,13 +98,32 @@ def test_counters_of_batches_do_not_shrink_an_update(tmp_path: Path) -> None:
     assert all(torch.allclose(whole[name], clipped[name], atol=1e-6) for name in whole)
 
 
-def test_local_dp_adds_noise_of_the_stated_deviation_to_floats_alone(tmp_path: Path) -> None:
-    settings = {"clipping_norm": 1000.0, "dp_sensitivity": 0.1, "dp_epsilon": 1.0, "dp_delta": 1e-5}
-    whole = sent_in(tmp_path / "whole")
+def test_the_noise_is_that_of_two_updates_twice_the_clipping_norm_apart(tmp_path: Path) -> None:
+    settings = {"clipping_norm": 0.25, "dp_epsilon": 0.9, "dp_delta": 1e-3}
+    clipped = sent_in(tmp_path / "clipped", privacy="clipping", **settings)
     noisy = sent_in(tmp_path / "noisy", privacy="local-dp", **settings)
-    noise = torch.cat([(noisy[n] - whole[n]).flatten() for n in whole if whole[n].is_floating_point()])
-    assert noise.std().item() == pytest.approx(0.1 * (2 * torch.log(torch.tensor(1.25e5))).sqrt().item(), rel=0.05)
-    assert all(torch.equal(noisy[n], whole[n]) for n in whole if not whole[n].is_floating_point())
+    noise = torch.cat([(noisy[n] - clipped[n]).flatten() for n in clipped if clipped[n].is_floating_point()])
+    # Dwork and Roth 2014, theorem A.1.
+    expected = 2 * 0.25 * math.sqrt(2 * math.log(1.25 / 1e-3)) / 0.9
+    assert noise.std().item() == pytest.approx(expected, rel=0.05)
+    assert abs(noise.mean().item()) < 0.05 * expected
+    assert all(torch.equal(noisy[n], clipped[n]) for n in clipped if not clipped[n].is_floating_point())
+
+
+def test_no_two_sites_and_no_two_rounds_have_the_same_noise(tmp_path: Path) -> None:
+    """The update is clipped to next to nothing, so that the noise is what is left of a reply."""
+    sent: list[Tensor] = []
+
+    def keep(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == TRAIN:
+            sent.append(to_state(reply.content.array_records[ARRAYS])["fc.weight"])
+        return reply
+
+    settings = quick_settings(tmp_path, **SHARED, privacy="local-dp", clipping_norm=1e-3, rounds=2, epochs=1)
+    store = play_in_process(settings, 2, keep)
+    before = [untrained(settings)["fc.weight"]] * 2 + [store.network(1)["fc.weight"]] * 2
+    noise = torch.stack([(after - old).flatten() for after, old in zip(sent, before, strict=True)])
+    assert torch.corrcoef(noise).fill_diagonal_(0).abs().max() < 0.3
 
 
 def test_what_is_clipped_is_the_aligned_update(tmp_path: Path) -> None:
@@ -122,7 +142,7 @@ def test_what_is_clipped_is_the_aligned_update(tmp_path: Path) -> None:
 
 
 def test_a_run_with_privacy_ends_with_a_merge(tmp_path: Path) -> None:
-    settings = quick_settings(tmp_path, **SHARED, privacy="local-dp", dp_epsilon=1e4, rounds=2, epochs=3)
+    settings = quick_settings(tmp_path, **SHARED, privacy="local-dp", clipping_norm=1e-3, rounds=2, epochs=3)
     rounds = read_rounds(play_in_process(settings, 3))
     assert [record.outcome for record in rounds] == ["merged", "merged"]
     assert not any(record.refused for record in rounds)
