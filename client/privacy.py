@@ -1,21 +1,39 @@
-"""Flower's differential privacy around what a site sends: on floating tensors, after alignment.
+"""Flower's differential privacy around what a site sends: on its parameters, after alignment.
 
-Flower's mods clip all arrays of a reply as one vector. BatchNorm's counters of batches are among them, grow by one a
-step, and would be nearly all of its norm; so integers are taken out of the request and the reply that a mod sees.
+Flower's mods see a message with the parameters alone, as they came and as they are answered: those of the network sent,
+and of the network trained and aligned to it. So what they clip is an update between two aligned networks. Buffers do
+not leave the site: the reply has those of the network sent.
 """
 
 from collections.abc import Callable
+from copy import copy
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, get_norm
 
+from client.aligning import network_spec
 from client.handlers import Handler, scrubbed
+from models import Architecture
 from strategies.errors import OperatorError
-from strategies.protocol import ARRAYS, CONFIG, DESCRIBE, EVALUATE, METRICS, N_EXAMPLES, RECALIBRATE, TRAIN, metrics_of
+from strategies.privacy import learned, part, put_back
+from strategies.protocol import (
+    ARRAYS,
+    CONFIG,
+    DESCRIBE,
+    EVALUATE,
+    METRICS,
+    N_EXAMPLES,
+    RECALIBRATE,
+    TRAIN,
+    metrics_of,
+    to_arrays,
+    to_state,
+)
 from strategies.settings import Settings, parse_settings
 
 Mod = Callable[[Message, Context, Handler], Message]
-CLIPPING_NORM = "clipping_norm"  # where Flower's mod looks for it
 # What a site answers in a run with privacy. All else asks for networks, or statistics, that are not covered by it.
 ANSWERED = frozenset({DESCRIBE, TRAIN, RECALIBRATE, EVALUATE})
 
@@ -33,7 +51,7 @@ def private(message: Message, context: Context, call_next: Handler) -> Message:
         settings = parse_settings(inner.run_config)
         if settings.privacy not in ("clipping", "local-dp"):
             return call_next(asked, inner)
-        return floats_only(_mod(settings))(asked, inner, bare(call_next))
+        return _on_parameters(_mod(settings), settings, asked, inner, bare(call_next))
 
     return scrubbed(covered)(message, context)
 
@@ -51,45 +69,42 @@ def bare(handler: Handler) -> Handler:
     return wrapped
 
 
-def floats_only(mod: Mod) -> Mod:
-    """``mod``, to which integer tensors are not shown; the answer's own are put back afterwards."""
+def _on_parameters(mod: Mod, settings: Settings, message: Message, context: Context, handler: Handler) -> Message:
+    """The answer of ``handler`` as ``mod`` leaves its parameters; its buffers are those of the network sent."""
+    sent = message.content.array_records[ARRAYS]
+    before = part(sent, learned(network_spec(Architecture(*settings.network)), sent))
+    shown = copy(message)
+    shown.content = RecordDict({ARRAYS: before, CONFIG: ConfigRecord({KEY_CLIPPING_NORM: settings.clipping_norm})})
 
-    def around(message: Message, context: Context, call_next: Handler) -> Message:
-        asked = message.content.array_records[ARRAYS]
-        integers: dict[str, ArrayRecord] = {}
-
-        def inner(shown: Message, inner_context: Context) -> Message:
-            shown.content[ARRAYS] = asked
-            reply = call_next(shown, inner_context)
-            if reply.has_content():
-                integers[ARRAYS] = reply.content.array_records[ARRAYS]
-                reply.content[ARRAYS] = _floats(integers[ARRAYS])
-            return reply
-
-        message.content[ARRAYS] = _floats(asked)
-        reply = mod(message, context, inner)
-        if ARRAYS in integers and reply.has_content():
-            private = reply.content.array_records[ARRAYS]
-            whole = integers[ARRAYS]
-            reply.content[ARRAYS] = ArrayRecord({name: private.get(name, whole[name]) for name in whole})
+    def trained(_: Message, inner: Context) -> Message:
+        reply = handler(message, inner)
+        if reply.has_content():
+            after = part(reply.content.array_records[ARRAYS], list(before))
+            reply.content[ARRAYS] = moved_apart(before, after, settings.clipping_norm)
         return reply
 
-    return around
+    reply = mod(shown, context, trained)
+    if reply.has_content():
+        reply.content[ARRAYS] = put_back(reply.content.array_records[ARRAYS], sent)
+    return reply
 
 
-def _floats(record: ArrayRecord) -> ArrayRecord:
-    return ArrayRecord({name: array for name, array in record.items() if array.dtype.startswith("float")})
+def moved_apart(before: ArrayRecord, after: ArrayRecord, norm: float) -> ArrayRecord:
+    """``after``; where nothing moved, with one entry a few millionths of ``norm`` off: Flower divides by the norm."""
+    state, old = to_state(after), to_state(before)
+    if get_norm([(state[name] - old[name]).numpy() for name in old]) != 0:
+        return after
+    name = next(iter(state))
+    entries = state[name].flatten().clone()
+    nearest = entries.abs().argmin()
+    # Enough that the entry, as it is stored, becomes another.
+    entries[nearest] += 4 * torch.finfo(entries.dtype).eps * max(norm, float(entries[nearest].abs()))
+    return to_arrays({**state, name: entries.reshape(state[name].shape)})
 
 
 def _mod(settings: Settings) -> Mod:
-    if settings.privacy == "local-dp":
-        norm = settings.clipping_norm
-        # Two updates that are clipped to a norm lie at most twice that apart, whatever data they come from.
-        return LocalDpMod(norm, 2 * norm, settings.dp_epsilon, settings.dp_delta)
-
-    def clipping(message: Message, context: Context, call_next: Handler) -> Message:
-        config = message.content.config_records.get(CONFIG, ConfigRecord())
-        message.content[CONFIG] = ConfigRecord({**config, CLIPPING_NORM: settings.clipping_norm})
-        return fixedclipping_mod(message, context, call_next)
-
-    return clipping
+    if settings.privacy == "clipping":
+        return fixedclipping_mod
+    norm = settings.clipping_norm
+    # Two updates that are clipped to a norm lie at most twice that apart, whatever data they come from.
+    return LocalDpMod(norm, 2 * norm, settings.dp_epsilon, settings.dp_delta)

@@ -124,14 +124,14 @@ class Settings(BaseModel, frozen=True):
     privacy: Literal["none", "clipping", "local-dp", "secure-aggregation"] = "none"
     """What a site does to its aligned network before it sends it: nothing; Flower's `clipping` of its update to a norm;
     `local-dp`, clipping and Gaussian noise; or Flower's `secure-aggregation`, masks that only the sum is free of.
-    Integer tensors are left out of all. Needs `align-at = site`, `probe-points = 0` and a reference that is no site's;
+    Buffers do not leave the site. Needs `align-at = site`, `probe-points = 0` and a reference that is no site's;
     docs/privacy.md says what each covers and what it leaves open."""
     secure_range: Positive = 8.0
     """Of `secure-aggregation`: values are cut to ± this, and rounded to 2²² steps in between."""
     secure_threshold: Share = 0.5
     """Of `secure-aggregation`: share of the sites that must stay to the end."""
     clipping_norm: Positive = 1.0
-    """Greatest norm of an update, all floating tensors together."""
+    """Greatest norm of an update, all parameters together."""
     dp_epsilon: Positive = 0.5
     """Of `local-dp`: ε of one round's update, below 1. The noise on each entry has the deviation 2 · `clipping-norm` ·
     √(2 ln(1.25 / `dp-delta`)) / `dp-epsilon`."""

@@ -1,4 +1,4 @@
-"""Differential privacy composes with alignment at the site: on the aligned update, on floating tensors alone."""
+"""Differential privacy composes with alignment at the site: on the aligned update, on parameters alone."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.differential_privacy import get_norm
 from torch import Tensor
 
+from client.aligning import network_spec
 from client.app import app
+from client.privacy import moved_apart
 from models import Architecture, build
 from server.app import play
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.files import write_tensors
+from strategies.privacy import learned
 from strategies.protocol import (
     ALIGN,
     ARRAYS,
@@ -67,9 +71,14 @@ def sent_in(tmp_path: Path, **settings: object) -> dict[str, Tensor]:
     return wire.left[0]
 
 
-def norm(update: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> float:
-    floats = [name for name, tensor in update.items() if tensor.is_floating_point()]
-    return torch.stack([(update[n].double() - base[n].double()).square().sum() for n in floats]).sum().sqrt().item()
+def parameters(state: Mapping[str, Tensor]) -> list[str]:
+    """The names of a ResNet's parameters."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return [name for name in state if not name.endswith(buffers)]
+
+
+def norm(update: Mapping[str, Tensor], base: Mapping[str, Tensor], names: Iterable[str]) -> float:
+    return torch.stack([(update[n].double() - base[n].double()).square().sum() for n in names]).sum().sqrt().item()
 
 
 def start(tmp_path: Path) -> dict[str, Tensor]:
@@ -77,37 +86,83 @@ def start(tmp_path: Path) -> dict[str, Tensor]:
     return sent_in(tmp_path / "start", epochs=0)
 
 
+@pytest.mark.parametrize("name", ["mlp", "resnet20", "transformer", "gru"])
+def test_what_is_covered_is_every_parameter_and_no_buffer(name: str) -> None:
+    architecture = Architecture(name, (1, 8, 8), 10)
+    model = build(architecture, 0)
+    arrays = to_arrays(model.state_dict())
+    assert learned(network_spec(architecture), arrays) == [name for name, _ in model.named_parameters()]
+
+
 def test_an_update_is_clipped_to_the_norm_and_keeps_its_direction(tmp_path: Path) -> None:
     base, whole = start(tmp_path), sent_in(tmp_path / "whole")
     clipped = sent_in(tmp_path / "clipped", privacy="clipping", clipping_norm=2.0)
-    assert norm(whole, base) > 2
-    assert norm(clipped, base) == pytest.approx(2, rel=1e-4)
-    share = 2 / norm(whole, base)
-    for name, tensor in clipped.items():
-        if tensor.is_floating_point():
-            assert torch.allclose(tensor, base[name] + share * (whole[name] - base[name]), atol=1e-5)
+    names = parameters(base)
+    assert norm(whole, base, names) > 2
+    assert norm(clipped, base, names) == pytest.approx(2, rel=1e-4)
+    share = 2 / norm(whole, base, names)
+    assert all(torch.allclose(clipped[n], base[n] + share * (whole[n] - base[n]), atol=1e-5) for n in names)
 
 
-def test_counters_of_batches_do_not_shrink_an_update(tmp_path: Path) -> None:
-    """They count 90 steps here in each of nine layers: 270, where all weights together moved by less than 100."""
-    whole = sent_in(tmp_path / "whole")
-    clipped = sent_in(tmp_path / "clipped", privacy="clipping", clipping_norm=100.0)
-    assert norm(whole, start(tmp_path)) < 100
-    counters = [name for name in whole if name.endswith("num_batches_tracked")]
-    assert torch.stack([whole[name] for name in counters]).double().norm() > 200
-    assert all(torch.allclose(whole[name], clipped[name], atol=1e-6) for name in whole)
+def test_neither_counters_nor_running_statistics_shrink_an_update(tmp_path: Path) -> None:
+    """Counters move by 270, statistics by more than the parameters: with either in the norm, these would be scaled."""
+    base, whole = start(tmp_path), sent_in(tmp_path / "whole")
+    names = parameters(base)
+    statistics = [name for name in base if name.endswith(("running_mean", "running_var"))]
+    bound = 1.01 * norm(whole, base, names)
+    clipped = sent_in(tmp_path / "clipped", privacy="clipping", clipping_norm=bound)
+    assert norm(whole, base, [*names, *statistics]) > 1.05 * bound
+    assert all(torch.allclose(whole[n], clipped[n], atol=1e-6) for n in names)
+
+
+@pytest.mark.parametrize("privacy", ["clipping", "local-dp"])
+def test_no_buffer_leaves_a_site(tmp_path: Path, privacy: str) -> None:
+    """Running statistics are statistics of its samples, counters tell how many they are."""
+    base, sent = start(tmp_path), sent_in(tmp_path / "sent", privacy=privacy)
+    assert list(sent) == list(base)
+    buffers = base.keys() - set(parameters(base))
+    assert len(buffers) == 27
+    assert all(torch.equal(sent[name], base[name]) for name in buffers)
+    assert not any(torch.equal(sent[name], base[name]) for name in parameters(base))
+
+
+def test_running_statistics_of_the_merge_are_those_of_recalibration(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, **RESNET, **SHARED, privacy="clipping", clipping_norm=10.0)
+    store = play_in_process(settings)
+    network = store.network(1)
+    assert not network["bn1.running_mean"].eq(0).any()
+    (record,) = read_rounds(store)
+    assert record.merged is not None
+    assert record.merged.accuracy > 0.5
+
+
+@pytest.mark.parametrize("privacy", ["clipping", "local-dp"])
+def test_a_network_that_did_not_move_is_sent_too(tmp_path: Path, privacy: str) -> None:
+    """Flower divides by the norm of the update."""
+    sent = sent_in(tmp_path / "sent", epochs=0, privacy=privacy)
+    base = start(tmp_path)
+    moved = norm(sent, base, parameters(base))
+    assert moved < 1e-5 if privacy == "clipping" else moved > 1
+
+
+@pytest.mark.parametrize("entry", [0.0, 1.0, -3e4])
+@pytest.mark.parametrize("bound", [1e-9, 1.0, 1e9])
+def test_an_update_of_zero_becomes_one_that_can_be_divided_by(entry: float, bound: float) -> None:
+    still = to_arrays({"weight": torch.full((3, 2), entry), "bias": torch.full((2,), entry)})
+    moved = to_state(moved_apart(still, still, bound))
+    update = [(moved[name] - entry).numpy() for name in moved]
+    assert 0 < get_norm(update) < 1e-5 * max(bound, abs(entry))
 
 
 def test_the_noise_is_that_of_two_updates_twice_the_clipping_norm_apart(tmp_path: Path) -> None:
     settings = {"clipping_norm": 0.25, "dp_epsilon": 0.9, "dp_delta": 1e-3}
     clipped = sent_in(tmp_path / "clipped", privacy="clipping", **settings)
     noisy = sent_in(tmp_path / "noisy", privacy="local-dp", **settings)
-    noise = torch.cat([(noisy[n] - clipped[n]).flatten() for n in clipped if clipped[n].is_floating_point()])
+    noise = torch.cat([(noisy[n] - clipped[n]).flatten() for n in parameters(clipped)])
     # Dwork and Roth 2014, theorem A.1.
     expected = 2 * 0.25 * math.sqrt(2 * math.log(1.25 / 1e-3)) / 0.9
     assert noise.std().item() == pytest.approx(expected, rel=0.05)
     assert abs(noise.mean().item()) < 0.05 * expected
-    assert all(torch.equal(noisy[n], clipped[n]) for n in clipped if not clipped[n].is_floating_point())
 
 
 def test_no_two_sites_and_no_two_rounds_have_the_same_noise(tmp_path: Path) -> None:
@@ -136,7 +191,7 @@ def test_what_is_clipped_is_the_aligned_update(tmp_path: Path) -> None:
         wires[privacy] = Wire()
         play_in_process(quick_settings(tmp_path / privacy, privacy=privacy, **settings), tamper=wires[privacy])
     aligned, clipped = wires["none"].left[0], wires["clipping"].left[0]
-    share = 3 / norm(aligned, reference)
+    share = 3 / norm(aligned, reference, parameters(reference))
     weight = "layer3.0.conv2.weight"
     assert torch.allclose(clipped[weight], reference[weight] + share * (aligned[weight] - reference[weight]), atol=1e-5)
 
