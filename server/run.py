@@ -106,7 +106,7 @@ class Run:
         sent = given if number == 1 and not isinstance(given, str) else state
         nothing = MergedRound("global", sent, {}, {}, {}, {})
         with watch.phase("train"):
-            found = secure_mean(self.sites, sent, number)
+            found = secure_mean(self.sites, self.strategy.spec, sent, number)
         if found is None:
             logger.warning("round %d is void: too few sites to the end of secure aggregation", number)
             return state, _record(number, "void", nothing, watch)

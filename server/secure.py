@@ -8,6 +8,7 @@ sites that are lost are Flower's.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
+from math import ceil
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,8 +19,14 @@ from flwr.server.workflow import SecAggPlusWorkflow
 from flwr.server.workflow.secure_aggregation.secaggplus_workflow import WorkflowState
 from torch import Tensor
 
+from alignment.spec import PermutationSpec
+from server.masked import Wire
 from server.sites import Sites
+from strategies.errors import OperatorError
+from strategies.masked import modulus, most_sites, quantization_steps
+from strategies.privacy import learned
 from strategies.protocol import ARRAYS, CONFIG, ROUND, START, TO_ALIGN, State, to_arrays
+from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
 MAIN_CONFIG, MAIN_PARAMETERS, CURRENT_ROUND = "config", "parameters", "current_round"
@@ -50,46 +57,56 @@ class Stand:
         return None, {}
 
 
-def secure_mean(sites: Sites, sent: State, round_number: int) -> tuple[dict[str, Tensor], dict[str, float]] | None:
+def secure_mean(
+    sites: Sites, spec: PermutationSpec, sent: State, round_number: int
+) -> tuple[dict[str, Tensor], dict[str, float]] | None:
     """The weighted mean of the networks that the sites train from ``sent`` and align to it, and the sites' weights.
 
-    Integers are those of ``sent``. Sites that are lost after keys were exchanged are left out. None when too few are
-    left to unmask, or fewer than ``min-sites``.
+    Buffers are those of ``sent``. Sites that are lost are left out. None when fewer are left than may open the sum.
+    Raises `OperatorError` for more sites than a sum has room for.
     """
-    settings = sites.settings
+    if len(sites.names) > most_sites:
+        raise OperatorError(
+            f"{len(sites.names)} sites joined: secure aggregation adds up at most {most_sites} in 32 bits. "
+            f"Stop SuperNodes until {most_sites} are left, or set privacy to 'none'."
+        )
+    settings, arrays = sites.settings, to_arrays(sent)
+    names = learned(spec, arrays)
     workflow = SecAggPlusWorkflow(
         1.0,
-        settings.secure_threshold,
-        max_weight=float(max(sites.samples.values(), default=1)),
+        threshold(len(sites.names), settings),
+        max_weight=float(max(sites.samples[name] for name in sites.names.values())),
         clipping_range=settings.secure_range,
-        timeout=settings.round_deadline_seconds,
+        quantization_range=quantization_steps,
+        modulus_range=modulus,
     )
     stand, state = Stand(list(sites.names), round_number), WorkflowState()
-    if not _play(workflow, sites, stand, state, _training(sites, sent, round_number)):
+    wire = Wire(sites, [(1,), *(tuple(sent[name].shape) for name in names)])
+    if not _play(workflow, wire, stand, state, _training(settings, arrays, round_number)):
         logger.warning("round %d: secure aggregation could not be finished", round_number)
         return None
     weights = {sites.names[proxy.node_id]: float(result.num_examples) for proxy, result in stand.results}
-    if len(weights) < settings.min_sites:
-        return None
-    arrays = iter(parameters_to_ndarrays(stand.results[0][1].parameters))
-    mean = {
-        name: torch.from_numpy(next(arrays)).to(tensor.dtype).reshape(tensor.shape)
-        if tensor.is_floating_point()
-        else tensor.clone()
-        for name, tensor in sent.items()
-    }
-    return mean, dict(sorted(weights.items()))
+    values = zip(names, parameters_to_ndarrays(stand.results[0][1].parameters), strict=True)
+    mean = {name: torch.from_numpy(value).to(sent[name].dtype) for name, value in values}
+    return {name: mean.get(name, tensor) for name, tensor in sent.items()}, dict(sorted(weights.items()))
 
 
-def _training(sites: Sites, sent: State, round_number: int) -> RecordDict:
-    start = sites.settings.start if round_number == 1 else "shared"
-    config = ConfigRecord({ROUND: round_number, START: start, TO_ALIGN: True})
-    return RecordDict({ARRAYS: to_arrays(sent), CONFIG: config})
+def threshold(n_sites: int, settings: Settings) -> int:
+    """How many of the sites must stay to the end: ``secure-threshold`` of them, more than half, and ``min-sites``.
+
+    Fewer cannot open the sum. Without ``min-sites`` it could be opened over two, each of which would know the other's.
+    """
+    return max(settings.min_sites, n_sites // 2 + 1, ceil(settings.secure_threshold * n_sites))
 
 
-def _play(workflow: SecAggPlusWorkflow, sites: Sites, stand: Stand, state: WorkflowState, asked: RecordDict) -> bool:
+def _training(settings: Settings, sent: ArrayRecord, round_number: int) -> RecordDict:
+    start = settings.start if round_number == 1 else "shared"
+    return RecordDict({ARRAYS: sent, CONFIG: ConfigRecord({ROUND: round_number, START: start, TO_ALIGN: True})})
+
+
+def _play(workflow: SecAggPlusWorkflow, wire: Wire, stand: Stand, state: WorkflowState, asked: RecordDict) -> bool:
     """The four stages; false as soon as too few sites are left."""
-    grid, context = cast(Any, sites.grid), stand.context
+    grid, context = cast(Any, wire), stand.context
     if not workflow.setup_stage(grid, context, state) or not workflow.share_keys_stage(grid, context, state):
         return False
     # A site that was lost before it shared its keys masked nothing, and nobody holds a share of its keys: Flower would

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from strategies.masked import most_sites
+
 if TYPE_CHECKING:
     from strategies.settings import Settings
 
@@ -89,11 +91,31 @@ noised = (
         "mechanism below 1 alone (Dwork and Roth 2014, theorem A.1), and above it promises what does not hold",
     ),
 )
+masked = (
+    Rule(
+        "min-sites",
+        lambda settings: settings.min_sites >= 3,
+        "3 or more",
+        "of the mean of two networks, each site knows the other's",
+    ),
+    Rule(
+        "min-sites",
+        lambda settings: settings.min_sites <= most_sites,
+        f"at most {most_sites}",
+        "a sum in 32 bits has no room for more networks",
+    ),
+    Rule(
+        "secure-threshold",
+        lambda settings: settings.secure_threshold > 0.5,
+        "a number above 0.5 and below 1",
+        "with half of the sites or fewer, a server could open one network by telling two halves different things",
+    ),
+)
 RULES: dict[str, tuple[Rule, ...]] = {
     "none": (),
     "clipping": private,
     "local-dp": (*private, *noised),
-    "secure-aggregation": private,
+    "secure-aggregation": (*private, *masked),
 }
 
 

@@ -127,9 +127,10 @@ class Settings(BaseModel, frozen=True):
     Buffers do not leave the site. Needs `align-at = site`, `probe-points = 0` and a reference that is no site's;
     docs/privacy.md says what each covers and what it leaves open."""
     secure_range: Positive = 8.0
-    """Of `secure-aggregation`: values are cut to ± this, and rounded to 2²² steps in between."""
-    secure_threshold: Share = 0.5
-    """Of `secure-aggregation`: share of the sites that must stay to the end."""
+    """Of `secure-aggregation`: parameters are cut to ± this, and rounded to 2²² steps in between."""
+    secure_threshold: Share = 0.6
+    """Of `secure-aggregation`: share of the sites that must stay to the end, above one half; never fewer than
+    `min-sites`, which are three or more."""
     clipping_norm: Positive = 1.0
     """Greatest norm of an update, all parameters together."""
     dp_epsilon: Positive = 0.5

@@ -52,6 +52,22 @@ def test_all_settings_that_do_not_go_together_are_told_at_once() -> None:
     assert told == ["align-at", "reference", "probe-points", "baselines"]
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"min-sites": 2}, "each site knows the other's. Set min-sites to 3 or more, or privacy to 'none'."),
+        ({"min-sites": 1024}, "Set min-sites to at most 1023"),
+        ({"secure-threshold": 0.5}, "Set secure-threshold to a number above 0.5 and below 1"),
+        ({"secure-threshold": 0.2}, "by telling two halves different things"),
+    ],
+)
+def test_a_sum_that_would_not_hide_its_parts_is_refused(change: dict[str, object], why: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        parse_settings({**PRIVATE, "privacy": "secure-aggregation", **change})
+    assert why in str(error.value)
+    parse_settings({**PRIVATE, "privacy": "clipping", **change})
+
+
 @pytest.mark.parametrize("epsilon", [1.0, 1, 10.0])
 def test_epsilon_ends_where_the_formula_of_the_noise_does(epsilon: float) -> None:
     with pytest.raises(SettingsError) as error:
