@@ -104,19 +104,18 @@ class Run:
         """A round in which it sees their mean alone: there is nothing to match, to probe or to guard."""
         given = self.strategy.reference
         sent = given if number == 1 and not isinstance(given, str) else state
-        nothing = MergedRound("global", sent, {}, {}, {}, {})
         with watch.phase("train"):
-            found = secure_mean(self.sites, self.strategy.spec, sent, number)
-        if found is None:
-            logger.warning("round %d is void: too few sites to the end of secure aggregation", number)
+            opened = secure_mean(self.sites, self.strategy.spec, sent, number)
+        nothing = MergedRound("global", sent, {}, {}, {}, {}, sorted(opened.refused, key=lambda verdict: verdict.site))
+        if opened.mean is None:
+            logger.warning("round %d is void: no mean came of secure aggregation", number)
             return state, _record(number, "void", nothing, watch)
-        mean, weights = found
         with watch.phase("recalibrate"):
-            state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
+            state = recalibrate(self.sites, self.model, {MERGED: opened.mean}, number)[MERGED]
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         scored = _scored(answers)
-        return state, _record(number, "merged", nothing, watch).model_copy(update={**scored, "weights": weights})
+        return state, _record(number, "merged", nothing, watch).model_copy(update={**scored, "weights": opened.weights})
 
     def _finish(self, number: int, collected: MergedRound, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):

@@ -38,7 +38,11 @@ def masked_vector(site: str, reply: Message, shapes: Shapes) -> list[Numbers]:
     expected = {str(number): ("uint32", shape) for number, shape in enumerate(shapes)}
     if {name: (array.dtype, tuple(array.shape)) for name, array in arrays.items()} != expected:
         raise RefusedReply(Reason.MALFORMED, site, "masked arrays of other names, dtypes or shapes than the network's")
-    vectors = [arrays[str(number)].numpy() for number in range(len(shapes))]
+    try:
+        vectors = [arrays[str(number)].numpy() for number in range(len(shapes))]
+    # Whatever NumPy raises at bytes from elsewhere, it is the site's fault.
+    except Exception as error:
+        raise RefusedReply(Reason.MALFORMED, site, f"masked arrays: {type(error).__name__}") from error
     if any(vector.shape != shape or vector.dtype != np.uint32 for vector, shape in zip(vectors, shapes, strict=True)):
         raise RefusedReply(Reason.MALFORMED, site, "masked arrays that are not what their headers say")
     return vectors
