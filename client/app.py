@@ -6,7 +6,7 @@ from logging import getLogger
 from pathlib import Path
 
 import torch
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
@@ -16,8 +16,9 @@ from client.aligning import aligned_answer
 from client.answers import features_answer, gram_answer, judge, moments_answer, outputs, repair_answer, sums_answer
 from client.bench import Bench, set_up
 from client.data import class_counts
+from client.handlers import Handler, scrubbed
 from client.own import keep_own, load_checkpoint, load_own
-from client.privacy import private
+from client.privacy import check_answered, private
 from client.secure import secure
 from client.site import Site
 from client.sources import Samples
@@ -45,31 +46,20 @@ from strategies.protocol import (
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
-client_raised = 2  # Flower's code for an exception in a ClientApp
 app = ClientApp()
 
 
 def answering(
     answer: Callable[[Bench, Message], Mapping[str, object]],
-) -> Callable[[Message, Context], Message]:
-    """A Flower handler around ``answer``, which returns the reply's records.
-
-    Whatever goes wrong is logged here, at the site, and the server learns the kind of error only: an exception's text
-    may quote a sample or a path.
-    """
+) -> Handler:
+    """A Flower handler around ``answer``, which returns the reply's records; what goes wrong stays here."""
 
     def handler(message: Message, context: Context) -> Message:
-        try:
-            bench = set_up(context)
-            return Message(RecordDict(dict(answer(bench, message))), reply_to=message)  # pyright: ignore[reportArgumentType]
-        except OperatorError as error:
-            logger.error("%s", error)
-            return Message(Error(client_raised, f"{type(error).__name__}: see the site's own log"), reply_to=message)
-        except Exception as error:
-            logger.exception("answering %s failed", message.metadata.message_type)
-            return Message(Error(client_raised, f"{type(error).__name__}: see the site's own log"), reply_to=message)
+        bench = set_up(context)
+        check_answered(bench.settings, message.metadata.message_type)
+        return Message(RecordDict(dict(answer(bench, message))), reply_to=message)  # pyright: ignore[reportArgumentType]
 
-    return handler
+    return scrubbed(handler)
 
 
 def describe(bench: Bench, message: Message) -> Mapping[str, object]:
@@ -123,9 +113,7 @@ def align(bench: Bench, message: Message) -> Mapping[str, object]:
 
 
 def last_trained(bench: Bench) -> dict[str, Tensor]:
-    """The network on the site's disk. Raises `OperatorError` before there is one, and where privacy is asked for."""
-    if bench.settings.privacy != "none":
-        raise OperatorError(f"site {bench.site.name!r}: asked for its network in a run with privacy")
+    """The network on the site's disk. Raises `OperatorError` before there is one."""
     own = load_own(bench.site)
     if own is None:
         raise OperatorError(f"site {bench.site.name!r}: asked for its network before it trained one")
@@ -190,10 +178,13 @@ def gram(bench: Bench, message: Message) -> Mapping[str, object]:
 
 
 def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
-    """Loss and accuracy sums of the networks sent, and of the site's own when asked, on its held-out samples."""
+    """Loss and accuracy sums of the networks sent, and of the site's own when asked, on its held-out samples.
+
+    With privacy nothing is said of the site's own, which does not leave it as it is.
+    """
     with bench.computing():
         sums = sums_answer(bench.model, message, bench.data.held_out)
-    own = load_own(bench.site) if config_of(message).get(OWN) else None
+    own = load_own(bench.site) if config_of(message).get(OWN) and bench.settings.privacy == "none" else None
     if own is not None:
         sums[OWN] = own_sums(bench, own)
     return {METRICS: pack_sums(sums)}

@@ -1,77 +1,110 @@
-"""Flower's differential privacy around what a site sends: on floating tensors, after alignment.
+"""Flower's differential privacy around what a site sends: on its parameters, after alignment.
 
-Flower's mods clip all arrays of a reply as one vector. BatchNorm's counters of batches are among them, grow by one a
-step, and would be nearly all of its norm; so integers are taken out of the request and the reply that a mod sees.
+Flower's mods see a message with the parameters alone, as they came and as they are answered: those of the network sent,
+and of the network trained and aligned to it. So what they clip is an update between two aligned networks. Buffers do
+not leave the site: the reply has those of the network sent.
 """
 
 from collections.abc import Callable
+from copy import copy
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, get_norm
 
-from strategies.errors import SettingsError
-from strategies.protocol import ARRAYS, CONFIG
+from client.aligning import network_spec
+from client.handlers import Handler, scrubbed
+from models import Architecture
+from strategies.errors import OperatorError
+from strategies.privacy import learned, part, put_back
+from strategies.protocol import (
+    ARRAYS,
+    CONFIG,
+    DESCRIBE,
+    EVALUATE,
+    METRICS,
+    N_EXAMPLES,
+    RECALIBRATE,
+    TRAIN,
+    metrics_of,
+    to_arrays,
+    to_state,
+)
 from strategies.settings import Settings, parse_settings
 
-Handler = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, Handler], Message]
-client_raised = 2  # Flower's code for an exception in a ClientApp
-CLIPPING_NORM = "clipping_norm"  # where Flower's mod looks for it
+# What a site answers in a run with privacy. All else asks for networks, or statistics, that are not covered by it.
+ANSWERED = frozenset({DESCRIBE, TRAIN, RECALIBRATE, EVALUATE})
+
+
+def check_answered(settings: Settings, message_type: str) -> None:
+    """Raises `OperatorError` where a site does not answer such messages in a run with these settings."""
+    if settings.privacy != "none" and message_type not in ANSWERED:
+        raise OperatorError(f"asked for {message_type} in a run with privacy = {settings.privacy!r}: not answered")
 
 
 def private(message: Message, context: Context, call_next: Handler) -> Message:
     """The answer to ``message`` as the run's setting ``privacy`` wants it to leave the site."""
-    try:
-        settings = parse_settings(context.run_config)
-    except SettingsError:
-        # The handler says so itself, without a word of it leaving the site.
-        return call_next(message, context)
-    if settings.privacy not in ("clipping", "local-dp"):
-        return call_next(message, context)
-    try:
-        return floats_only(_mod(settings))(message, context, call_next)
-    except Exception as error:
-        # The text of an exception may quote what must stay here.
-        return Message(Error(client_raised, f"{type(error).__name__} in {settings.privacy}"), reply_to=message)
+
+    def covered(asked: Message, inner: Context) -> Message:
+        settings = parse_settings(inner.run_config)
+        if settings.privacy not in ("clipping", "local-dp"):
+            return call_next(asked, inner)
+        return _on_parameters(_mod(settings), settings, asked, inner, bare(call_next))
+
+    return scrubbed(covered)(message, context)
 
 
-def floats_only(mod: Mod) -> Mod:
-    """``mod``, to which integer tensors are not shown; the answer's own are put back afterwards."""
+def bare(handler: Handler) -> Handler:
+    """``handler``, of whose answer the network and its number of samples are left."""
 
-    def around(message: Message, context: Context, call_next: Handler) -> Message:
-        asked = message.content.array_records[ARRAYS]
-        integers: dict[str, ArrayRecord] = {}
-
-        def inner(shown: Message, inner_context: Context) -> Message:
-            shown.content[ARRAYS] = asked
-            reply = call_next(shown, inner_context)
-            if reply.has_content() and ARRAYS in reply.content.array_records:
-                integers[ARRAYS] = reply.content.array_records[ARRAYS]
-                reply.content[ARRAYS] = _floats(integers[ARRAYS])
-            return reply
-
-        message.content[ARRAYS] = _floats(asked)
-        reply = mod(message, context, inner)
-        if ARRAYS in integers and reply.has_content():
-            private = reply.content.array_records[ARRAYS]
-            whole = integers[ARRAYS]
-            reply.content[ARRAYS] = ArrayRecord({name: private.get(name, whole[name]) for name in whole})
+    def wrapped(message: Message, context: Context) -> Message:
+        reply = handler(message, context)
+        if reply.has_content():
+            counted = MetricRecord({N_EXAMPLES: metrics_of("", reply)[N_EXAMPLES]})
+            reply.content = RecordDict({ARRAYS: reply.content.array_records[ARRAYS], METRICS: counted})
         return reply
 
-    return around
+    return wrapped
 
 
-def _floats(record: ArrayRecord) -> ArrayRecord:
-    return ArrayRecord({name: array for name, array in record.items() if array.dtype.startswith("float")})
+def _on_parameters(mod: Mod, settings: Settings, message: Message, context: Context, handler: Handler) -> Message:
+    """The answer of ``handler`` as ``mod`` leaves its parameters; its buffers are those of the network sent."""
+    sent = message.content.array_records[ARRAYS]
+    before = part(sent, learned(network_spec(Architecture(*settings.network)), sent))
+    shown = copy(message)
+    shown.content = RecordDict({ARRAYS: before, CONFIG: ConfigRecord({KEY_CLIPPING_NORM: settings.clipping_norm})})
+
+    def trained(_: Message, inner: Context) -> Message:
+        reply = handler(message, inner)
+        if reply.has_content():
+            after = part(reply.content.array_records[ARRAYS], list(before))
+            reply.content[ARRAYS] = moved_apart(before, after, settings.clipping_norm)
+        return reply
+
+    reply = mod(shown, context, trained)
+    if reply.has_content():
+        reply.content[ARRAYS] = put_back(reply.content.array_records[ARRAYS], sent)
+    return reply
+
+
+def moved_apart(before: ArrayRecord, after: ArrayRecord, norm: float) -> ArrayRecord:
+    """``after``; where nothing moved, with one entry a few millionths of ``norm`` off: Flower divides by the norm."""
+    state, old = to_state(after), to_state(before)
+    if get_norm([(state[name] - old[name]).numpy() for name in old]) != 0:
+        return after
+    name = next(iter(state))
+    entries = state[name].flatten().clone()
+    nearest = entries.abs().argmin()
+    # Enough that the entry, as it is stored, becomes another.
+    entries[nearest] += 4 * torch.finfo(entries.dtype).eps * max(norm, float(entries[nearest].abs()))
+    return to_arrays({**state, name: entries.reshape(state[name].shape)})
 
 
 def _mod(settings: Settings) -> Mod:
-    if settings.privacy == "local-dp":
-        return LocalDpMod(settings.clipping_norm, settings.dp_sensitivity, settings.dp_epsilon, settings.dp_delta)
-
-    def clipping(message: Message, context: Context, call_next: Handler) -> Message:
-        config = message.content.config_records.get(CONFIG, ConfigRecord())
-        message.content[CONFIG] = ConfigRecord({**config, CLIPPING_NORM: settings.clipping_norm})
-        return fixedclipping_mod(message, context, call_next)
-
-    return clipping
+    if settings.privacy == "clipping":
+        return fixedclipping_mod
+    norm = settings.clipping_norm
+    # Two updates that are clipped to a norm lie at most twice that apart, whatever data they come from.
+    return LocalDpMod(norm, 2 * norm, settings.dp_epsilon, settings.dp_delta)

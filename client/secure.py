@@ -1,52 +1,85 @@
 """Flower's SecAgg+ at a site: what it sends is masked, and only the sum over all sites can be read.
 
 Flower has SecAgg+ for its older interface alone (`secaggplus_mod`): it masks what is called a fit result there. This
-adapter answers with the site's network as such a result, floating tensors only, and lets Flower's mod do the rest.
+adapter answers with the parameters of the site's network as such a result, and lets Flower's mod do the rest.
 """
 
-from collections.abc import Callable
+from logging import getLogger
+from typing import cast
 
-from flwr.app import Context, Error, Message
+import numpy as np
+from flwr.app import Context, Message
 from flwr.client.mod import secaggplus_mod
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 
-from strategies.errors import SettingsError
+from client.aligning import network_spec
+from client.handlers import Handler, scrubbed
+from models import Architecture
+from strategies.errors import OperatorError
+from strategies.masked import pack_masked
+from strategies.privacy import learned
 from strategies.protocol import ARRAYS, N_EXAMPLES, metrics_of
-from strategies.settings import parse_settings
+from strategies.settings import Settings, parse_settings
 
-Handler = Callable[[Message, Context], Message]
-client_raised = 2  # Flower's code for an exception in a ClientApp
+logger = getLogger("fedrebasin")
 
 
 def secure(message: Message, context: Context, call_next: Handler) -> Message:
     """The answer to ``message``; where the run asks for secure aggregation, masked, and nothing but masked."""
-    try:
-        wanted = parse_settings(context.run_config).privacy == "secure-aggregation"
-    except SettingsError:
-        # The handler says so itself, without a word of it leaving the site.
-        return call_next(message, context)
-    if not wanted:
-        return call_next(message, context)
-    if RECORD_KEY_CONFIGS not in message.content.config_records:
-        return Message(Error(client_raised, "asked for a network that is not masked"), reply_to=message)
 
-    def trained(asked: Message, inner: Context) -> Message:
-        return _as_fit_result(call_next(asked, inner))
+    def masked(asked: Message, inner: Context) -> Message:
+        settings = parse_settings(inner.run_config)
+        if settings.privacy != "secure-aggregation":
+            return call_next(asked, inner)
+        _check_asked(asked, settings)
 
-    try:
-        return secaggplus_mod(message, context, trained)
-    except Exception as error:
-        # The text of an exception may quote what must stay here.
-        return Message(Error(client_raised, f"{type(error).__name__} in secure aggregation"), reply_to=message)
+        def trained(question: Message, known: Context) -> Message:
+            reply = call_next(question, known)
+            if reply.has_error():
+                raise OperatorError(f"no network to mask: {reply.error.reason}")
+            return _as_fit_result(question, reply, settings)
+
+        return pack_masked(secaggplus_mod(asked, inner, trained))
+
+    return scrubbed(masked)(message, context)
 
 
-def _as_fit_result(reply: Message) -> Message:
-    """A training reply in the form of Flower's older interface: floating tensors in their order, and their weight."""
-    arrays = [
-        array.numpy() for array in reply.content.array_records[ARRAYS].values() if array.dtype.startswith("float")
-    ]
+def _check_asked(asked: Message, settings: Settings) -> None:
+    """Raises `OperatorError` for a message outside the protocol, and for a sum that too few sites could open.
+
+    With a threshold of half the sites or less, a server that tells one half that a site is lost and the other that it
+    is not gets the shares of both its secrets, and reads its network.
+    """
+    if RECORD_KEY_CONFIGS not in asked.content.config_records:
+        raise OperatorError("asked for a network that is not masked in a run with secure aggregation: not answered")
+    config = asked.content.config_records[RECORD_KEY_CONFIGS]
+    if config.get(Key.STAGE) != Stage.SETUP:
+        return
+    n_sites, threshold = (cast(int, config.get(key, 0)) for key in (Key.SAMPLE_NUMBER, Key.THRESHOLD))
+    if threshold < settings.min_sites or 2 * threshold <= n_sites:
+        raise OperatorError(
+            f"asked to let {threshold} of {n_sites} sites open the sum: expected min-sites ({settings.min_sites}) "
+            "or more, and more than half; not answered"
+        )
+
+
+def _as_fit_result(asked: Message, reply: Message, settings: Settings) -> Message:
+    """A training reply in the form of Flower's older interface: parameters, in the order of those sent, and weight.
+
+    Raises `OperatorError` for what is no number, which a mask would hide from the server.
+    """
+    arrays = reply.content.array_records[ARRAYS]
+    names = learned(network_spec(Architecture(*settings.network)), asked.content.array_records[ARRAYS])
+    values = [arrays[name].numpy().astype(np.float64) for name in names]
+    if not all(np.isfinite(each).all() for each in values):
+        raise OperatorError("the trained network holds NaN or infinity: it would spoil the mean, and is not sent")
+    bound = settings.secure_range
+    if cut := sum(int(np.count_nonzero(np.abs(each) > bound)) for each in values):
+        logger.warning("%d parameters lie beyond secure-range (%g) and are cut to it", cut, bound)
+    # Flower cuts what it has weighted; cut before, the mean lies in this range, and the server can hold it to that.
+    parameters = ndarrays_to_parameters([np.clip(each, -bound, bound) for each in values])
     examples = int(str(metrics_of("", reply)[N_EXAMPLES]))
-    result = FitRes(Status(Code.OK, ""), ndarrays_to_parameters(arrays), examples, {})
+    result = FitRes(Status(Code.OK, ""), parameters, examples, {})
     return Message(fitres_to_recorddict(result, keep_input=False), reply_to=reply)

@@ -31,8 +31,8 @@ def evaluate(
     """By site, the sums of each network; with a log prior also corrected; and of an ensemble."""
     content = RecordDict({name: to_arrays(state) for name, state in networks.items()})
     config = {LOG_PRIOR + name: prior for name, prior in (log_priors or {}).items()}
-    # Without baselines to measure, each site also says how its own network does at home.
-    asked = {ENSEMBLE: ensemble} if ensemble else {OWN: True}
+    # Without baselines to measure, each site also says how its own network does at home; not with privacy around it.
+    asked = {ENSEMBLE: ensemble} if ensemble else {OWN: sites.settings.privacy == "none"}
     content[CONFIG] = ConfigRecord({**config, **asked})
     return sites.answers(EVALUATE, content, round_number, read_sums)
 

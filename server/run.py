@@ -151,20 +151,18 @@ class Run:
         sent = given if first and not isinstance(given, str) else state
         nothing = MergedRound("global", sent, {}, {}, {}, {})
         with watch.phase("train"):
-            found = secure_mean(self.sites, sent, number, first)
-        if found is None:
-            logger.warning("round %d is void: too few sites to the end of secure aggregation", number)
+            opened = secure_mean(self.sites, self.strategy.spec, sent, number, first)
+        for verdict in opened.refused:
+            self.sites.leave_out(verdict)
+        if opened.mean is None:
+            logger.warning("round %d is void: no mean came of secure aggregation", number)
             return state, _record(number, "void", nothing, watch)
-        mean, weights = found
         with watch.phase("recalibrate"):
-            state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
-        if self.settings.head == "ridge":
-            with watch.phase("ridge"):
-                state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
+            state = recalibrate(self.sites, self.model, {MERGED: opened.mean}, number)[MERGED]
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         scored = _scored(answers)
-        return state, _record(number, "merged", nothing, watch).model_copy(update={**scored, "weights": weights})
+        return state, _record(number, "merged", nothing, watch).model_copy(update={**scored, "weights": opened.weights})
 
     def _finish(self, number: int, collected: MergedRound, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):

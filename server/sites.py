@@ -1,9 +1,9 @@
 """The sites of a run: who joined, and how to ask them all one thing."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -33,8 +33,16 @@ class Traffic:
 
 
 def size_of(content: RecordDict) -> int:
-    """The bytes of all records."""
-    return sum(record.count_bytes() for record in content.values())
+    """The bytes of all records: names and values, a number 8. Flower's own count fails at empty texts and lists."""
+    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    others = [*content.metric_records.values(), *content.config_records.values()]
+    return arrays + sum(len(key) + _bytes_of(value) for record in others for key, value in record.items())
+
+
+def _bytes_of(value: object) -> int:
+    if isinstance(value, list):
+        return sum(_bytes_of(each) for each in cast(list[object], value))
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 @dataclass
@@ -74,8 +82,8 @@ class Sites:
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
         self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}
         new = [node_id for node_id in nodes if node_id not in self.names]
-        asked = dict.fromkeys(new, RecordDict())
-        for node_id, reply in self._exchange(DESCRIBE, asked, 0, self.settings.join_deadline_seconds):
+        asked = self._messages(DESCRIBE, dict.fromkeys(new, RecordDict()), 0)
+        for node_id, reply in self._exchange(asked, self.settings.join_deadline_seconds):
             said = _said(reply)
             name = nodes[node_id] or str(said.get("name", ""))
             if reply is None or reply.has_error():
@@ -112,12 +120,17 @@ class Sites:
         """
         asked = {i: n for i, n in self.names.items() if (only is None or n in only) and n not in self.out}
         contents = {i: content(name) if callable(content) else content for i, name in asked.items()}
-        for node_id, each in contents.items():
-            self.traffic.setdefault(asked[node_id], Traffic()).sent += size_of(each)
-        for node_id, reply in self._exchange(message_type, contents, round_number):
+        yield from self.deliver(self._messages(message_type, contents, round_number))
+
+    def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
+        """Each site with its reply to the message that is meant for it, in order of arrival; None from the silent."""
+        for message in messages:
+            site = self.names[message.metadata.dst_node_id]
+            self.traffic.setdefault(site, Traffic()).sent += size_of(message.content)
+        for node_id, reply in self._exchange(messages):
             if reply is not None and reply.has_content():
-                self.traffic[asked[node_id]].received += size_of(reply.content)
-            yield asked[node_id], reply
+                self.traffic[self.names[node_id]].received += size_of(reply.content)
+            yield self.names[node_id], reply
 
     def answers(
         self,
@@ -137,15 +150,14 @@ class Sites:
                 self.leave_out(verdict)
         return dict(sorted(found.items()))
 
+    def _messages(self, message_type: str, contents: Mapping[int, RecordDict], round_number: int) -> list[Message]:
+        seconds = self.settings.round_deadline_seconds
+        return [request(node, message_type, each, round_number, seconds) for node, each in contents.items()]
+
     def _exchange(
-        self,
-        message_type: str,
-        contents: Mapping[int, RecordDict],
-        round_number: int,
-        deadline_seconds: float | None = None,
+        self, messages: Sequence[Message], deadline_seconds: float | None = None
     ) -> Iterator[tuple[int, Message | None]]:
         seconds = deadline_seconds or self.settings.round_deadline_seconds
-        messages = [request(node, message_type, each, round_number, seconds) for node, each in contents.items()]
         return exchange(self.grid, messages, seconds, self.clock) if messages else iter(())
 
     def _wait_for_nodes(self) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from strategies.conflicts import conflicts
 from strategies.errors import SettingsError
 
 type_names = {
@@ -28,8 +29,8 @@ pattern_words = {
 }
 
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 OrUsual = Annotated[int, Field(ge=0)]
@@ -139,21 +140,22 @@ class Settings(BaseModel, frozen=True):
     matching_samples: Annotated[int, Field(ge=2)] = 2000
     """Most of its training samples that a site aligns on."""
     privacy: Literal["none", "clipping", "local-dp", "secure-aggregation"] = "none"
-    """What a site does to what it sends, with `align-at = site`: nothing; Flower's `clipping` of its update to a norm;
+    """What a site does to its aligned network before it sends it: nothing; Flower's `clipping` of its update to a norm;
     `local-dp`, clipping and Gaussian noise; or Flower's `secure-aggregation`, masks that only the sum is free of.
-    Integer tensors are left out of all."""
+    Buffers do not leave the site. Needs `align-at = site`, `probe-points = 0` and a reference that is no site's;
+    docs/privacy.md says what each covers and what it leaves open."""
     secure_range: Positive = 8.0
-    """Of `secure-aggregation`: values are cut to ± this, and rounded to 2²² steps in between."""
-    secure_threshold: Share = 0.5
-    """Of `secure-aggregation`: share of the sites that must stay to the end."""
-    clipping_norm: Positive = 10.0
-    """Greatest norm of an update, all floating tensors together."""
-    dp_sensitivity: Positive = 10.0
-    """Of the noise of `local-dp`: how far one update can be from another; at most twice the clipping norm."""
-    dp_epsilon: Positive = 10.0
-    """Privacy budget of one round's update."""
-    dp_delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """Probability that the budget does not hold."""
+    """Of `secure-aggregation`: parameters are cut to ± this, and rounded to 2²² steps in between."""
+    secure_threshold: Share = 0.6
+    """Of `secure-aggregation`: share of the sites that must stay to the end, above one half; never fewer than
+    `min-sites`, which are three or more."""
+    clipping_norm: Positive = 1.0
+    """Greatest norm of an update, all parameters together."""
+    dp_epsilon: Positive = 0.5
+    """Of `local-dp`: ε of one round's update, below 1. The noise on each entry has the deviation 2 · `clipping-norm` ·
+    √(2 ln(1.25 / `dp-delta`)) / `dp-epsilon`."""
+    dp_delta: Share = 1e-5
+    """Of `local-dp`: δ of one round's update."""
     refine: bool = False
     """With `both`: start weight matching at the server from the site's proposal."""
     guard: bool = True
@@ -201,17 +203,6 @@ class Settings(BaseModel, frozen=True):
         return self.reference.endswith(".safetensors") or "/" in self.reference
 
     @property
-    def needs_single_networks(self) -> str:
-        """The first setting that a merge without single networks cannot serve; empty without any."""
-        wanted = {
-            "mix": self.mix == "search",
-            "merge": self.merge == "least-squares",
-            "head": self.head == "counts",
-            "repair": self.repair,
-        }
-        return next((key for key, is_wanted in wanted.items() if is_wanted), "")
-
-    @property
     def reference_is_known(self) -> bool:
         """Whether the server has the reference of round 1 before any site has trained."""
         shared = self.reference == "auto" and self.start == "shared"
@@ -231,7 +222,8 @@ class Settings(BaseModel, frozen=True):
 def parse_settings(run_config: Mapping[str, object]) -> Settings:
     """The settings that ``run_config`` holds.
 
-    Raises `SettingsError` that names each wrong key, with the nearest known key, or what was expected and got.
+    Raises `SettingsError` that names each wrong key, with the nearest known key, or what was expected and got; then,
+    of keys that are right by themselves, each that does not go together with ``privacy``.
     """
     # TOML writes 1 for 1.0: an integer is welcome wherever a number is asked for.
     number_keys = {key for key, field in _fields().items() if field is float}
@@ -245,29 +237,8 @@ def parse_settings(run_config: Mapping[str, object]) -> Settings:
 
 def _together(settings: Settings) -> Settings:
     """``settings``, unless some contradict each other; then `SettingsError` says which, why, and what goes."""
-    if settings.privacy != "none":
-        if settings.align_at != "site":
-            raise SettingsError(
-                f"privacy is {settings.privacy!r} and align-at is {settings.align_at!r}: the server would need the "
-                "network as it is to align it, and would align noise. Set align-at to 'site'."
-            )
-        if not settings.reference_is_known:
-            raise SettingsError(
-                f"privacy is {settings.privacy!r}, start is {settings.start!r}, reference is {settings.reference!r}: a "
-                "site's network would be sent as it is, for the others to align to. Set reference to the path of a "
-                "network or to 'global', or start to 'shared' and reference to 'auto'."
-            )
-        if settings.privacy == "secure-aggregation" and (single := settings.needs_single_networks):
-            raise SettingsError(
-                f"privacy is 'secure-aggregation', which shows the server only the mean, and {single} needs each "
-                "site's network or class counts. Leave merge and mix at 'mean', head at 'mean' or 'ridge', and repair "
-                "at false."
-            )
-        if settings.baselines or settings.variants:
-            raise SettingsError(
-                f"privacy is {settings.privacy!r} and baselines or variants are measured: sites would tell how their "
-                "networks were, and their class counts. Set both to false."
-            )
+    if found := conflicts(settings):
+        raise SettingsError("\n".join(found))
     return settings
 
 

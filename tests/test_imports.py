@@ -16,7 +16,9 @@ ALLOWED = {
     "server": {"server", "strategies", "models", "alignment"},
     "cli": set(PACKAGES),
 }
-STRATEGY_MODULES_FOR_CLIENTS = {"protocol", "alignments", "settings", "errors", "files", "checkpoints"}
+STRATEGY_MODULES_FOR_CLIENTS = {
+    *("protocol", "alignments", "settings", "errors", "files", "checkpoints", "privacy", "masked"),
+}
 FOREIGN_TO_ALIGNMENT = {"flwr", "prometheus_client", "pathlib", "time", "datetime", "safetensors", "random", "os"}
 
 

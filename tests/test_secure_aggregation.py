@@ -1,28 +1,31 @@
 """Flower's SecAgg+ around aligned networks: the server reads their mean, and none of them."""
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message, RecordDict
-from flwr.common import bytes_to_ndarray
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common import ndarray_to_bytes
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from torch import Tensor
 
 from client.app import app
 from client.own import load_own
 from client.site import Site
+from models import Architecture, build
+from server.secure import threshold
 from server.store import RunStore
 from server.summary import read_rounds
-from strategies.errors import SettingsError
+from strategies.errors import OperatorError
+from strategies.masked import MASKED, masked_vector, modulus, most_sites, pack_masked, quantization_steps
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, TRAIN, to_arrays
 from strategies.settings import Settings
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, honest, play_in_process, quick_settings
 
-SECURE = {"start": "shared", "align_at": "site", "privacy": "secure-aggregation", "epochs": 1}
+SECURE = {"start": "shared", "align_at": "site", "probe_points": 0, "privacy": "secure-aggregation", "epochs": 1}
 N_SITES = 5
 
 
@@ -88,24 +91,113 @@ def test_too_few_sites_leave_the_model_unchanged(tmp_path: Path) -> None:
     assert record.outcome == "void"
 
 
-def test_the_server_never_sees_an_unmasked_network(tmp_path: Path) -> None:
+def test_the_server_sees_masked_networks_alone(tmp_path: Path) -> None:
+    """Uniform on 32 bits; and no two sites' go together, where unmasked those of a shared start are nearly the same."""
     wire = Losing()
     store = play_in_process(secure_settings(tmp_path), N_SITES, wire)
-    assert all(not record for content in wire.sent for record in content.array_records.values())
-    masked = [vector for content in wire.sent if (vector := masked_weights(content)) is not None]
-    assert len(masked) == N_SITES
-    # Masks are uniform, so that no two sites' go together; unmasked, those of a shared start are nearly the same.
-    assert all(abs(float(np.corrcoef(masked[0], other)[0, 1])) < 0.05 for other in masked[1:])
+    records = [(name, each) for content in wire.sent for name, each in content.array_records.items() if len(each)]
+    assert [name for name, _ in records] == [MASKED] * N_SITES
+    assert all(Key.MASKED_PARAMETERS not in content.config_records[RECORD_KEY_CONFIGS] for content in wire.sent)
+    masked = [[array.numpy() for array in each.values()] for _, each in records]
+    assert {array.dtype for each in masked for array in each} == {np.dtype(np.uint32)}
+    flat = [np.concatenate([array.flatten() for array in each]) / 2**32 for each in masked]
+    for values in flat:
+        shares, _ = np.histogram(values, bins=16, range=(0, 1), density=True)
+        assert np.abs(shares - 1).max() < 0.2
+    assert all(abs(float(np.corrcoef(flat[0], other)[0, 1])) < 0.05 for other in flat[1:])
     assert expected_mean(store).keys() == store.network(1).keys()
 
 
-def masked_weights(content: RecordDict) -> np.ndarray | None:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
-    """The first tensor that a site sent, masked; None at the other stages."""
-    record = content.config_records[RECORD_KEY_CONFIGS]
-    if Key.MASKED_PARAMETERS not in record:
-        return None
-    vectors = cast(list[bytes], record[Key.MASKED_PARAMETERS])
-    return bytes_to_ndarray(vectors[1]).flatten().astype(float)
+def test_a_masked_network_is_sent_in_pieces_that_a_proxy_lets_through() -> None:
+    """As Flower has it, three million numbers are one piece of 24 MB."""
+    vector = [np.arange(3_000_000, dtype=np.int64), np.zeros((), np.int64)]
+    config = ConfigRecord({Key.MASKED_PARAMETERS: [ndarray_to_bytes(each) for each in vector]})
+    packed = pack_masked(Message(RecordDict({RECORD_KEY_CONFIGS: config}), FIRST_NODE, TRAIN))
+    pieces = [len(each.deflate()) for each in get_all_nested_objects(packed.content).values()]
+    assert max(pieces) <= 5_243_032
+    assert sum(pieces) > 12_000_000
+    found = masked_vector("site-us", packed, [(3_000_000,), ()])
+    assert all(np.array_equal(one, other) for one, other in zip(found, vector, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("n_sites", "share", "min_sites", "expected"),
+    [
+        (3, 0.51, 3, 3),
+        (4, 0.51, 3, 3),
+        (5, 0.51, 3, 3),
+        (6, 0.51, 3, 4),
+        (10, 0.51, 3, 6),
+        (10, 0.75, 3, 8),
+        (9, 0.6, 8, 8),
+    ],
+)
+def test_the_sum_is_opened_by_more_than_half_of_the_sites(
+    tmp_path: Path, n_sites: int, share: float, min_sites: int, expected: int
+) -> None:
+    """Of four sites Flower would round 51 % to two."""
+    assert threshold(n_sites, secure_settings(tmp_path, secure_threshold=share, min_sites=min_sites)) == expected
+
+
+@pytest.mark.parametrize("n_sites", [3, 4])
+def test_the_mean_of_two_networks_is_never_opened(tmp_path: Path, n_sites: int) -> None:
+    """All but two are lost once keys are shared: nobody is asked for shares to unmask the two with."""
+    answered: dict[int, int] = {}
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        if reply.metadata.message_type != TRAIN:
+            return reply
+        answered[partition] = answered.get(partition, 0) + 1
+        return None if partition > 1 and answered[partition] == 3 else reply
+
+    settings = secure_settings(tmp_path)
+    store = play_in_process(settings, n_sites, tamper)
+    (record,) = read_rounds(store)
+    assert (record.outcome, record.weights) == ("void", {})
+    assert max(answered.values()) == 3
+    untouched = build(Architecture(*settings.network), settings.seed).state_dict()
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in store.network(1).items())
+
+
+@pytest.mark.parametrize(("n_sites", "wanted"), [(2, 2), (4, 2), (5, 2), (8, 4)])
+def test_a_site_refuses_a_sum_that_half_of_the_sites_could_open(tmp_path: Path, n_sites: int, wanted: int) -> None:
+    def reply(threshold: int) -> Message:
+        asked = {
+            Key.STAGE: Stage.SETUP,
+            Key.SAMPLE_NUMBER: n_sites,
+            Key.SHARE_NUMBER: n_sites,
+            Key.THRESHOLD: threshold,
+        }
+        rest = {Key.CLIPPING_RANGE: 8.0, Key.TARGET_RANGE: 2**22, Key.MOD_RANGE: 2**32, Key.MAX_WEIGHT: 1.0}
+        message = Message(RecordDict({RECORD_KEY_CONFIGS: ConfigRecord({**asked, **rest})}), FIRST_NODE, TRAIN)
+        (found,) = InProcessGrid(app, secure_settings(tmp_path), 1).send_and_receive([message])
+        return found
+
+    assert reply(wanted).error.reason == "OperatorError: see the site's own log"
+    assert not reply(max(3, n_sites // 2 + 1)).has_error()
+
+
+def test_a_sum_has_room_for_the_greatest_values_of_all_sites_it_is_let_have() -> None:
+    assert most_sites == 1023
+    assert most_sites * quantization_steps < modulus <= (most_sites + 1) * quantization_steps
+
+
+def test_more_sites_than_a_sum_has_room_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.secure.most_sites", 3)
+    with pytest.raises(OperatorError, match="4 sites joined: secure aggregation adds up at most 3 in 32 bits"):
+        play_in_process(secure_settings(tmp_path), 4)
+
+
+def test_parameters_are_cut_to_the_range_whatever_their_site_weighs(tmp_path: Path) -> None:
+    """Flower would cut them once they are weighted: those of a small site at a wider range."""
+    store = play_in_process(secure_settings(tmp_path, secure_range=0.05), N_SITES)
+    (record,) = read_rounds(store)
+    states = [load_own(Site(site, store.directory / "sites" / site, "digits")) for site in record.weights]
+    cut = [{name: each.clamp(-0.05, 0.05) for name, each in state.items()} for state in states if state is not None]
+    found = store.network(1)
+    expected = exact_mean(cut, list(record.weights.values()), found)
+    assert len(set(record.weights.values())) > 1
+    assert all(float((found[name] - expected[name]).abs().max()) < 1e-5 for name in found)
 
 
 def test_a_site_answers_nothing_that_is_not_masked(tmp_path: Path) -> None:
@@ -113,22 +205,20 @@ def test_a_site_answers_nothing_that_is_not_masked(tmp_path: Path) -> None:
     arrays = to_arrays(play_in_process(quick_settings(tmp_path / "other")).network(1))
     grid = InProcessGrid(app, settings, 1)
     (reply,) = grid.send_and_receive([Message(RecordDict({ARRAYS: arrays}), FIRST_NODE, TRAIN)])
-    assert reply.error.reason == "asked for a network that is not masked"
+    assert reply.error.reason == "OperatorError: see the site's own log"
 
 
-def test_integers_are_those_that_were_sent(tmp_path: Path) -> None:
+def test_buffers_are_not_in_the_sum(tmp_path: Path) -> None:
+    """Counters are those that were sent, running statistics those of recalibration."""
+    wire = Losing()
     settings = secure_settings(tmp_path, model="resnet20", depth=8, width=4)
-    network = play_in_process(settings, N_SITES).network(1)
+    network = play_in_process(settings, N_SITES, wire).network(1)
     assert network["bn1.num_batches_tracked"] == 0
     assert network["bn1.running_var"].isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"mix": "search"}, {"merge": "least-squares"}, {"head": "counts"}, {"repair": True}, {"align_at": "both"}]
-)
-def test_what_needs_single_networks_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
-    with pytest.raises(SettingsError):
-        secure_settings(tmp_path, **wrong)
+    assert not network["bn1.running_mean"].eq(0).any()
+    parameters = dict(build(Architecture(*settings.network), 0).named_parameters())
+    sent = [content.array_records[MASKED] for content in wire.sent if MASKED in content.array_records]
+    assert {len(record) for record in sent} == {1 + len(parameters)}
 
 
 def test_rounds_go_on(tmp_path: Path) -> None:

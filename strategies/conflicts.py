@@ -1,0 +1,130 @@
+"""Which settings do not go together with `privacy`: those that would let out beside it what it covers.
+
+One row a setting: what it must be, why, and what to set. `strategies.settings.parse_settings` asks once for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from strategies.masked import most_sites
+
+if TYPE_CHECKING:
+    from strategies.settings import Settings
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the setting ``key`` must be: a test, the same in words, and the reason."""
+
+    key: str
+    fits: Callable[[Settings], bool]
+    expected: str
+    why: str
+
+
+# A site's own network, or what is measured of it, goes nowhere but through what `privacy` puts around it.
+private = (
+    Rule(
+        "align-at",
+        lambda settings: settings.align_at == "site",
+        "'site'",
+        "the server would need each network as it is to align it, and would align noise",
+    ),
+    Rule(
+        "reference",
+        lambda settings: settings.reference_is_known,
+        "'global', or the path of a safetensors file, or 'auto' with start = 'shared'",
+        "one site would send its network as it is, for the others to align to",
+    ),
+    Rule(
+        "probe-points",
+        lambda settings: settings.probe_points == 0,
+        "0",
+        "each site's network would be sent to all others, which measure the line to it",
+    ),
+    Rule(
+        "mix",
+        lambda settings: settings.mix == "mean",
+        "'mean'",
+        "a search sends each site's network to all others",
+    ),
+    Rule(
+        "merge",
+        lambda settings: settings.merge == "mean",
+        "'mean'",
+        "sites would get their own network back, and send exact sums over its layers' inputs",
+    ),
+    Rule(
+        "head",
+        lambda settings: settings.head == "mean",
+        "'mean'",
+        "sites would send how many samples of each class they hold, or exact sums over features, which tell it too",
+    ),
+    Rule(
+        "repair",
+        lambda settings: not settings.repair,
+        "false",
+        "each site's network would be sent to all others, for exact statistics of its units",
+    ),
+    Rule(
+        "baselines",
+        lambda settings: not settings.baselines,
+        "false",
+        "sites would see each other's networks, and send how many samples of each class they hold",
+    ),
+    Rule(
+        "variants",
+        lambda settings: not settings.variants,
+        "false",
+        "sites would see each other's networks, and send how many samples of each class they hold",
+    ),
+)
+noised = (
+    Rule(
+        "dp-epsilon",
+        lambda settings: settings.dp_epsilon < 1,
+        "a number above 0 and below 1",
+        "the deviation of Flower's noise, √(2 ln(1.25 / dp-delta)) · sensitivity / dp-epsilon, is that of the Gaussian "
+        "mechanism below 1 alone (Dwork and Roth 2014, theorem A.1), and above it promises what does not hold",
+    ),
+)
+masked = (
+    Rule(
+        "min-sites",
+        lambda settings: settings.min_sites >= 3,
+        "3 or more",
+        "of the mean of two networks, each site knows the other's",
+    ),
+    Rule(
+        "min-sites",
+        lambda settings: settings.min_sites <= most_sites,
+        f"at most {most_sites}",
+        "a sum in 32 bits has no room for more networks",
+    ),
+    Rule(
+        "secure-threshold",
+        lambda settings: settings.secure_threshold > 0.5,
+        "a number above 0.5 and below 1",
+        "with half of the sites or fewer, a server could open one network by telling two halves different things",
+    ),
+)
+RULES: dict[str, tuple[Rule, ...]] = {
+    "none": (),
+    "clipping": private,
+    "local-dp": (*private, *noised),
+    "secure-aggregation": (*private, *masked),
+}
+
+
+def conflicts(settings: Settings) -> list[str]:
+    """What does not go together with the setting ``privacy``: what was expected and got, why, and what to set."""
+    got = settings.model_dump(by_alias=True)
+    return [
+        f"setting {rule.key!r}: expected {rule.expected} with privacy = {settings.privacy!r}, got {got[rule.key]!r}: "
+        f"{rule.why}. Set {rule.key} to {rule.expected}, or privacy to 'none'."
+        for rule in RULES[settings.privacy]
+        if not rule.fits(settings)
+    ]
