@@ -89,6 +89,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         seed=settings.seed,
         spool=Spool(store.directory / "spool"),
         bounds=bounds_of(settings),
+        rule=settings.rule,
+        malicious=settings.malicious_sites,
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
     Run(settings, store, Sites(grid, settings), strategy, model).play(beginning)

@@ -70,12 +70,6 @@ class RunStore:
                 f"run {self.directory.name!r}: {self.rounds_path} exists; name another run, or remove that folder"
             )
 
-    def create(self, settings: Record) -> None:
-        """Makes the folder and keeps the settings. Raises `StoreError` when it holds another run, or cannot be made."""
-        self.check_new()
-        self.make()
-        self.write_json("settings.json", settings)
-
     def make(self) -> None:
         """Makes the folder. Raises `StoreError` where it cannot be."""
         try:

@@ -1,4 +1,5 @@
-"""Which settings do not go together with `privacy`: those that would let out beside it what it covers.
+"""Which settings do not go together: with `privacy`, those that would let out beside it what it covers; with a robust
+`rule`, those that let one site into the merge beside it.
 
 One row a setting: what it must be, why, and what to set. `strategies.settings.parse_settings` asks once for all.
 """
@@ -111,20 +112,64 @@ masked = (
         "with half of the sites or fewer, a server could open one network by telling two halves different things",
     ),
 )
-RULES: dict[str, tuple[Rule, ...]] = {
-    "none": (),
-    "clipping": private,
-    "local-dp": (*private, *noised),
-    "secure-aggregation": (*private, *masked),
+robust = (
+    Rule(
+        "merge",
+        lambda settings: settings.merge == "mean",
+        "'mean'",
+        "layers would be solved from every site's network and Gram matrices, the poisoned ones too",
+    ),
+    Rule(
+        "mix",
+        lambda settings: settings.mix == "mean",
+        "'mean'",
+        "a search mixes single sites' networks into the merge",
+    ),
+    Rule(
+        "head",
+        lambda settings: settings.head != "counts",
+        "'mean' or 'ridge'",
+        "the last layer would be averaged over all sites by the counts that they tell",
+    ),
+    Rule(
+        "privacy",
+        lambda settings: settings.privacy != "secure-aggregation",
+        "'none', 'clipping' or 'local-dp'",
+        "of a sum alone nobody can tell the outlier",
+    ),
+)
+trimmed = Rule(
+    "min-sites",
+    lambda settings: settings.min_sites > 2 * settings.malicious_sites,
+    "more than twice malicious-sites",
+    "with fewer replies nothing is left when the greatest and the least are cut off",
+)
+elected = Rule(
+    "min-sites",
+    lambda settings: settings.min_sites >= 2 * settings.malicious_sites + 3,
+    "at least twice malicious-sites, plus 3",
+    "with fewer replies the poisoned ones could be each other's neighbours (Blanchard et al. 2017, proposition 2)",
+)
+# By setting and value, what others must be.
+RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
+    ("privacy", "clipping"): private,
+    ("privacy", "local-dp"): (*private, *noised),
+    ("privacy", "secure-aggregation"): (*private, *masked),
+    ("rule", "trimmed-mean"): (*robust, trimmed),
+    ("rule", "median"): robust,
+    ("rule", "krum"): (*robust, elected),
 }
+USUAL = {"privacy": "none", "rule": "mean"}
 
 
 def conflicts(settings: Settings) -> list[str]:
-    """What does not go together with the setting ``privacy``: what was expected and got, why, and what to set."""
+    """What does not go together: what was expected and got, why, and what to set."""
     got = settings.model_dump(by_alias=True)
     return [
-        f"setting {rule.key!r}: expected {rule.expected} with privacy = {settings.privacy!r}, got {got[rule.key]!r}: "
-        f"{rule.why}. Set {rule.key} to {rule.expected}, or privacy to 'none'."
-        for rule in RULES[settings.privacy]
+        f"setting {rule.key!r}: expected {rule.expected} with {key} = {value!r}, got {got[rule.key]!r}: "
+        f"{rule.why}. Set {rule.key} to {rule.expected}, or {key} to {USUAL[key]!r}."
+        for (key, value), rules in RULES.items()
+        if got[key] == value
+        for rule in rules
         if not rule.fits(settings)
     ]

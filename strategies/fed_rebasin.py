@@ -24,6 +24,7 @@ from strategies.metrics import shared_metrics
 from strategies.protocol import N_EXAMPLES, to_arrays, to_state
 from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, nearest_first, the_site
 from strategies.rounds import Collected, MergedRound
+from strategies.rules import Rule, robust
 from strategies.spool import PermutedState, Spool
 
 logger = getLogger("fedrebasin")
@@ -60,6 +61,8 @@ class FedRebasin(FedAvg):
     judge      what else a reply must pass: is given the site's name and its metrics, raises `RefusedReply`
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
+    rule       how aligned networks become one, see `strategies.rules`; by default their weighted mean
+    malicious  how many poisoned replies the rule withstands
     bounds     how far one reply may carry the merge; by default as far as it likes
     spool      where replies wait; by default in memory. With a folder, memory does not grow with the number of sites
 
@@ -81,6 +84,8 @@ class FedRebasin(FedAvg):
         weighted_by_key: str = N_EXAMPLES,
         spool: Spool | None = None,
         bounds: Bounds | None = None,
+        rule: Rule = "mean",
+        malicious: int = 1,
         judge: Callable[[str, MetricRecord], object] | None = None,
     ) -> None:
         chosen = sampling or Sampling()
@@ -102,6 +107,8 @@ class FedRebasin(FedAvg):
         self.merged: MergedRound | None = None
         self.spool = spool or Spool()
         self.bounds = bounds or Bounds()
+        self.rule: Rule = rule
+        self.malicious = malicious
         self.judge = judge or _no_more
         self._sent: State = {}
         self._apart = True
@@ -207,7 +214,14 @@ class FedRebasin(FedAvg):
         return MergedRound(name, reference, admitted, matchings, {**came, **moved}, came, refused)
 
     def mean(self, merged: MergedRound) -> dict[str, Tensor]:
-        """The weighted mean of the aligned networks; FedAvg's, bit for bit, when nothing was moved here."""
+        """The weighted mean of the aligned networks; FedAvg's, bit for bit, when nothing was moved here.
+
+        With another ``rule``, what that makes of them.
+        """
+        if self.rule != "mean":
+            # Laid out once as aligned: the rules read every network block by block.
+            laid_out = [self.spool.add(f"{site}, aligned", state) for site, state in merged.aligned.items()]
+            return robust(self.rule, laid_out, merged.network, self.malicious)
         how = exact_mean if self.align_at != "site" and merged.moved else fedavg_mean
         return how(list(merged.aligned.values()), list(merged.weights.values()), merged.network)
 

@@ -74,7 +74,8 @@ class Settings(BaseModel, frozen=True):
     """Greatest share of one site in the mean, however many samples it says it has."""
     rule: Literal["mean", "trimmed-mean", "median", "krum"] = "mean"
     """How aligned networks become one: their weighted `mean`; of each number the `median`, or the `trimmed-mean`
-    without the `malicious-sites` greatest and least; or the network nearest to the others, `krum`."""
+    without the `malicious-sites` greatest and least; or the network nearest to the others, `krum`. All but the mean
+    give every site the same say."""
     malicious_sites: Count = 1
     """How many poisoned sites `trimmed-mean` and `krum` withstand."""
 

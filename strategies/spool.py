@@ -30,6 +30,11 @@ class SpooledState(Mapping[str, Tensor]):
         with cast(Any, safe_open)(self.path, framework="pt") as file:
             return file.get_tensor(name)
 
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """A part of one tensor along its first axis; only that much is read."""
+        with cast(Any, safe_open)(self.path, framework="pt") as file:
+            return file.get_slice(name)[first:last]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
