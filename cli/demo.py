@@ -154,7 +154,9 @@ def _wait(link: SuperLink, run_id: str, store: RunStore, status: Status) -> None
             if said == "finished:completed":
                 return
             if said.startswith("finished"):
-                raise FlowerError(f"the run ended as {said}: {_reason(link, run_id, store)}")
+                error = FlowerError(f"the run ended as {said}: {_reason(link, run_id, store)}")
+                error.exit_code = int(str((store.read_json("status.json") or {}).get("exit-code", error.exit_code)))
+                raise error
         time.sleep(0.3)
 
 

@@ -1,11 +1,14 @@
 """Writes the pages that are made from the code; with ``--check``, fails when one is out of date.
 
-docs/settings.md  from `strategies.settings.Settings`
+docs/settings.md           from `strategies.settings.Settings`
+docs/exit-codes/README.md  from the classes that carry the codes, and `strategies.errors.Reason`
 """
 
 import sys
 from pathlib import Path
 
+from scripts.exit_codes import exit_code_table
+from strategies.errors import Reason
 from strategies.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +34,24 @@ A site's own, in the node config of its SuperNode: `flower-supernode --node-conf
 | `threads` | all | Torch threads |
 | `checkpoint` | none | A trained network, safetensors, to join with (`start = "checkpoint"`) |
 """
-PAGES = {"docs/settings.md": SETTINGS}
+REASONS = "\n".join(f"| `{reason.name}` | {reason.words} | {reason.advice} |" for reason in Reason)
+EXIT_CODES = f"""# Exit codes
+
+With which code `fedrebasin` ends; a run that failed says it as `exit-code` in its `status.json`. `make pages` renews
+this page.
+
+{exit_code_table()}
+
+## Why a reply was refused
+
+A refusal ends nothing: the site is left out of the round, and asked again in the next. The reasons stand in
+`rounds.jsonl`.
+
+| reason | what it means | what to do |
+| --- | --- | --- |
+{REASONS}
+"""
+PAGES = {"docs/settings.md": SETTINGS, "docs/exit-codes/README.md": EXIT_CODES}
 
 
 def main() -> None:

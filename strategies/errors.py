@@ -9,9 +9,10 @@ from enum import Enum
 
 
 class OperatorError(Exception):
-    """The set-up is wrong. The text tells the operator what to do next; ``exit_code`` ends the process.
+    """The set-up is wrong, in a way that has no code of its own.
 
-    Each code has a page under ``docs/exit-codes/``.
+    The text tells the operator what to do next; ``exit_code`` ends the process, and has a page under
+    ``docs/exit-codes/``.
     """
 
     exit_code = 10
