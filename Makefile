@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format pages benchmark-merge lock clean
+.PHONY: help install demo test lint format pages soak benchmark-merge lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ format: $(STAMP) ## let ruff put things right
 
 pages: $(STAMP) ## write the pages that are made from the code
 	$(BIN)/python -m scripts.pages
+
+soak: $(STAMP) ## a thousand sites for ten minutes: is memory flat, is every refusal accounted for?
+	$(BIN)/python -m benchmarks.soak --minutes 10
 
 benchmark-merge: $(STAMP) ## every way of merging, in real Flower runs (hours; with CIFAR10=FOLDER also on CIFAR-10)
 	$(BIN)/python -m benchmarks.merging.quality --seeds 3 $(if $(CIFAR10),--cifar10 "$(CIFAR10)")

@@ -4,13 +4,13 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from alignment.precision import is_continuous
 from alignment.spec import State
+from strategies.pieces import pieces
 
 # No site trains on more samples than this.
 MOST_EXAMPLES = 10**9
@@ -68,16 +68,20 @@ class Bounds:
 
 def update_norm(state: State, sent: State) -> float:
     """The norm of what all continuous tensors together moved by; not finite exactly when one of them is not."""
-    squares = [_norm(state[name], tensor) ** 2 for name, tensor in sent.items() if is_continuous(tensor)]
+    squares = [_square(state[name], tensor) for name, tensor in sent.items() if is_continuous(tensor)]
     return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
 
 
-def _norm(tensor: Tensor, sent: Tensor) -> float:
-    # In the tensor's own precision the difference of finite values may overflow, and does not in fp64.
-    wide = tensor if tensor.dtype == sent.dtype == torch.float32 else tensor.double()
-    norm = _length(wide - sent)
-    return norm if math.isfinite(norm) else _length(tensor.double() - sent.double())
+def _square(tensor: Tensor, sent: Tensor) -> float:
+    """The squared norm of the difference, some numbers at a time: what fits into the cache is read once."""
+    pairs = zip(pieces(tensor), pieces(sent), strict=True)
+    squares = [_dot(new - old if new.dtype == torch.float32 else new.double() - old.double()) for new, old in pairs]
+    total = math.fsum(squares) if all(map(math.isfinite, squares)) else math.nan
+    if math.isfinite(total) or tensor.dtype != torch.float32:
+        return total
+    # In single precision the difference of finite values may overflow, and does not in double precision.
+    return _square(tensor.double(), sent.double())
 
 
-def _length(tensor: Tensor) -> float:
-    return cast(Tensor, torch.linalg.vector_norm(tensor, dtype=torch.float64)).item()
+def _dot(difference: Tensor) -> float:
+    return float(torch.dot(difference, difference))

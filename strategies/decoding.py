@@ -4,6 +4,8 @@ NumPy's own reader believes the header: one that claims 2³³ values over no byt
 """
 
 import math
+import warnings
+from functools import lru_cache
 from io import BytesIO
 from tokenize import TokenError
 
@@ -15,7 +17,18 @@ from torch import Tensor
 from strategies.errors import Reason, RefusedReply
 
 NUMPY = "numpy.ndarray"
-DTYPES = frozenset(["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"])
+# Little-endian, as every machine of today writes them.
+TORCH = {
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "int8": torch.int8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}
 # What NumPy's header reader raises at bytes that are no header.
 HEADER_ERRORS = (
     ValueError,
@@ -35,14 +48,14 @@ def read_state(site: str, record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def decode(site: str, name: str, array: Array) -> Tensor:
-    """The tensor in ``array``; takes as much memory as came in bytes.
+    """The tensor in ``array``, to be read only: its memory is that of the bytes that came.
 
     Raises `RefusedReply` for an encoding or dtype that the protocol does not know, for a header that is none or
     disagrees with what the array says of itself, and for more or fewer bytes than it claims.
     """
     if array.stype != NUMPY:
         raise RefusedReply(Reason.ENCODING, site, f"expected {NUMPY}, got {array.stype!r:.40}", name)
-    if array.dtype not in DTYPES:
+    if array.dtype not in TORCH:
         raise RefusedReply(Reason.DTYPE, site, f"{array.dtype!r:.40} is no dtype of a network", name)
     shape, by_column, dtype, start = _header(site, name, array)
     if (str(dtype), shape) != (array.dtype, tuple(array.shape)):
@@ -51,20 +64,32 @@ def decode(site: str, name: str, array: Array) -> Tensor:
     expected, got = math.prod(shape) * dtype.itemsize, len(array.data) - start
     if expected != got:
         raise RefusedReply(Reason.ENCODING, site, f"expected {expected} bytes, got {got}", name)
-    flat = np.frombuffer(array.data, dtype, offset=start)
-    return torch.from_numpy(flat.reshape(shape, order="F" if by_column else "C").copy(order="C"))
+    if expected == 0:
+        return torch.empty(shape, dtype=TORCH[array.dtype])
+    with warnings.catch_warnings():
+        # Nobody writes into a reply: its bytes are used where they lie.
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        flat = torch.frombuffer(array.data, dtype=TORCH[array.dtype], offset=start)
+    return flat.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if by_column else flat.reshape(shape)
 
 
 def _header(site: str, name: str, array: Array) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     """Shape, order, dtype and length of NumPy's header."""
-    # A header of version 1 is at most 64 KiB; only so much is looked at.
-    file = BytesIO(array.data[: 1 << 17])
+    # Six bytes of magic, two of the version, two of the length of what follows.
+    length = 10 + int.from_bytes(array.data[8:10], "little")
     try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("expected version 1.0")
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, by_column, dtype = _parsed(array.data[:length])
     except HEADER_ERRORS as error:
         raise RefusedReply(Reason.ENCODING, site, f"no header of NumPy's: {type(error).__name__}", name) from None
     if min(shape, default=0) < 0:
         raise RefusedReply(Reason.ENCODING, site, f"a size below zero: {shape}", name)
-    return shape, by_column, dtype, file.tell()
+    return shape, by_column, dtype, length
+
+
+@lru_cache(maxsize=4096)
+def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
+    """What NumPy reads in a header; the same one comes with every reply."""
+    file = BytesIO(header)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("expected version 1.0")
+    return np.lib.format.read_array_header_1_0(file)

@@ -207,9 +207,9 @@ class FedRebasin(FedAvg):
             raw = {s: self._moved_back(one) for s, one in admitted.items() if one.permutation is not None or s == name}
             return MergedRound(name, reference, admitted, reported, came, raw, refused)
         done = self._collected.matchings
-        matchings = {
-            site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
-        }
+        # With nothing to permute there is nothing to match, and the mean is FedAvg's at FedAvg's cost.
+        others = [one for site, one in admitted.items() if site != name] if self.spec.groups else []
+        matchings = {one.site: done.get(one.site) or self._match(reference, one) for one in others}
         moved = {site: PermutedState(self.spec, m.permutation, came[site]) for site, m in matchings.items()}
         return MergedRound(name, reference, admitted, matchings, {**came, **moved}, came, refused)
 
@@ -238,11 +238,11 @@ class FedRebasin(FedAvg):
             raise RefusedReply(Reason.DUPLICATE, site, "the first answer counts")
         one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
         self.judge(site, one.metrics)
-        kept = replace(one, state=self.spool.add(site, one.state))
-        self._collected.admitted[site] = kept
         known = self._known_reference()
-        if known is not None and self.align_at != "site":
-            self._collected.matchings[site] = self._match(known, kept)
+        if known is not None and self.align_at != "site" and self.spec.groups:
+            # While it is in memory: from disk every look at a tensor opens a file.
+            self._collected.matchings[site] = self._match(known, one)
+        self._collected.admitted[site] = replace(one, state=self.spool.add(site, one.state))
 
     def _match(self, reference: State, one: Admitted) -> Matching:
         """The site's own proposal, kept or refined; else the matching of its weights."""

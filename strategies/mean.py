@@ -7,6 +7,7 @@ from torch import Tensor
 
 from alignment.precision import is_continuous
 from alignment.spec import State
+from strategies.pieces import pieces
 
 own_arithmetic = (torch.float32, torch.float64)
 
@@ -46,7 +47,10 @@ def _normalised(weights: Sequence[float]) -> list[float]:
 def _sum(name: str, states: Sequence[State], factors: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Σ factor · tensor from the left, in ``dtype``: the order decides the last bit."""
     total = states[0][name].to(dtype) * factors[0]
+    parts = pieces(total)
     for state, factor in zip(states[1:], factors[1:], strict=True):
-        # Product and sum apart, as FedAvg forms them: fused, the last bit could differ.
-        total += state[name].to(dtype) * factor
+        # Product and sum apart, as FedAvg forms them: fused, the last bit could differ. Some numbers at a time, which
+        # stay in the cache in between.
+        for part, values in zip(parts, pieces(state[name]), strict=True):
+            part += values.to(dtype) * factor
     return total

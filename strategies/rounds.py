@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from alignment.matching import Matching
 from alignment.spec import State
@@ -43,7 +44,7 @@ class MergedRound:
         """What each network weighs in the mean."""
         return {site: one.weight for site, one in self.replies.items()}
 
-    @property
+    @cached_property
     def moved(self) -> frozenset[str]:
         """The sites of whose networks alignment moves a unit."""
         return frozenset(site for site, matching in self.matchings.items() if any(matching.moved.values()))

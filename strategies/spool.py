@@ -1,13 +1,16 @@
 """Replies wait on disk, not in memory: one safetensors file each, read tensor by tensor when the merge comes to it."""
 
 import hashlib
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from safetensors import safe_open
+import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
@@ -15,31 +18,89 @@ from alignment.permutation import Permutation, permute_tensor
 from alignment.spec import PermutationSpec, State
 from strategies.files import room_for
 
+# As safetensors calls them.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in a file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
 
 @dataclass(frozen=True)
 class SpooledState(Mapping[str, Tensor]):
-    """A state dict on disk. Each look reads one tensor from the mapped file and keeps nothing."""
+    """A state dict on disk, in the order ``names``. Each look reads one tensor, or a part of it, and keeps nothing.
+
+    Read, not mapped: pages of a mapped file would count as this process's memory, for as many sites as there are.
+    """
 
     path: Path
     names: tuple[str, ...]
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self.names:
-            raise KeyError(name)
-        # Opened anew each time: a thousand sites would be a thousand open files.
-        with cast(Any, safe_open)(self.path, framework="pt") as file:
-            return file.get_tensor(name)
+        place = self._place(name)
+        return self._read(place, place.start, place.shape)
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """A part of one tensor along its first axis; only that much is read."""
-        with cast(Any, safe_open)(self.path, framework="pt") as file:
-            return file.get_slice(name)[first:last]
+        place = self._place(name)
+        row = math.prod(place.shape[1:]) * place.dtype.itemsize
+        return self._read(place, place.start + first * row, (last - first, *place.shape[1:]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def _place(self, name: str) -> Place:
+        if name not in self._places:
+            raise KeyError(name)
+        return self._places[name]
+
+    @cached_property
+    def _places(self) -> Mapping[str, Place]:
+        with self.path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            # Networks of one shape have one header, which is kept once however many sites there are.
+            return _places_in(file.read(size))
+
+    def _read(self, place: Place, start: int, shape: tuple[int, ...]) -> Tensor:
+        tensor = torch.empty(shape, dtype=place.dtype)
+        if tensor.numel():
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(start)
+                file.readinto(memoryview(cast(Any, tensor.view(-1).view(torch.uint8).numpy())))
+        return tensor
+
+
+@lru_cache(maxsize=8)
+def _places_in(header: bytes) -> Mapping[str, Place]:
+    """What the header of a safetensors file says: eight bytes for its length, then JSON, then the numbers.
+
+    https://huggingface.co/docs/safetensors, section Format.
+    """
+    told = {name: each for name, each in json.loads(header).items() if name != "__metadata__"}
+    first = 8 + len(header)
+    return {
+        name: Place(DTYPES[each["dtype"]], tuple(each["shape"]), first + each["data_offsets"][0])
+        for name, each in told.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,7 +188,7 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
 def test_a_run_that_fails_fails_the_command_with_the_reason(tmp_path: Path) -> None:
     process = start_demo("--data", "tests.test_demo:vanishing_data", "--width", "4", runs=tmp_path)
     _, err = finish(process)
-    assert process.returncode == 15
+    assert process.returncode == 14
     assert "the run ended as finished:failed" in err
     assert "0 sites joined" in err
     assert "the data is gone" in err

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from strategies.decoding import DTYPES, decode
+from strategies.decoding import TORCH, decode
 from strategies.errors import RefusedReply
 
 shapes = st.lists(st.integers(-2, 2**33), max_size=4).map(tuple)
-names = st.one_of(st.sampled_from(sorted(DTYPES)), st.text(max_size=8))
+names = st.one_of(st.sampled_from(sorted(TORCH)), st.text(max_size=8))
 
 
 def is_read_or_refused(array: Array) -> None:
@@ -50,7 +50,7 @@ def test_a_good_array_with_bytes_changed(data: st.DataObject) -> None:
     is_read_or_refused(Array("float32", value.shape, "numpy.ndarray", bytes(changed)))
 
 
-@given(st.sampled_from(sorted(DTYPES)), arrays.array_shapes(min_dims=0, max_dims=3, max_side=4))
+@given(st.sampled_from(sorted(TORCH)), arrays.array_shapes(min_dims=0, max_dims=3, max_side=4))
 def test_a_good_array_is_read(dtype: str, shape: tuple[int, ...]) -> None:
     value = torch.arange(math.prod(shape)).reshape(shape).to(getattr(torch, dtype))
     assert torch.equal(decode("site", "weight", Array(value.numpy())), value)
