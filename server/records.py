@@ -48,13 +48,14 @@ class Paths(SitePaths, frozen=True):
 
 
 class MatchingRecord(Record, frozen=True):
-    """How a site's network was matched to the reference."""
+    """How a site's network was matched to the reference, and what it took: at the site, by its own word, and here."""
 
     objective: float
     gain: float
     sweeps: int
     converged: bool
     moved: dict[str, float]
+    seconds: float = 0.0
 
 
 class RefusedRecord(Record, frozen=True):
@@ -106,7 +107,13 @@ class TrafficRecord(Record, frozen=True):
 
 
 class RoundRecord(Record, frozen=True):
-    """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged."""
+    """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged.
+
+    variance              by BatchNorm layer, the variance of the merged network's activations over that of its ends
+    recalibration_samples the training samples that the merged network's statistics were recomputed on
+    inputs_sha256         of each admitted network as it came, of the safetensors file with its tensors
+    checkpoint_sha256     of the merged network's file
+    """
 
     round: int
     outcome: str
@@ -123,4 +130,9 @@ class RoundRecord(Record, frozen=True):
     barrier: BarrierRecord | None = None
     traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
+    variance: dict[str, float] = Field(default_factory=dict[str, float])
+    recalibration_samples: int = 0
+    inputs_sha256: dict[str, str] = Field(default_factory=dict[str, str])
+    checkpoint_sha256: str = ""
+    checkpoint_bytes: int = 0
     finished: float = 0.0

@@ -16,7 +16,7 @@ from server.heads import average_by_counts, solve_heads
 from server.layers import merge_by_least_squares
 from server.mixing import Search
 from server.probing import probe
-from server.recalibration import MERGED, recalibrate, repair
+from server.recalibration import MERGED, keeps_statistics, recalibrate, repair
 from server.records import (
     BarrierRecord,
     MatchingRecord,
@@ -30,10 +30,13 @@ from server.secure import secure_mean
 from server.sites import Sites
 from server.store import RunStore
 from server.trips import Trips
+from server.variance import variance_ratios
 from server.variants import measure_variants
 from strategies.fed_rebasin import FedRebasin, MergedRound
+from strategies.files import sha256_of
 from strategies.protocol import OWN, State
 from strategies.settings import Settings
+from strategies.spool import SpooledState
 
 logger = getLogger("fedrebasin")
 
@@ -45,6 +48,7 @@ class Stopwatch:
     store: RunStore
     round_number: int
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    recalibration_samples: int = 0
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
@@ -75,6 +79,7 @@ class Run:
     def play_round(self, number: int, state: State) -> State:
         """One round from ``state``; returns the merged network, or ``state`` when too few sites answered."""
         watch = Stopwatch(self.store, number)
+        self.store.tell({"rounds": self.settings.rounds, "refused": {}, "asked": [], "replied": []})
         self.sites.traffic.clear()
         with watch.phase("join"):
             self.sites.join()
@@ -112,7 +117,7 @@ class Run:
             return state, _record(number, "void", nothing, watch)
         mean, weights = found
         with watch.phase("recalibrate"):
-            state = recalibrate(self.sites, self.model, {MERGED: mean}, number)[MERGED]
+            state = self._recalibrate(mean, watch)
         if self.settings.head == "ridge":
             with watch.phase("ridge"):
                 state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
@@ -137,6 +142,7 @@ class Run:
                 "mix": search.steps,
                 "paths": paths,
                 "barrier": _greatest(paths),
+                "variance": variance_ratios(state, merged.aligned, merged.weights),
             }
         )
         return state, record
@@ -156,7 +162,7 @@ class Run:
             with watch.phase("search"):
                 state = search.run(merged, state)
         with watch.phase("recalibrate"):
-            state = recalibrate(self.sites, self.model, {MERGED: state}, number)[MERGED]
+            state = self._recalibrate(state, watch)
         if settings.repair:
             with watch.phase("repair"):
                 weights = list(merged.weights.values())
@@ -165,6 +171,13 @@ class Run:
             with watch.phase("ridge"):
                 state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
         return state
+
+    def _recalibrate(self, state: State, watch: Stopwatch) -> State:
+        """``state`` with its statistics renewed; the watch knows on how many samples."""
+        renewed = recalibrate(self.sites, self.model, {MERGED: state}, watch.round_number)[MERGED]
+        if self.settings.recalibrate_passes and keeps_statistics(self.model):
+            watch.recalibration_samples = self.sites.samples_of(self.settings.statistics_samples)
+        return renewed
 
     def _baselines(self, number: int, merged: MergedRound, watch: Stopwatch) -> dict[str, Score]:
         found: dict[str, Score] = {}
@@ -203,11 +216,22 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         refused=[RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in merged.refused],
         matchings={
             site: MatchingRecord(
-                objective=m.objective, gain=m.gain, sweeps=m.sweeps, converged=m.converged, moved=dict(m.moved)
+                objective=m.objective,
+                gain=m.gain,
+                sweeps=m.sweeps,
+                converged=m.converged,
+                moved=dict(m.moved),
+                seconds=merged.seconds.get(site, 0.0),
             )
             for site, m in merged.matchings.items()
         },
         seconds=watch.seconds,
+        recalibration_samples=watch.recalibration_samples,
+        inputs_sha256={
+            site: sha256_of(one.state.path)
+            for site, one in merged.replies.items()
+            if isinstance(one.state, SpooledState)
+        },
         finished=time.time(),
     )
 

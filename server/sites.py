@@ -8,6 +8,7 @@ from typing import TypeVar
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.live import waiting_for
 from strategies.admission import sound
 from strategies.errors import OperatorError, RefusedReply
 from strategies.exchange import Clock, exchange
@@ -37,9 +38,17 @@ def size_of(content: RecordDict) -> int:
     return sum(record.count_bytes() for record in content.values())
 
 
+def silent(changes: Mapping[str, object]) -> None:
+    """Tells nobody."""
+
+
 @dataclass
 class Sites:
-    """The joined sites by node id, and the grid that reaches them."""
+    """The joined sites by node id, and the grid that reaches them.
+
+    tell      is told what comes in, as it comes
+    answered  the sites whose answers to the last question counted
+    """
 
     grid: Grid
     settings: Settings
@@ -47,6 +56,8 @@ class Sites:
     names: dict[int, str] = field(default_factory=dict[int, str])
     samples: dict[str, int] = field(default_factory=dict[str, int])
     traffic: dict[str, Traffic] = field(default_factory=dict[str, Traffic])
+    tell: Callable[[Mapping[str, object]], None] = silent
+    answered: list[str] = field(default_factory=list[str])
 
     def join(self) -> None:
         """Waits until ``min-sites`` nodes are there, and asks those that are new for their names.
@@ -68,6 +79,7 @@ class Sites:
                 self.names[node_id] = name
                 self.samples[name] = int(str(said.get(TRAIN_SAMPLES, 0)))
         self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
+        self.tell({"joined": list(self.names.values())})
         if len(self.names) < self.settings.min_sites:
             raise JoinError(
                 f"{len(self.names)} sites joined ({', '.join(self.names.values())}), "
@@ -87,9 +99,14 @@ class Sites:
         contents = {i: content(name) if callable(content) else content for i, name in asked.items()}
         for node_id, each in contents.items():
             self.traffic.setdefault(asked[node_id], Traffic()).sent += size_of(each)
+        replied: list[str] = []
+        self.tell(waiting_for(asked.values(), self.settings.round_deadline_seconds))
         for node_id, reply in self._exchange(message_type, contents, round_number):
             if reply is not None and reply.has_content():
                 self.traffic[asked[node_id]].received += size_of(reply.content)
+            if reply is not None:
+                replied.append(asked[node_id])
+                self.tell({"replied": replied})
             yield asked[node_id], reply
 
     def answers(
@@ -107,7 +124,13 @@ class Sites:
                 found[site] = read(site, sound(site, reply))
             except RefusedReply as verdict:
                 logger.warning("%s: %s", message_type, verdict)
+        self.answered = sorted(found)
         return dict(sorted(found.items()))
+
+    def samples_of(self, most: int) -> int:
+        """The training samples, at most ``most`` (0: all) of each, of the sites that answered last."""
+        counts = [self.samples.get(site, 0) for site in self.answered]
+        return sum(min(count, most) if most else count for count in counts)
 
     def _exchange(
         self, message_type: str, contents: Mapping[int, RecordDict], round_number: int

@@ -1,6 +1,7 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
 import hashlib
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import getLogger
@@ -49,6 +50,7 @@ class Collected:
     admitted: dict[str, Admitted] = field(default_factory=dict[str, Admitted])
     refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
     matchings: dict[str, Matching] = field(default_factory=dict[str, Matching])
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class MergedRound:
     raw        the networks as the sites trained them; of a site that sent only what it had aligned there is none
     matchings  how each was brought to the reference; the reference's own site has none
     network    the reference
+    seconds    what the matching took, at the site by its own word and here
     """
 
     reference: str
@@ -67,6 +70,7 @@ class MergedRound:
     aligned: Mapping[str, State]
     raw: Mapping[str, State]
     refused: Sequence[RefusedReply] = field(default_factory=list[RefusedReply])
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def weights(self) -> dict[str, float]:
@@ -222,13 +226,15 @@ class FedRebasin(FedAvg):
         if self.align_at == "site":
             reported = {s: one.reported for s, one in admitted.items() if one.reported is not None and s != name}
             raw = {s: self._moved_back(one) for s, one in admitted.items() if one.permutation is not None or s == name}
-            return MergedRound(name, reference, admitted, reported, came, raw, refused)
+            seconds = {site: one.seconds for site, one in reported.items()}
+            return MergedRound(name, reference, admitted, reported, came, raw, refused, seconds)
         done = self._collected.matchings
         matchings = {
             site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
         }
         moved = {site: PermutedState(self.spec, m.permutation, came[site]) for site, m in matchings.items()}
-        return MergedRound(name, reference, admitted, matchings, {**came, **moved}, came, refused)
+        aligned, seconds = {**came, **moved}, self._collected.seconds
+        return MergedRound(name, reference, admitted, matchings, aligned, came, refused, seconds)
 
     def mean(self, merged: MergedRound) -> dict[str, Tensor]:
         """The weighted mean of the aligned networks; FedAvg's, bit for bit, when nothing was moved here."""
@@ -254,6 +260,13 @@ class FedRebasin(FedAvg):
 
     def _match(self, reference: State, one: Admitted) -> Matching:
         """The site's own proposal, kept or refined; else the matching of its weights."""
+        start = time.monotonic()
+        matching = self._matching(reference, one)
+        told = one.reported.seconds if one.reported is not None else 0.0
+        self._collected.seconds[one.site] = told + time.monotonic() - start
+        return matching
+
+    def _matching(self, reference: State, one: Admitted) -> Matching:
         if self.align_at != "both" or one.permutation is None:
             return self.match_by_weights(reference, one)
         if self.refine:

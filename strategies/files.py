@@ -1,5 +1,6 @@
 """Files that are whole or absent: written aside, synced, renamed."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,12 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> Path:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file."""
     return load_file(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal. Of a safetensors file these depend on the tensors alone, not their order."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _partial(path: Path) -> Path:
