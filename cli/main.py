@@ -7,6 +7,7 @@ import typer
 from alignment import AlignmentError
 from cli.barrier import barrier
 from cli.demo import demo
+from cli.exporter import exporter
 from cli.inspect import inspect
 from cli.merge import merge
 from cli.networks import search_current_folder
@@ -27,6 +28,7 @@ app.command()(settings)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(merge)
 app.command(no_args_is_help=True)(barrier)
+app.command()(exporter)
 
 
 @app.callback()

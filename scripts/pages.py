@@ -1,11 +1,13 @@
 """Writes the pages that are made from the code; with ``--check``, fails when one is out of date.
 
 docs/settings.md  from `strategies.settings.Settings`
+docs/metrics.md   from `server.metrics.CATALOGUE`
 """
 
 import sys
 from pathlib import Path
 
+from server.metrics import metrics_table
 from strategies.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +33,16 @@ A site's own, in the node config of its SuperNode: `flower-supernode --node-conf
 | `threads` | all | Torch threads |
 | `checkpoint` | none | A trained network, safetensors, to join with (`start = "checkpoint"`) |
 """
-PAGES = {"docs/settings.md": SETTINGS}
+METRICS = f"""# Metrics
+
+What `fedrebasin exporter --runs DIR` serves on port 9464, from the run store: of each federation its newest run. Units
+are base units, losses and barriers nats, ratios mostly 0..1. Text is in the labels of an `_info`, whose value is 1. No
+label counts rounds or runs; which run it is, `/health` says. `site`, `group` and `layer` are as many as there are. What
+was not measured in the last merge is absent, not 0. How to look at all this: [observing a federation](observing.md).
+
+{metrics_table()}
+"""
+PAGES = {"docs/settings.md": SETTINGS, "docs/metrics.md": METRICS}
 
 
 def main() -> None:

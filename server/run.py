@@ -134,10 +134,11 @@ class Run:
         state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
+        baselines = self._baselines(number, collected, watch)
         record = _record(number, "merged", collected, watch).model_copy(
             update={
                 **_scored(answers),
-                "baselines": self._baselines(number, collected, watch),
+                "baselines": baselines,
                 "guard": decisions,
                 "mix": search.steps,
                 "paths": paths,

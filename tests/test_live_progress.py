@@ -119,6 +119,11 @@ def test_records_of_before_are_read(tmp_path: Path) -> None:
     assert RoundRecord.model_validate(old).checkpoint_bytes == 0
 
 
+def test_the_time_that_the_baselines_took_is_told(tmp_path: Path) -> None:
+    store = play_in_process(quick_settings(tmp_path, baselines=True))
+    assert one_round(store).seconds["baselines"] > 0
+
+
 def one_round(store: RunStore) -> RoundRecord:
     (record,) = read_rounds(store)
     return record
