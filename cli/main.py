@@ -13,6 +13,7 @@ from cli.merge import merge
 from cli.networks import search_current_folder
 from cli.output import progress
 from cli.settings import settings
+from cli.watch import watch
 from models.errors import ModelError
 from strategies.errors import OperatorError
 
@@ -29,6 +30,7 @@ app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(merge)
 app.command(no_args_is_help=True)(barrier)
 app.command()(exporter)
+app.command(no_args_is_help=True)(watch)
 
 
 @app.callback()

@@ -83,12 +83,12 @@ def line(record: RoundRecord) -> str:
 
 
 def write_run(
-    folder: Path, rounds: Sequence[RoundRecord], status: dict[str, object] | None = None, **settings: object
+    folder: Path, records: Sequence[RoundRecord], status: dict[str, object] | None = None, **settings: object
 ) -> Path:
-    """A run's folder with these rounds."""
+    """A run's folder with these rounds' records."""
     folder.mkdir(parents=True, exist_ok=True)
     told = Settings.model_validate({"run": folder.name, **{key.replace("_", "-"): v for key, v in settings.items()}})
     (folder / "settings.json").write_text(json.dumps(told.model_dump(by_alias=True)), encoding="utf-8")
     (folder / "status.json").write_text(json.dumps(FINISHED | (status or {})), encoding="utf-8")
-    (folder / "rounds.jsonl").write_text("".join(map(line, rounds)), encoding="utf-8")
+    (folder / "rounds.jsonl").write_text("".join(map(line, records)), encoding="utf-8")
     return folder
