@@ -34,14 +34,14 @@ lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
-	$(BIN)/python scripts/pages.py --check
+	$(BIN)/python -m scripts.pages --check
 
 format: $(STAMP) ## let ruff put things right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 pages: $(STAMP) ## write the pages that are made from the code
-	$(BIN)/python scripts/pages.py
+	$(BIN)/python -m scripts.pages
 
 benchmark-merge: $(STAMP) ## every way of merging, in real Flower runs (hours; with CIFAR10=FOLDER also on CIFAR-10)
 	$(BIN)/python -m benchmarks.merging.quality --seeds 3 $(if $(CIFAR10),--cifar10 "$(CIFAR10)")

@@ -2,11 +2,13 @@
 
 docs/settings.md  from `strategies.settings.Settings`
 docs/metrics.md   from `server.metrics.CATALOGUE`
+deploy/grafana    the dashboards, from the same and `scripts.dashboards`
 """
 
 import sys
 from pathlib import Path
 
+from scripts.dashboards.build import dashboards
 from server.metrics import metrics_table
 from strategies.settings import settings_table
 
@@ -42,7 +44,7 @@ was not measured in the last merge is absent, not 0. How to look at all this: [o
 
 {metrics_table()}
 """
-PAGES = {"docs/settings.md": SETTINGS, "docs/metrics.md": METRICS}
+PAGES = {"docs/settings.md": SETTINGS, "docs/metrics.md": METRICS, **dashboards()}
 
 
 def main() -> None:

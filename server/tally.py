@@ -8,6 +8,8 @@ from server.metrics import BUCKETS_SECONDS
 from server.records import RoundRecord
 
 ADMITTED = "admitted"
+# Of nearly every round. Series start at zero: Prometheus sees no increase in one that begins with its first value.
+PHASES = ("join", "train", "merge", "probe", "mean", "recalibrate", "evaluate")
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Tally:
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     sent: Counter[str] = field(default_factory=Counter[str])
     received: Counter[str] = field(default_factory=Counter[str])
-    phases: dict[str, Durations] = field(default_factory=dict[str, Durations])
+    phases: dict[str, Durations] = field(default_factory=lambda: {phase: Durations() for phase in PHASES})
     last: RoundRecord | None = None
     merged: RoundRecord | None = None
 
