@@ -46,7 +46,9 @@ def main() -> None:
         print(f"start, reading the newest run: {time.perf_counter() - start:.2f} s")
         server = start_exporter(RunCollector(follower), Listening(port=PORT))
         try:
+            busy = time.process_time()
             times, answer = scrapes(newest)
+            busy = (time.process_time() - busy) / N_SCRAPES
         finally:
             server.shutdown()
             server.server_close()
@@ -56,6 +58,7 @@ def main() -> None:
             for name, seconds in (("median", statistics.median(times)), ("95 % within", rare), ("longest", max(times)))
         )
         print(f"{N_SCRAPES} scrapes, a round more before each: {text}; {len(answer.splitlines())} lines each")
+        print(f"of a processor, with writing the round and reading the answer: {1000 * busy:.0f} ms each")
 
 
 def scrapes(run: Path) -> tuple[list[float], str]:
