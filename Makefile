@@ -6,10 +6,10 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format pages soak benchmark-merge lock clean
+.PHONY: help install demo test test-observability lint format pages soak benchmark-merge lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create .venv and install what requirements.lock pins
 
@@ -24,7 +24,11 @@ demo: $(STAMP) ## run a federation of two sites on this machine and show what th
 	$(BIN)/fedrebasin demo
 
 test: $(STAMP) ## run every test that needs no server and no container engine
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --ignore tests/observability
+
+test-observability: $(STAMP) ## rules, dashboards and report, with a real Prometheus and Chromium (Debian's packages)
+	scripts/observability.sh
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/observability
 
 lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check

@@ -6,7 +6,7 @@ python -m benchmarks.demo_figure runs/NAME docs/images/demo-path.svg
 import sys
 from pathlib import Path
 
-from server.report import path_figure
+from server.drawing import path_figure
 from server.store import RunStore
 from server.summary import read_rounds
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignment import Barrier
-from server.report import ALIGNED_COLOUR, GREY, NAIVE_COLOUR, STYLE
+from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR, STYLE
 from strategies.files import write_bytes
 
 COLOURS = {"naive": NAIVE_COLOUR, "weights": ALIGNED_COLOUR, "activations": "#2e9e4f", "straight-through": "#9a6fb0"}

@@ -19,8 +19,8 @@ from cli.networks import Description, find_network, read_file
 from cli.options import Method
 from cli.output import Format, people, print_json, print_table
 from cli.paths import OutputError, check_output, labels, picture_form
+from server.drawing import path_picture
 from server.records import MatchingRecord, Paths, Record
-from server.report import path_picture
 from strategies.files import write_bytes
 
 

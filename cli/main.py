@@ -7,11 +7,13 @@ import typer
 from alignment import AlignmentError
 from cli.barrier import barrier
 from cli.demo import demo
+from cli.exporter import exporter
 from cli.inspect import inspect
 from cli.merge import merge
 from cli.networks import search_current_folder
 from cli.output import progress
 from cli.settings import settings
+from cli.watch import watch
 from models.errors import ModelError
 from strategies.errors import OperatorError
 
@@ -27,6 +29,8 @@ app.command()(settings)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(merge)
 app.command(no_args_is_help=True)(barrier)
+app.command()(exporter)
+app.command(no_args_is_help=True)(watch)
 
 
 @app.callback()

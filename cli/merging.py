@@ -20,8 +20,7 @@ from cli.options import Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
 from server.records import BarrierRecord
-from strategies.checkpoints import sha256_of
-from strategies.files import write_tensors, write_text
+from strategies.files import sha256_of, write_tensors, write_text
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from client.sources import Samples, describe_samples, scaled
 from models import FAMILIES, Architecture, build
 from models.imported import import_function
 from models.inferred import infer
-from strategies.checkpoints import read_checkpoint, sha256_of
+from strategies.checkpoints import read_checkpoint
 from strategies.errors import OperatorError
+from strategies.files import sha256_of
 
 State = Mapping[str, Tensor]
 

@@ -3,6 +3,7 @@
 Activation matching (Git Re-Basin, arXiv 2209.04836, section 3.1) against the reference that the server sends.
 """
 
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -27,10 +28,12 @@ def aligned_answer(bench: Bench, reference: State, own: State) -> dict[str, obje
     ``both`` they go out as they are, beside the permutation.
     """
     spec = network_spec(Architecture(*bench.settings.network))
+    start = time.monotonic()
     matching = match_at_site(bench, spec, reference, own)
+    seconds = time.monotonic() - start
     at_site = bench.settings.align_at == "site"
     sent = permute(spec, matching.permutation, own) if at_site else own
-    records: dict[str, object] = {ARRAYS: to_arrays(sent), MATCHING: pack_matching(matching)}
+    records: dict[str, object] = {ARRAYS: to_arrays(sent), MATCHING: pack_matching(matching, seconds)}
     if not at_site or bench.settings.baselines:
         records[PERMUTATION] = pack_permutation(matching.permutation)
     return records

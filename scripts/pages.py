@@ -2,12 +2,16 @@
 
 docs/settings.md           from `strategies.settings.Settings`
 docs/exit-codes/README.md  from the classes that carry the codes, and `strategies.errors.Reason`
+docs/metrics.md            from `server.metrics.CATALOGUE`
+deploy/grafana             the dashboards, from the same and `scripts.dashboards`
 """
 
 import sys
 from pathlib import Path
 
+from scripts.dashboards.build import dashboards
 from scripts.exit_codes import exit_code_table
+from server.metrics import metrics_table
 from strategies.errors import Reason
 from strategies.settings import settings_table
 
@@ -51,7 +55,21 @@ A refusal ends nothing: the site is left out of the round, and asked again in th
 | --- | --- | --- |
 {REASONS}
 """
-PAGES = {"docs/settings.md": SETTINGS, "docs/exit-codes/README.md": EXIT_CODES}
+METRICS = f"""# Metrics
+
+What `fedrebasin exporter --runs DIR` serves on port 9464, from the run store: of each federation its newest run. Units
+are base units, losses and barriers nats, ratios mostly 0..1. Text is in the labels of an `_info`, whose value is 1. No
+label counts rounds or runs; which run it is, `/health` says. `site`, `group` and `layer` are as many as there are. What
+was not measured in the last merge is absent, not 0. How to look at all this: [observing a federation](observing.md).
+
+{metrics_table()}
+"""
+PAGES = {
+    "docs/settings.md": SETTINGS,
+    "docs/exit-codes/README.md": EXIT_CODES,
+    "docs/metrics.md": METRICS,
+    **dashboards(),
+}
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ def _store_of(run_config: Mapping[str, object]) -> RunStore:
 def _tell_failure(store: RunStore, error: Exception) -> None:
     code = error.exit_code if isinstance(error, OperatorError) else OperatorError.exit_code
     reason = str(error) if isinstance(error, OperatorError | ModelError) else f"{type(error).__name__}: {error}"
-    store.write_json("status.json", {"round": 0, "phase": "failed", "reason": reason, "exit-code": code})
+    store.tell({"phase": "failed", "reason": reason, "exit-code": code, "deadline": None})
 
 
 def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) -> None:
@@ -93,7 +93,7 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         malicious=settings.malicious_sites,
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
-    Run(settings, store, Sites(grid, settings), strategy, model).play(beginning)
+    Run(settings, store, Sites(grid, settings, tell=store.tell), strategy, model).play(beginning)
 
 
 def bounds_of(settings: Settings) -> Bounds:

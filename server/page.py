@@ -8,57 +8,152 @@ PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>fedrebasin: {{ summary.run }}</title>
 <style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; --line: #8886; --soft: #8881; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }
+h1, h2, h3, p { overflow-wrap: anywhere; }
+h2 { margin: 2.5rem 0 .5rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; }
-th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { white-space: nowrap; }
+th:first-child, td:first-child, .text { text-align: left; }
+th, td:first-child, .text { white-space: normal; }
+td:first-child, td.text { overflow-wrap: anywhere; min-width: 4.5rem; }
+th { vertical-align: bottom; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; margin: 1rem 0; }
+.card { padding: .6rem 1rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--soft); }
+.card b { display: block; font-size: 1.6rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .charts { display: flex; flex-wrap: wrap; }
+.charts svg text { fill: currentcolor !important; }
 .charts svg { flex: 1 1 18rem; min-width: 0; max-width: 30rem; height: auto; }
+.hash { font-family: ui-monospace, monospace; font-size: .8rem; overflow-wrap: anywhere; white-space: normal; }
 .settings td:last-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .settings td:first-child { white-space: normal; }
-@media (max-width: 40rem) { body { margin: 1rem auto; } th, td { padding: .3rem .35rem; } }
 figure { margin: 1rem 0; }
-figcaption, .note { opacity: .75; }
-.big { font-size: 1.3rem; }
+figcaption, .note { color: color-mix(in srgb, currentcolor 75%, transparent); }
+summary { cursor: pointer; }
+@media (max-width: 40rem) {
+  body { margin: 1rem auto; }
+  th, td { padding: .3rem .35rem; }
+  .stack tr:first-child { display: none; }
+  .stack, .stack tbody, .stack tr, .stack td { display: block; }
+  .stack td { border: 0; padding: .1rem 0; text-align: right; white-space: normal; }
+  .stack td::after { content: ""; display: block; clear: both; }
+  .stack td::before { content: attr(data-name); float: left; padding-right: 1rem; }
+  .stack td:first-child { font-weight: bold; text-align: left; }
+  .stack tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
+  .cards { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
+}
+@media print { body { max-width: none; } figure, tr { break-inside: avoid; } }
 </style>
 </head>
 <body>
 <h1>{{ summary.run }}</h1>
+<p>{{ sites|length }} sites trained apart, on data that stayed with each of them. Their networks were merged into one
+in {{ merged|length }} of {{ rounds|length }} round{{ "" if rounds|length == 1 else "s" }}.
+{% if last.merged and last.best_site %}
+On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of
+cases; the best site's own network is in {{ "%.1f"|format(100 * last.best_site.accuracy) }} %.
+{% endif %}</p>
+<div class="cards">
 {% if summary.barrier %}
-<p class="big">Barrier {% if summary.barrier.naive is none %}not known{% else -%}
-{{ "%.3f"|format(summary.barrier.naive) }}{% endif %} naive,
-{{ "%.3f"|format(summary.barrier.aligned) }} aligned (nats).</p>
-<p class="note">{{ summary.barrier.definition }}</p>
+<div class="card">barrier, naive<b>{{ summary.barrier.naive|score }}</b></div>
+<div class="card">barrier, aligned<b>{{ summary.barrier.aligned|score }}</b></div>
 {% endif %}
+{% for name, text in (("merged", "merged"), ("best_site", "best site alone"), ("sites_mean", "mean of sites")) %}
+{% if last[name] %}
+<div class="card">{{ text }}<b>{{ "%.1f"|format(100 * last[name].accuracy) }} %</b></div>
+{% endif %}
+{% endfor %}
+<div class="card">replies refused<b>{{ n_refused }}</b></div>
+</div>
+{% if summary.barrier %}
+<p class="note">The barrier says how much worse a network on the way between two others is than these: naive, as they
+came; aligned, with one's units in the other's order. Near 0 they can be averaged at no loss. It is that of the first
+merge; exactly, {{ summary.barrier.definition }}.</p>
+{% endif %}
+
 <h2>Accuracy and loss on the union of held-out data</h2>
 <div class="wide"><table>
 <tr><th>network</th><th>accuracy</th><th>loss, nats</th></tr>
-{% for name, accuracy in summary.accuracy.items() -%}
-<tr><td>{{ name }}</td><td>{{ "%.3f"|format(accuracy) }}</td><td>{{ "%.3f"|format(summary.loss[name]) }}</td></tr>
-{% endfor %}</table></div>
+{% for name, accuracy in summary.accuracy.items() %}
+<tr><td>{{ name|replace(".", ".\u200b") }}</td><td>{{ accuracy|score }}</td><td>{{ summary.loss[name]|score }}</td></tr>
+{% endfor %}
+</table></div>
+
+{% if course %}
+<h2>Round by round</h2>
+<div class="charts">{% for chart in course %}{{ chart|safe }}{% endfor %}</div>
+{% endif %}
+
 <h2>Between the networks</h2>
-{% for figure in figures -%}
+{% for figure in figures %}
 <figure><h3>{{ figure.title }}</h3><div class="charts">
 {% for chart in figure.charts %}{{ chart|safe }}{% endfor %}</div><figcaption>{{ figure.caption }}</figcaption></figure>
 {% else %}<p>No path was probed.</p>
 {% endfor %}
+{% if n_hidden %}<p class="note">{{ n_hidden }} more are in rounds.jsonl.</p>{% endif %}
+
+<h2>Sites</h2>
+<table class="stack">
+<tr><th>site</th><th>merged</th><th>share</th><th>barrier naive</th><th>barrier aligned</th><th>accuracy at home</th>
+<th>accuracy on the union</th><th>received</th><th>sent</th><th class="text">left out</th></tr>
+{% for site in sites %}
+<tr><td>{{ site.site }}</td>
+<td data-name="merged">{{ site.rounds|length }} of {{ rounds|length }}</td>
+<td data-name="share">{{ "–" if site.share is none else "%.1f %%"|format(100 * site.share) }}</td>
+<td data-name="barrier naive">{{ site.naive.barrier|score if site.naive else "–" }}</td>
+<td data-name="barrier aligned">{{ site.aligned.barrier|score if site.aligned else "–" }}</td>
+<td data-name="accuracy at home">{{ site.at_home.accuracy|score if site.at_home else "–" }}</td>
+<td data-name="accuracy on the union">{{ site.on_union.accuracy|score if site.on_union else "–" }}</td>
+<td data-name="received">{{ site.received|size }}</td><td data-name="sent">{{ site.sent|size }}</td>
+<td class="text" data-name="left out">
+{%- for number, reason in site.refused %}round {{ number }}: {{ reason }}{{ "" if loop.last else "; " }}
+{%- else %}never{% endfor %}</td></tr>
+{% endfor %}
+</table>
+<p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in; the
+barrier is that of the first merge, from the reference, which has none. Accuracy is that of the site's own network: at
+home, on its own held-out samples, as last measured; on the union, on those of all sites, as first measured. Bytes are
+counted at the server, over all rounds.</p>
+
 <h2>Rounds</h2>
+<table class="stack">
+<tr><th>round</th><th class="text">outcome</th><th class="text">reference</th><th class="text">merged</th>
+<th class="text">refused</th><th>accuracy</th><th>seconds</th></tr>
+{% for record in rounds %}
+<tr><td data-name="round">{{ record.round }}</td><td class="text" data-name="outcome">{{ record.outcome }}</td>
+<td class="text" data-name="reference">{{ record.reference or "–" }}</td>
+<td class="text" data-name="merged">{{ record.weights|join(", ") if record.outcome == "merged" else "–" }}</td>
+<td class="text" data-name="refused">
+{%- for one in record.refused %}{{ one.site }}: {{ one.reason|reason }}{{ "" if loop.last else "; " }}
+{%- else %}none{% endfor %}</td>
+<td data-name="accuracy">{{ record.merged.accuracy|score if record.merged else "–" }}</td>
+<td data-name="seconds">{{ "%.1f"|format(record.seconds.values()|sum) }}</td></tr>
+{% endfor %}
+</table>
+
+<h2>What went in and what came out</h2>
+<p class="note">SHA-256 of safetensors files: of a site's network as it came (where the site aligns it, as aligned),
+and of the merged network in <code>checkpoints/</code>. A site can compare: <code>sha256sum</code> of what it keeps.</p>
+{% for record in rounds if record.checkpoint_sha256 %}
+<details{{ " open" if loop.last }}><summary>Round {{ record.round }}, {{ record.outcome }}</summary>
 <div class="wide"><table>
-<tr><th>round</th><th>outcome</th><th>reference</th><th>merged</th><th>refused</th><th>accuracy</th><th>seconds</th></tr>
-{% for record in rounds -%}
-<tr><td>{{ record.round }}</td><td>{{ record.outcome }}</td><td>{{ record.reference }}</td>
-<td>{{ record.weights|join(", ") }}</td>
-<td>{% for one in record.refused %}{{ one.site }}: {{ one.reason }} {% else %}none{% endfor %}</td>
-<td>{{ "%.3f"|format(record.merged.accuracy) if record.merged else "" }}</td>
-<td>{{ "%.1f"|format(record.seconds.values()|sum) }}</td></tr>
-{% endfor %}</table></div>
+{% for site, digest in record.inputs_sha256.items() %}
+<tr><td>{{ site }}</td><td class="hash text">{{ digest }}</td></tr>
+{% endfor %}
+<tr><td><b>{{ "merged" if record.outcome == "merged" else "unchanged" }}</b></td>
+<td class="hash text">{{ record.checkpoint_sha256 }}</td></tr>
+</table></div></details>
+{% else %}<p>This run was made by a version that kept none.</p>
+{% endfor %}
+
 <h2>Settings</h2>
 <div class="wide"><table class="settings">
-{% for key, value in summary.settings.items() -%}
+{% for key, value in summary.settings.items() %}
 <tr><td>{{ key }}</td><td>{{ "–" if value == "" else value|lower if value is boolean else value }}</td></tr>
-{% endfor %}</table></div>
+{% endfor %}
+</table></div>
 </body>
 </html>
 """

@@ -48,13 +48,14 @@ class Paths(SitePaths, frozen=True):
 
 
 class MatchingRecord(Record, frozen=True):
-    """How a site's network was matched to the reference."""
+    """How a site's network was matched to the reference, and what it took: at the site, by its own word, and here."""
 
     objective: float
     gain: float
     sweeps: int
     converged: bool
     moved: dict[str, float]
+    seconds: float = 0.0
 
 
 class RefusedRecord(Record, frozen=True):
@@ -105,17 +106,14 @@ class TrafficRecord(Record, frozen=True):
     received: int
 
 
-class CheckpointRecord(Record, frozen=True):
-    """The file with the merged network."""
-
-    sha256: str
-    bytes: int
-
-
 class RoundRecord(Record, frozen=True):
     """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged.
 
-    ``missing`` are the sites that took part before and were not there.
+    missing               the sites that took part before and were not there
+    variance              by BatchNorm layer, the variance of the merged network's activations over that of its ends
+    recalibration_samples the training samples that the merged network's statistics were recomputed on
+    inputs_sha256         of each admitted network as it came, of the safetensors file with its tensors
+    checkpoint_sha256     of the merged network's file
     """
 
     round: int
@@ -134,5 +132,9 @@ class RoundRecord(Record, frozen=True):
     traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])
     missing: list[str] = Field(default_factory=list[str])
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
-    checkpoint: CheckpointRecord | None = None
+    variance: dict[str, float] = Field(default_factory=dict[str, float])
+    recalibration_samples: int = 0
+    inputs_sha256: dict[str, str] = Field(default_factory=dict[str, str])
+    checkpoint_sha256: str = ""
+    checkpoint_bytes: int = 0
     finished: float = 0.0

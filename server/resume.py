@@ -8,7 +8,7 @@ from torch import Tensor
 
 from server.records import RoundRecord
 from server.store import RunStore, StoreError
-from strategies.checkpoints import sha256_of
+from strategies.files import sha256_of
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
@@ -91,7 +91,7 @@ def last_whole(store: RunStore) -> Beginning:
 
 def _is_whole(store: RunStore, record: RoundRecord) -> bool:
     path = store.checkpoint_path(record.round)
-    expected = record.checkpoint.sha256 if record.checkpoint else ""
+    expected = record.checkpoint_sha256
     got = sha256_of(path) if path.is_file() else "no file"
     if got != expected:
         logger.warning(

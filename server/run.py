@@ -16,7 +16,7 @@ from server.heads import average_by_counts, solve_heads
 from server.layers import merge_by_least_squares
 from server.mixing import Search
 from server.probing import probe
-from server.recalibration import MERGED, recalibrate, repair
+from server.recalibration import MERGED, keeps_statistics, recalibrate, repair
 from server.records import (
     BarrierRecord,
     MatchingRecord,
@@ -31,12 +31,15 @@ from server.secure import secure_mean
 from server.sites import JoinError, Sites
 from server.store import RunStore
 from server.trips import Trips
+from server.variance import variance_ratios
 from server.variants import measure_variants
 from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
+from strategies.files import sha256_of
 from strategies.protocol import OWN, State
 from strategies.rounds import MergedRound
 from strategies.settings import Settings
+from strategies.spool import SpooledState
 
 logger = getLogger("fedrebasin")
 NOTHING = MergedRound("", {}, {}, {}, {}, {})
@@ -55,6 +58,7 @@ class Stopwatch:
     store: RunStore
     round_number: int
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    recalibration_samples: int = 0
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
@@ -96,6 +100,7 @@ class Run:
     def play_round(self, number: int, state: State, first: bool) -> tuple[State, bool]:
         """One round from ``state``, the ``first`` until one has merged; returns the network, and whether it merged."""
         watch = Stopwatch(self.store, number)
+        self.store.tell({"rounds": self.settings.rounds, "refused": {}, "asked": [], "replied": []})
         self.sites.begin_round()
         with watch.phase("join"):
             there = self._join(number)
@@ -158,7 +163,7 @@ class Run:
             logger.warning("round %d is void: no mean came of secure aggregation", number)
             return state, _record(number, "void", nothing, watch)
         with watch.phase("recalibrate"):
-            state = recalibrate(self.sites, self.model, {MERGED: opened.mean}, number)[MERGED]
+            state = self._recalibrate(opened.mean, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         scored = _scored(answers)
@@ -172,14 +177,16 @@ class Run:
         state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
+        baselines = self._baselines(number, collected, watch)
         record = _record(number, "merged", collected, watch).model_copy(
             update={
                 **_scored(answers),
-                "baselines": self._baselines(number, collected, watch),
+                "baselines": baselines,
                 "guard": decisions,
                 "mix": search.steps,
                 "paths": paths,
                 "barrier": _greatest(paths),
+                "variance": variance_ratios(state, merged.aligned, merged.weights),
             }
         )
         return state, record
@@ -199,7 +206,7 @@ class Run:
             with watch.phase("search"):
                 state = search.run(merged, state)
         with watch.phase("recalibrate"):
-            state = recalibrate(self.sites, self.model, {MERGED: state}, number)[MERGED]
+            state = self._recalibrate(state, watch)
         if settings.repair:
             with watch.phase("repair"):
                 weights = list(merged.weights.values())
@@ -208,6 +215,13 @@ class Run:
             with watch.phase("ridge"):
                 state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
         return state
+
+    def _recalibrate(self, state: State, watch: Stopwatch) -> State:
+        """``state`` with its statistics renewed; the watch knows on how many samples."""
+        renewed = recalibrate(self.sites, self.model, {MERGED: state}, watch.round_number)[MERGED]
+        if self.settings.recalibrate_passes and keeps_statistics(self.model):
+            watch.recalibration_samples = self.sites.samples_of(self.settings.statistics_samples)
+        return renewed
 
     def _baselines(self, number: int, merged: MergedRound, watch: Stopwatch) -> dict[str, Score]:
         found: dict[str, Score] = {}
@@ -246,11 +260,22 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         refused=[],
         matchings={
             site: MatchingRecord(
-                objective=m.objective, gain=m.gain, sweeps=m.sweeps, converged=m.converged, moved=dict(m.moved)
+                objective=m.objective,
+                gain=m.gain,
+                sweeps=m.sweeps,
+                converged=m.converged,
+                moved=dict(m.moved),
+                seconds=merged.seconds.get(site, 0.0),
             )
             for site, m in merged.matchings.items()
         },
         seconds=watch.seconds,
+        recalibration_samples=watch.recalibration_samples,
+        inputs_sha256={
+            site: sha256_of(one.state.path)
+            for site, one in merged.replies.items()
+            if isinstance(one.state, SpooledState)
+        },
         finished=time.time(),
     )
 

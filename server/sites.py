@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.live import waiting_for
 from strategies.admission import sound
 from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
@@ -45,9 +46,17 @@ def _bytes_of(value: object) -> int:
     return len(value) if isinstance(value, str | bytes) else 8
 
 
+def silent(changes: Mapping[str, object]) -> None:
+    """Tells nobody."""
+
+
 @dataclass
 class Sites:
-    """The joined sites by node id, and the grid that reaches them."""
+    """The joined sites by node id, and the grid that reaches them.
+
+    tell      is told what comes in, as it comes
+    answered  the sites whose answers to the last question counted
+    """
 
     grid: Grid
     settings: Settings
@@ -58,6 +67,8 @@ class Sites:
     refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
     out: set[str] = field(default_factory=set[str])
     missing: set[str] = field(default_factory=set[str])
+    tell: Callable[[Mapping[str, object]], None] = silent
+    answered: list[str] = field(default_factory=list[str])
 
     def begin_round(self) -> None:
         """Forgets what sites did in the round before."""
@@ -70,6 +81,7 @@ class Sites:
         self.refused.append(verdict)
         if verdict.reason is not Reason.DUPLICATE:
             self.out.add(verdict.site)
+        self.tell({"refused": {each.site: each.reason.name for each in self.refused}})
 
     def join(self) -> None:
         """Waits until ``min-sites`` nodes are there, and asks those that are new for their names.
@@ -100,6 +112,7 @@ class Sites:
         self.missing = before - set(self.names.values())
         if self.missing:
             logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
+        self.tell({"joined": list(self.names.values())})
         if len(self.names) < self.settings.min_sites:
             raise JoinError(
                 f"{len(self.names)} sites joined ({', '.join(self.names.values())}), "
@@ -124,13 +137,19 @@ class Sites:
 
     def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
         """Each site with its reply to the message that is meant for it, in order of arrival; None from the silent."""
-        for message in messages:
-            site = self.names[message.metadata.dst_node_id]
+        asked = [self.names[message.metadata.dst_node_id] for message in messages]
+        for site, message in zip(asked, messages, strict=True):
             self.traffic.setdefault(site, Traffic()).sent += size_of(message.content)
+        replied: list[str] = []
+        self.tell(waiting_for(asked, self.settings.round_deadline_seconds))
         for node_id, reply in self._exchange(messages):
+            site = self.names[node_id]
             if reply is not None and reply.has_content():
-                self.traffic[self.names[node_id]].received += size_of(reply.content)
-            yield self.names[node_id], reply
+                self.traffic[site].received += size_of(reply.content)
+            if reply is not None:
+                replied.append(site)
+                self.tell({"replied": replied})
+            yield site, reply
 
     def answers(
         self,
@@ -148,7 +167,13 @@ class Sites:
             except RefusedReply as verdict:
                 logger.warning("%s: %s", message_type, verdict)
                 self.leave_out(verdict)
+        self.answered = sorted(found)
         return dict(sorted(found.items()))
+
+    def samples_of(self, most: int) -> int:
+        """The training samples, at most ``most`` (0: all) of each, of the sites that answered last."""
+        counts = [self.samples.get(site, 0) for site in self.answered]
+        return sum(min(count, most) if most else count for count in counts)
 
     def _messages(self, message_type: str, contents: Mapping[int, RecordDict], round_number: int) -> list[Message]:
         seconds = self.settings.round_deadline_seconds

@@ -3,7 +3,7 @@
 ====================================  ==================================================================
 ``settings.json``                     the settings
 ``rounds.jsonl``                      one line per finished round, with the SHA-256 of its network
-``status.json``                       the phase at this moment
+``status.json``                       what the run is doing at this moment
 ``checkpoints/round-0001.safetensors``  the merged networks of the last rounds
 ``result.json``                       the summary of a finished run
 ``report.html``                       the page for people
@@ -24,9 +24,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from strategies.checkpoints import sha256_of
+from server.live import resident_bytes
 from strategies.errors import OperatorError
-from strategies.files import append_line, read_tensors, write_tensors, write_text
+from strategies.files import append_line, read_tensors, sha256_of, write_tensors, write_text
 
 Record = Mapping[str, object]
 
@@ -93,13 +93,19 @@ class RunStore:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def status(self, round_number: int, phase: str) -> None:
-        """Says what the run is doing now."""
-        self.write_json("status.json", {"round": round_number, "phase": phase, "since": time.time()})
+        """Says what the run is doing now; no replies are waited for as yet."""
+        self.tell({"round": round_number, "phase": phase, "since": time.time(), "deadline": None})
+
+    def tell(self, changes: Record) -> None:
+        """Changes what ``status.json`` says of the run, and leaves the rest as it was; see `server.live`."""
+        now = time.time()
+        before = self.read_json("status.json") or {"started": now, "round": 0, "phase": "starting", "since": now}
+        self.write_json("status.json", {**before, "updated": now, "resident_bytes": resident_bytes(), **changes})
 
     def finish_round(self, record: Record, state: Mapping[str, Tensor]) -> None:
         """Keeps a round's network first and its line second: a line without its network never exists."""
         path = write_tensors(self.checkpoint_path(int(str(record["round"]))), state)
-        told = {**record, "checkpoint": {"sha256": sha256_of(path), "bytes": path.stat().st_size}}
+        told = {**record, "checkpoint_sha256": sha256_of(path), "checkpoint_bytes": path.stat().st_size}
         append_line(self.rounds_path, json.dumps(told, ensure_ascii=False))
 
     def forget_before(self, round_number: int) -> None:

@@ -124,4 +124,8 @@ class Trips:
     def _train(self, sent: State, config: Mapping[str, bool]) -> Iterator[Arrived]:
         start = self.sites.settings.start if self.first else "shared"
         asked = ConfigRecord({ROUND: self.number, FIRST: self.first, START: start, **config})
-        return self.sites.ask(TRAIN, RecordDict({ARRAYS: to_arrays(sent), CONFIG: asked}), self.number)
+        content = RecordDict({ARRAYS: to_arrays(sent), CONFIG: asked})
+        for arrived in self.sites.ask(TRAIN, content, self.number):
+            yield arrived
+            # By now it has been judged.
+            self.sites.tell({"refused": {verdict.site: verdict.reason.name for verdict in self.strategy.verdicts}})

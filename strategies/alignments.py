@@ -27,15 +27,17 @@ class Reported:
     sweeps: int
     converged: bool
     moved: Mapping[str, float]
+    seconds: float = 0.0
 
 
-def pack_matching(matching: Matching) -> ConfigRecord:
-    """The numbers of a matching as they cross the wire."""
+def pack_matching(matching: Matching, seconds: float = 0.0) -> ConfigRecord:
+    """The numbers of a matching, and what it took, as they cross the wire."""
     numbers = {
         "objective": matching.objective,
         "gain": matching.gain,
         "sweeps": matching.sweeps,
         "converged": matching.converged,
+        "seconds": seconds,
     }
     return ConfigRecord({**numbers, **{MOVED + group: share for group, share in matching.moved.items()}})
 
@@ -46,11 +48,14 @@ def unpack_matching(site: str, record: ConfigRecord) -> Reported:
         numbers = {key: float(str(record[key])) for key in ("objective", "gain", "sweeps")}
         moved = {key.removeprefix(MOVED): float(str(record[key])) for key in record if key.startswith(MOVED)}
         converged = bool(record["converged"])
+        numbers["seconds"] = float(str(record.get("seconds", 0.0)))
     except (KeyError, ValueError) as error:
         raise RefusedReply(Reason.MALFORMED, site, f"matching: {error}") from None
-    if not all(map(math.isfinite, numbers.values())) or not all(0 <= share <= 1 for share in moved.values()):
+    finite = all(map(math.isfinite, numbers.values()))
+    if not finite or numbers["seconds"] < 0 or not all(0 <= share <= 1 for share in moved.values()):
         raise RefusedReply(Reason.MALFORMED, site, "matching: a number is out of range")
-    return Reported(numbers["objective"], numbers["gain"], int(numbers["sweeps"]), converged, moved)
+    whole = int(numbers["sweeps"])
+    return Reported(numbers["objective"], numbers["gain"], whole, converged, moved, numbers["seconds"])
 
 
 def pack_permutation(permutation: Permutation) -> ArrayRecord:

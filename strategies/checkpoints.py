@@ -1,6 +1,5 @@
 """Networks in files that anybody may have handed over: safetensors, and nothing that could run code."""
 
-import hashlib
 import shlex
 from pathlib import Path
 
@@ -45,12 +44,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path}: not a readable safetensors file ({error}). Was it copied whole? Compare its SHA-256 with the "
             "sender's: sha256sum FILE"
         ) from error
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of the file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_pickle(path: Path) -> None:

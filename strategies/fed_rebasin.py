@@ -1,6 +1,7 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
@@ -205,13 +206,15 @@ class FedRebasin(FedAvg):
         if self.align_at == "site":
             reported = {s: one.reported for s, one in admitted.items() if one.reported is not None and s != name}
             raw = {s: self._moved_back(one) for s, one in admitted.items() if one.permutation is not None or s == name}
-            return MergedRound(name, reference, admitted, reported, came, raw, refused)
+            seconds = {site: one.seconds for site, one in reported.items()}
+            return MergedRound(name, reference, admitted, reported, came, raw, refused, seconds)
         done = self._collected.matchings
         # With nothing to permute there is nothing to match, and the mean is FedAvg's at FedAvg's cost.
         others = [one for site, one in admitted.items() if site != name] if self.spec.groups else []
         matchings = {one.site: done.get(one.site) or self._match(reference, one) for one in others}
         moved = {site: PermutedState(self.spec, m.permutation, came[site]) for site, m in matchings.items()}
-        return MergedRound(name, reference, admitted, matchings, {**came, **moved}, came, refused)
+        aligned, seconds = {**came, **moved}, self._collected.seconds
+        return MergedRound(name, reference, admitted, matchings, aligned, came, refused, seconds)
 
     def mean(self, merged: MergedRound) -> dict[str, Tensor]:
         """The weighted mean of the aligned networks; FedAvg's, bit for bit, when nothing was moved here.
@@ -246,6 +249,13 @@ class FedRebasin(FedAvg):
 
     def _match(self, reference: State, one: Admitted) -> Matching:
         """The site's own proposal, kept or refined; else the matching of its weights."""
+        start = time.monotonic()
+        matching = self._matching(reference, one)
+        told = one.reported.seconds if one.reported is not None else 0.0
+        self._collected.seconds[one.site] = told + time.monotonic() - start
+        return matching
+
+    def _matching(self, reference: State, one: Admitted) -> Matching:
         if self.align_at != "both" or one.permutation is None:
             return self.match_by_weights(reference, one)
         if self.refine:

@@ -1,6 +1,7 @@
 """Files that are whole or absent: written aside, synced, renamed."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -81,6 +82,12 @@ def _number(error: SafetensorError) -> int | None:
     """The number of the error of the operating system that safetensors met, which it tells in words alone."""
     said = str(error)
     return next((number for number in FULL if f"(os error {number})" in said), None)
+
+
+def sha256_of(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal. Of a safetensors file these depend on the tensors alone, not their order."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _partial(path: Path) -> Path:

@@ -20,6 +20,7 @@ class Collected:
     admitted: dict[str, Admitted] = field(default_factory=dict[str, Admitted])
     refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
     matchings: dict[str, Matching] = field(default_factory=dict[str, Matching])
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class MergedRound:
     raw        the networks as the sites trained them; of a site that sent only what it had aligned there is none
     matchings  how each was brought to the reference; the reference's own site has none
     network    the reference
+    seconds    what the matching took, at the site by its own word and here
     """
 
     reference: str
@@ -38,6 +40,7 @@ class MergedRound:
     aligned: Mapping[str, State]
     raw: Mapping[str, State]
     refused: Sequence[RefusedReply] = field(default_factory=list[RefusedReply])
+    seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def weights(self) -> dict[str, float]:

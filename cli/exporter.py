@@ -1,0 +1,47 @@
+"""``fedrebasin exporter``: the run store on a port, for Prometheus."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import OptionError
+from cli.output import progress
+from server.exporter import Listening, RunCollector, start_exporter
+from server.follow import Follower
+
+TLS = "TLS"
+
+
+def exporter(
+    runs: Annotated[Path, typer.Option(help="Where runs are kept; it may be made later.")] = Path("runs"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9464,
+    certificate: Annotated[
+        Path | None, typer.Option(help="PEM file; with it the exporter speaks HTTPS.", rich_help_panel=TLS)
+    ] = None,
+    key: Annotated[Path | None, typer.Option(help="The certificate's key.", rich_help_panel=TLS)] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="Answer only clients that this authority signed.", rich_help_panel=TLS)
+    ] = None,
+    watch_certificates: Annotated[
+        list[Path] | None,
+        typer.Option(help="Certificate file, or folder of .crt, .pem and .cer, whose expiry to export; repeatable."),
+    ] = None,
+) -> None:
+    """Serve /metrics and /health from the run store, until it is ended by SIGTERM or Ctrl-C."""
+    if (certificate is None) != (key is None) or (client_ca is not None and certificate is None):
+        raise OptionError("--certificate and --key go together, and --client-ca needs both")
+    watched = tuple(watch_certificates or ()) + ((certificate,) if certificate is not None else ())
+    # Before any thread is there: the threads that serve inherit that these signals wait for us.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    follower = Follower(runs)
+    # Before anybody asks: half a history would look like a history.
+    follower.catch_up()
+    server = start_exporter(RunCollector(follower, watched), Listening(host, port, certificate, key, client_ca))
+    scheme = "http" if certificate is None else "https"
+    progress.print(f"{scheme}://{host}:{port}/metrics from {runs}", highlight=False, soft_wrap=True)
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    server.shutdown()
+    server.server_close()

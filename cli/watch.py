@@ -1,0 +1,116 @@
+"""``fedrebasin watch``: a run in the terminal, as it goes."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cli.options import Output
+from cli.output import Format, people, print_json
+from server.follow import Folder
+from server.snapshot import WAITING, SiteNow, Snapshot, snapshot
+from server.store import StoreError
+from strategies.errors import OperatorError
+
+LOOKS_PER_SECOND = 4
+
+
+class FailedRun(OperatorError):  # noqa: N818 - it is the run's failure, told on
+    """The run that was watched has failed."""
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(show_default=False, help="The run's folder, or its name under --runs.")],
+    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    output: Output = Format.TABLE,
+) -> None:
+    """Show what a run is doing until it ends: phase, sites, barrier, time left. As JSON: how it is now, once."""
+    folder = Folder.at(find(run, runs))
+    if output is Format.JSON:
+        print_json(look(folder).model_dump())
+        return
+    with Live(console=people, auto_refresh=False) as live:
+        while True:
+            now = look(folder)
+            live.update(shown(now), refresh=True)
+            if now.phase in ("finished", "failed"):
+                break
+            time.sleep(1 / LOOKS_PER_SECOND)
+    if now.phase == "failed":
+        error = FailedRun(f"run {now.run!r} failed: {now.reason}")
+        error.exit_code = now.exit_code or OperatorError.exit_code
+        raise error
+
+
+def find(run: Path, runs: Path) -> Path:
+    """The run's folder. Raises `StoreError` that names the runs that are there."""
+    for path in (run, runs / run):
+        if (path / "settings.json").is_file():
+            return path
+    there = sorted(path.parent.name for path in runs.glob("*/settings.json"))
+    raise StoreError(f"no run {str(run)!r}, here or under {runs}; there are: {', '.join(there) or 'none'}")
+
+
+def look(folder: Folder) -> Snapshot:
+    """The run now."""
+    run = folder.run()
+    if run is None:
+        raise StoreError(f"{folder.told.path}: not the settings of a run; was it written by another version?")
+    while True:
+        run.tail.read()
+        if not run.tail.unread:
+            return snapshot(run, time.time())
+
+
+def shown(now: Snapshot) -> Group:
+    """What stands in the terminal: no line wraps at 80 columns while names are short."""
+    head = Text.assemble((now.run, "bold"), f"  round {now.round} of {now.rounds}  ", (now.phase, "bold cyan"))
+    head.append(f"  {_clock(now.seconds_in_phase)}")
+    if now.seconds_left is not None:
+        head.append(f"  {now.replied} of {now.asked} replied, {_clock(now.seconds_left)} left", "yellow")
+    return Group(head, _sites(now), *_merge(now))
+
+
+def _sites(now: Snapshot) -> Table:
+    table = Table("site", "state")
+    for column in ("barrier naive", "aligned", "at home", "share"):
+        table.add_column(column, justify="right")
+    for site in now.sites:
+        table.add_row(site.site, _state(site), *map(_number, _numbers(site)))
+    return table
+
+
+def _numbers(site: SiteNow) -> tuple[float | None, ...]:
+    return site.barrier_naive, site.barrier_aligned, site.accuracy_at_home, site.share
+
+
+def _state(site: SiteNow) -> Text:
+    bad = site.state == "late" or site.state.startswith("refused")
+    return Text(site.state, "red" if bad else "yellow" if site.state == WAITING else "green")
+
+
+def _merge(now: Snapshot) -> list[Text]:
+    if now.merged_round is None:
+        return [Text("no merge yet", "dim")]
+    lines = [f"merge of round {now.merged_round}"]
+    if now.barrier is not None:
+        lines.append(f"barrier naive {_number(now.barrier.naive)}, aligned {_number(now.barrier.aligned)} nats")
+    names = {"merged": "merged", "best_site": "best site", "sites_mean": "mean of sites", "ensemble": "ensemble"}
+    known = [f"{text} {now.accuracy[name]:.3f}" for name, text in names.items() if name in now.accuracy]
+    if known:
+        lines.append("accuracy " + ", ".join(known))
+    return [Text(line, "" if number else "dim") for number, line in enumerate(lines)]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

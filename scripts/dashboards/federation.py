@@ -1,0 +1,377 @@
+"""What an operator sees first: top to bottom, the questions of a night shift."""
+
+from scripts.dashboards.panels import (
+    BAD,
+    GOOD,
+    JOB_AND_INSTANCE,
+    NEGATIVE_IS_BAD,
+    SO_SO,
+    SOME_ARE_BAD,
+    Board,
+    Panel,
+    Query,
+    Section,
+    of,
+    one,
+    rises,
+)
+from server import metrics as m
+
+UP = Section(
+    "Is it up, and where does it stand?",
+    (
+        Panel(
+            "Exporter",
+            "Whether Prometheus reaches the exporter. If not, nothing below is known.",
+            "bool_yes_no",
+            (Query(f"up{{{JOB_AND_INSTANCE}}}", "{{instance}}"),),
+            "stat",
+            3,
+            4,
+            ((None, BAD), (1.0, GOOD)),
+        ),
+        Panel(
+            "Run",
+            "Active, finished or failed. A failed run says why in status.json; see FedrebasinRoundStalled.",
+            "none",
+            (Query(f"{of(m.RUN_STATE)} == 1", "{{state}}"),),
+            "stat",
+            3,
+            4,
+            names_only=True,
+        ),
+        Panel(
+            "Phase",
+            "What the run is doing now.",
+            "none",
+            one(m.PHASE, "{{phase}}"),
+            "stat",
+            3,
+            4,
+            names_only=True,
+        ),
+        Panel(
+            "Round",
+            "The round that is being played, and how many are planned.",
+            "none",
+            (*one(m.CURRENT_ROUND, "now"), *one(m.PLANNED_ROUNDS, "of")),
+            "stat",
+            4,
+            4,
+        ),
+        Panel(
+            "Since the last finished round",
+            "How long ago a round last finished.",
+            "s",
+            (Query(f"time() - {of(m.ROUND_FINISHED)}", "{{federation}}"),),
+            "stat",
+            4,
+            4,
+        ),
+        Panel(
+            "Since anything was heard",
+            "How long ago a reply came or the phase changed. Past the deadline for replies, the run has stopped.",
+            "s",
+            (Query(f"time() - {of(m.PROGRESS)}", "{{federation}}"),),
+            "stat",
+            4,
+            4,
+        ),
+        Panel(
+            "Left to the deadline",
+            "Until replies are no longer waited for; empty while none are.",
+            "s",
+            (Query(f"{of(m.PHASE_DEADLINE)} - time()", "{{federation}}"),),
+            "stat",
+            3,
+            4,
+        ),
+    ),
+)
+SITES = Section(
+    "Are the sites with us?",
+    (
+        Panel(
+            "Sites",
+            "Joined; asked and replied, of the question under way.",
+            "none",
+            (
+                *one(m.SITES, "joined", "state=joined"),
+                *one(m.SITES, "asked", "state=asked"),
+                *one(m.SITES, "replied", "state=replied"),
+                *one(m.MIN_SITES, "needed"),
+            ),
+            "stat",
+            8,
+            4,
+        ),
+        Panel(
+            "Left out of this round",
+            "Sites whose network was refused, or came too late, in the round under way.",
+            "none",
+            (*one(m.SITES, "refused", "state=refused"), *one(m.SITES, "late", "state=late")),
+            "stat",
+            4,
+            4,
+            SOME_ARE_BAD,
+        ),
+        Panel(
+            "Refusals and why",
+            "Networks that were left out over the time shown, by site and verdict; see FedrebasinReplyRefused.",
+            "none",
+            (Query(f"round({rises(m.REPLIES, 'verdict!=admitted')}) > 0", "{{site}}: {{verdict}}"),),
+            "stat",
+            8,
+            4,
+            SOME_ARE_BAD,
+        ),
+        Panel(
+            "Rounds",
+            "Rounds that merged and rounds that were void, over the time shown.",
+            "none",
+            (Query(f"round({rises(m.ROUNDS)})", "{{outcome}}"),),
+            "stat",
+            4,
+            4,
+        ),
+    ),
+)
+HELPED = Section(
+    "Did the merge help?",
+    (
+        Panel(
+            "Merged over best site",
+            "Accuracy of the merged network less that of the best site alone, on the same samples. Above 0 it helped.",
+            "percentunit",
+            (
+                Query(
+                    f"{of(m.ACCURACY, 'network=merged')} - ignoring (network) {of(m.ACCURACY, 'network=best_site')}",
+                    "{{federation}}",
+                ),
+            ),
+            "stat",
+            4,
+            8,
+            NEGATIVE_IS_BAD,
+            decimals=1,
+        ),
+        Panel(
+            "Barrier, naive and aligned",
+            "Per site: the greatest loss on the line from the reference, above the mean of its ends. Aligned should be"
+            " far below naive; equal where nothing had to move.",
+            "none",
+            one(m.BARRIER, "{{site}} {{stage}}"),
+            "bargauge",
+            8,
+            8,
+            decimals=3,
+        ),
+        Panel(
+            "Accuracy on the union of held-out data",
+            "Merged, best site and mean of sites; ensemble and naive mean in rounds in which they were measured.",
+            "percentunit",
+            one(m.ACCURACY, "{{network}}"),
+            width=6,
+            decimals=1,
+        ),
+        Panel(
+            "Barrier over time",
+            "The greatest over the sites, naive and aligned, in nats.",
+            "none",
+            (Query(f"max by (federation, stage) ({of(m.BARRIER)})", "{{stage}}"),),
+            width=6,
+            decimals=2,
+        ),
+    ),
+)
+TIME = Section(
+    "Where did the time go?",
+    (
+        Panel(
+            "Time by phase",
+            "Seconds that finished rounds spent in each phase, over the time shown.",
+            "s",
+            (Query(f"sum by (phase) ({rises(m.PHASE_DURATION, part='_sum')})", "{{phase}}"),),
+            "bargauge",
+        ),
+        Panel(
+            "Nine of ten phases took less than",
+            "The 90th percentile by phase, over the time shown; no finer than the histogram's buckets.",
+            "s",
+            (
+                Query(
+                    f"histogram_quantile(0.9, sum by (le, phase) ({rises(m.PHASE_DURATION, part='_bucket')}))",
+                    "{{phase}}",
+                ),
+            ),
+            "bargauge",
+        ),
+        Panel(
+            "How long this phase and this run have been going",
+            "Since the phase began, and since the run did.",
+            "s",
+            (
+                Query(f"time() - {of(m.PHASE_STARTED)}", "phase"),
+                Query(f"time() - {of(m.RUN_STARTED)}", "run"),
+            ),
+        ),
+    ),
+)
+ALIGNMENT = Section(
+    "Is alignment doing anything?",
+    (
+        Panel(
+            "Units moved by group",
+            "Fraction of each group's units that alignment moved, mean over the sites. 0: the networks are aligned.",
+            "percentunit",
+            (Query(f"avg by (group) ({of(m.MOVED)})", "{{group}}"),),
+            "bargauge",
+            decimals=0,
+        ),
+        Panel(
+            "Guard decisions",
+            "Alignments that were kept, that were undone since the loss was less without, and with nothing to move.",
+            "none",
+            (Query(f"sum by (decision) (round({rises(m.GUARD)}))", "{{decision}}"),),
+            "stat",
+        ),
+        Panel(
+            "What alignment saves",
+            "Loss of the mean with the reference, without alignment less with it, by site; empty where nothing moved.",
+            "none",
+            one(m.GAIN, "{{site}}"),
+            decimals=3,
+        ),
+    ),
+)
+VARIANCE = Section(
+    "Does variance collapse?",
+    (
+        Panel(
+            "Variance of activations, merged over sites' own",
+            "By layer. 1 is healthy; near 0 units say the same for every input. A first merge of networks that started"
+            " apart begins low, and later rounds bring it back.",
+            "none",
+            one(m.VARIANCE, "{{layer}}"),
+            width=16,
+            steps=((None, BAD), (0.1, SO_SO), (0.5, GOOD)),
+            decimals=2,
+        ),
+        Panel(
+            "Samples behind the statistics",
+            "Training samples that the merged network's BatchNorm statistics were recomputed on; 0: they were not.",
+            "none",
+            one(m.RECALIBRATION_SAMPLES, "{{federation}}"),
+            "stat",
+        ),
+    ),
+)
+COST = Section(
+    "What does it cost?",
+    (
+        Panel(
+            "Memory of the server",
+            "Resident memory of the ServerApp. It does not grow with the number of sites.",
+            "bytes",
+            one(m.RESIDENT, "{{federation}}"),
+            width=6,
+        ),
+        Panel(
+            "Bytes by site",
+            "Records to and from each site, per second.",
+            "Bps",
+            (
+                Query(f"rate({of(m.RECEIVED)}[$__rate_interval])", "from {{site}}"),
+                Query(f"rate({of(m.SENT)}[$__rate_interval])", "to {{site}}"),
+            ),
+            width=10,
+        ),
+        Panel(
+            "Checkpoint",
+            "Size of the last round's network on disk.",
+            "bytes",
+            one(m.CHECKPOINT, "{{federation}}"),
+            "stat",
+            4,
+        ),
+        Panel(
+            "Certificates end in",
+            "Time until each certificate ends; see FedrebasinCertificateExpiresSoon.",
+            "s",
+            (Query(f"{of(m.CERTIFICATE_EXPIRY)} - time()", "{{certificate}}"),),
+            "stat",
+            4,
+            steps=((None, BAD), (14 * 86400.0, GOOD)),
+        ),
+    ),
+)
+EACH_SITE = Section(
+    "Each site",
+    (
+        Panel(
+            "Sites",
+            "One row a site: what came of its networks over the time shown, and how its own stands in the last merge.",
+            "none",
+            (
+                Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict=admitted')}))", "admitted"),
+                Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict!=admitted')}))", "left out"),
+                Query(f"max by (site) ({of(m.SITE_STATE, 'state=joined')})", "is there"),
+                Query(f"max by (site) ({of(m.SITE_WEIGHT)})", "share"),
+                Query(f"max by (site) ({of(m.BARRIER, 'stage=naive')})", "barrier naive"),
+                Query(f"max by (site) ({of(m.BARRIER, 'stage=aligned')})", "aligned"),
+                Query(f"max by (site) ({of(m.SITE_ACCURACY, 'held_out=home')})", "at home"),
+                Query(f"max by (site) ({of(m.SITE_ACCURACY, 'held_out=union')})", "on the union"),
+            ),
+            "table",
+            24,
+            key="site",
+            units=(
+                ("is there", "bool_yes_no"),
+                ("share", "percentunit"),
+                ("at home", "percentunit"),
+                ("on the union", "percentunit"),
+            ),
+        ),
+    ),
+)
+ABOUT = Section(
+    "What is being run",
+    (
+        Panel(
+            "Settings of the run",
+            "What the newest run of the federation is; all settings are in its report. /health has its name.",
+            "none",
+            one(m.RUN, "{{model}} on {{data}}, aligned at {{align_at}}, head {{head}}, privacy {{privacy}}"),
+            "stat",
+            14,
+            4,
+            names_only=True,
+        ),
+        Panel(
+            "Exporter's version",
+            "Of fedrebasin, and of Python.",
+            "none",
+            one(m.BUILD, "{{version}}, Python {{python}}"),
+            "stat",
+            4,
+            4,
+            names_only=True,
+        ),
+        Panel(
+            "Exporter's reading",
+            "Lines of the run store that are no records, and bytes that are yet to be read. Both should be 0.",
+            "none",
+            (*one(m.UNREADABLE, "lines unreadable"), *one(m.UNREAD, "bytes unread")),
+            "stat",
+            6,
+            4,
+            SOME_ARE_BAD,
+        ),
+    ),
+)
+BOARD = Board(
+    "fedrebasin-federation",
+    "Federation",
+    "Is it up, are the sites with us, did the merge help, and what did it cost.",
+    (UP, SITES, HELPED, TIME, ALIGNMENT, VARIANCE, COST, EACH_SITE, ABOUT),
+)

@@ -1,0 +1,60 @@
+"""What each site gave to a run, and what became of it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from server.records import PathRecord, RoundRecord, Score
+from server.scores import scores_on_union
+
+
+class Contribution(NamedTuple):
+    """One site over all rounds: what it gave, and how its own network stood.
+
+    rounds   the rounds into whose merge its network went
+    share    its weight in the last merge that it was in, 0..1
+    refused  the rounds in which it was left out, with the reasons
+    naive, aligned  the path to it in the first merge that was probed; none of the reference itself
+    """
+
+    site: str
+    rounds: list[int]
+    share: float | None
+    refused: list[tuple[int, str]]
+    at_home: Score | None
+    on_union: Score | None
+    naive: PathRecord | None
+    aligned: PathRecord | None
+    received: int
+    sent: int
+
+
+def contributions(rounds: Sequence[RoundRecord]) -> list[Contribution]:
+    """One for each site that was ever asked, in the order of names."""
+    named = {name for record in rounds for name in (*record.weights, *(r.site for r in record.refused))}
+    return [_of(site, rounds) for site in sorted(named)]
+
+
+def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
+    merged = [record for record in rounds if record.outcome == "merged" and site in record.weights]
+    probed = next((record for record in rounds if record.paths), None)
+    paths = probed.paths.get(site) if probed else None
+    last = merged[-1] if merged else None
+    return Contribution(
+        site=site,
+        rounds=[record.round for record in merged],
+        share=last.weights[site] / sum(last.weights.values()) if last else None,
+        refused=[
+            (record.round, reason_of(one.reason)) for record in rounds for one in record.refused if one.site == site
+        ],
+        at_home=next((record.own[site] for record in reversed(rounds) if site in record.own), None),
+        on_union=next((found[site] for record in rounds if site in (found := scores_on_union(record))), None),
+        naive=paths.naive if paths else None,
+        aligned=paths.aligned if paths else None,
+        received=sum(record.traffic[site].received for record in rounds if site in record.traffic),
+        sent=sum(record.traffic[site].sent for record in rounds if site in record.traffic),
+    )
+
+
+def reason_of(name: str) -> str:
+    """A refusal's reason in words, such as "client error"."""
+    return name.lower().replace("_", " ")

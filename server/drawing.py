@@ -1,0 +1,123 @@
+"""Charts of a run: the line between two networks, and its rounds. The same numbers give the same bytes."""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from server.records import PathRecord, RoundRecord, SitePaths
+from server.scores import network_scores
+
+NAIVE_COLOUR = "#c2571a"
+ALIGNED_COLOUR = "#1a7fc2"
+GREY = "#808080"  # legible on white and on black
+CHARTS = (("losses", "loss, nats"), ("accuracies", "accuracy"))
+NETWORKS = (
+    ("merged", "merged", ALIGNED_COLOUR),
+    ("best_site", "best site", NAIVE_COLOUR),
+    ("sites_mean", "mean", GREY),
+)
+STYLE: dict[Any, Any] = {
+    # Without a salt of our own, ids in the SVG are random: the same numbers must give the same bytes.
+    "svg.hashsalt": "fedrebasin",
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": GREY,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
+Draw = Callable[[Axes], None]
+
+
+def path_charts(paths: SitePaths) -> list[str]:
+    """Loss, and accuracy, along the line, each as SVG: apart, so that a narrow screen can put one below the other."""
+    return [_svg(_picture([partial(_draw_path, paths, chart, True)], "svg")) for chart in CHARTS]
+
+
+def path_figure(paths: SitePaths) -> str:
+    """Loss and accuracy along the line, naive and aligned, as one SVG."""
+    return _svg(path_picture(paths, "svg"))
+
+
+def path_picture(paths: SitePaths, form: Literal["svg", "png"]) -> bytes:
+    """Loss and accuracy along the line, naive and aligned."""
+    return _picture([partial(_draw_path, paths, chart, not number) for number, chart in enumerate(CHARTS)], form)
+
+
+def course_charts(rounds: Sequence[RoundRecord]) -> list[str]:
+    """Accuracy, and barrier where it was probed, round by round, as SVG; none with fewer than two merges."""
+    merged = [record for record in rounds if record.merged is not None]
+    if len(merged) < 2:
+        return []
+    probed = [record for record in merged if record.barrier is not None]
+    draws = [partial(_draw_accuracy, merged), *([partial(_draw_barrier, probed)] if probed else [])]
+    return [_svg(_picture([draw], "svg")) for draw in draws]
+
+
+def _picture(draws: Sequence[Draw], form: Literal["svg", "png"]) -> bytes:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4 * len(draws), 3), layout="constrained")
+        for number, draw in enumerate(draws, 1):
+            axes = figure.add_subplot(1, len(draws), number)
+            draw(axes)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.patch.set_alpha(0)
+        figure.patch.set_alpha(0)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})
+    return buffer.getvalue()
+
+
+def _svg(picture: bytes) -> str:
+    svg = picture.decode()
+    return svg[svg.index("<svg") :]
+
+
+def _draw_path(paths: SitePaths, chart: tuple[str, str], legend: bool, axes: Axes) -> None:
+    name, unit = chart
+    for label, path, colour in _lines(paths):
+        axes.plot(path.lambdas, getattr(path, name), color=colour, label=label, marker=".")
+    axes.set_xlabel("λ")
+    axes.set_ylabel(unit)
+    if legend:
+        axes.legend(frameon=False)
+
+
+def _lines(paths: SitePaths) -> list[tuple[str, PathRecord, str]]:
+    naive = [] if paths.naive is None else [("naive", paths.naive, NAIVE_COLOUR)]
+    return [*naive, ("aligned", paths.aligned, ALIGNED_COLOUR)]
+
+
+def _draw_accuracy(merged: Sequence[RoundRecord], axes: Axes) -> None:
+    scores = [(record.round, network_scores(record)) for record in merged]
+    for name, label, colour in NETWORKS:
+        points = [(number, found[name].accuracy) for number, found in scores if name in found]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="o")
+    axes.set_ylabel("accuracy")
+    _by_round(axes)
+
+
+def _draw_barrier(probed: Sequence[RoundRecord], axes: Axes) -> None:
+    barriers = [(record.round, record.barrier) for record in probed if record.barrier is not None]
+    naive = [(number, barrier.naive) for number, barrier in barriers if barrier.naive is not None]
+    if naive:
+        axes.plot(*zip(*naive, strict=True), color=NAIVE_COLOUR, label="naive", marker="o")
+    aligned = [barrier.aligned for _, barrier in barriers]
+    axes.plot([number for number, _ in barriers], aligned, color=ALIGNED_COLOUR, label="aligned", marker=".")
+    axes.set_ylabel("barrier, nats")
+    axes.set_ylim(bottom=0)
+    _by_round(axes)
+
+
+def _by_round(axes: Axes) -> None:
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)

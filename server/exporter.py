@@ -1,0 +1,177 @@
+"""The exporter: a long-lived process between the run store and Prometheus."""
+
+import json
+import platform
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
+from typing import Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from server import metrics as m
+from server.certificates import expiries
+from server.follow import Follower, Run
+from server.samples import run_samples
+from server.tally import Durations
+from strategies.errors import OperatorError
+
+Wsgi = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
+# A client that says nothing keeps a thread this long.
+SILENCE_SECONDS = 10.0
+
+
+class ExporterError(OperatorError):
+    """The exporter cannot listen, or cannot use its certificates."""
+
+    exit_code = 20
+
+
+@dataclass(eq=False)
+class RunCollector(Collector):
+    """The samples of every federation's newest run, read anew at each scrape."""
+
+    follower: Follower
+    certificates: tuple[Path, ...] = ()
+    runs: dict[str, Run] = field(default_factory=dict[str, Run])
+    _lock: Lock = field(default_factory=Lock)
+
+    def collect(self) -> Iterator[Metric]:
+        """A family for each row of the catalogue of which there is a sample."""
+        with self._lock:
+            self.runs = self.follower.newest()
+            families: dict[str, Metric] = {}
+            for metric, labels, value in self._samples():
+                if metric.short not in families:
+                    families[metric.short] = _family(metric)
+                _add(families[metric.short], labels, value)
+        return iter(families.values())
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, so that registering reads nothing."""
+        return iter(())
+
+    def _samples(self) -> Iterator[tuple[m.Metric, tuple[str, ...], float | Durations]]:
+        yield m.BUILD, (version("fedrebasin"), platform.python_version()), 1.0
+        for name, until in expiries(self.certificates).items():
+            yield m.CERTIFICATE_EXPIRY, (name,), until
+        for federation, run in self.runs.items():
+            for sample in run_samples(run):
+                yield sample.metric, (federation, *sample.labels), sample.value
+
+
+def _family(metric: m.Metric) -> Metric:
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "info": InfoMetricFamily}
+    return kinds.get(metric.kind, HistogramMetricFamily)(metric.family, metric.help, labels=metric.labels)
+
+
+def _add(family: Metric, labels: tuple[str, ...], value: float | Durations) -> None:
+    if isinstance(family, HistogramMetricFamily):
+        assert isinstance(value, Durations)
+        family.add_metric(labels, value.cumulative, value.total)
+    elif isinstance(family, InfoMetricFamily):
+        family.add_metric(labels, {})
+    else:
+        assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
+        assert not isinstance(value, Durations)
+        family.add_metric(labels, value)
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the exporter listens, and by which certificates; without ``certificate`` it speaks plain HTTP.
+
+    client_ca  only clients with a certificate that it signed are answered
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 9464
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+
+
+def start_exporter(collector: RunCollector, listening: Listening) -> WSGIServer:
+    """A server that answers on ``/metrics`` and ``/health``, in threads of its own; ``shutdown()`` ends it.
+
+    Raises `ExporterError` when the port is taken, or certificate and key cannot be used.
+    """
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        server, _ = start_http_server(
+            listening.port,
+            listening.host,
+            registry,
+            certfile=_text(listening.certificate),
+            keyfile=_text(listening.key),
+            client_cafile=_text(listening.client_ca),
+            client_auth_required=listening.client_ca is not None,
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ExporterError(f"cannot listen on {listening.host}:{listening.port}: {error}") from error
+    server.set_app(with_health(cast(Wsgi, server.get_app()), collector))
+    server.RequestHandlerClass = PatientHandler
+    if isinstance(server.socket, ssl.SSLSocket):
+        # Else the handshake is made before the next client is heard, and one that says nothing would stop them all.
+        server.socket.do_handshake_on_connect = False  # pyright: ignore[reportAttributeAccessIssue]
+    return server
+
+
+class PatientHandler(WSGIRequestHandler):
+    """Logs nothing, and waits for no client for ever."""
+
+    timeout = SILENCE_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+        """Nothing."""
+
+
+def with_health(metrics: Wsgi, collector: RunCollector) -> Wsgi:
+    """``metrics`` at ``/metrics``; what is followed, as JSON, at ``/health``; 404 elsewhere."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO")
+        if path == "/metrics":
+            return metrics(environ, start_response)
+        if path != "/health":
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"see /metrics and /health\n"]
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps(health(collector), indent=1).encode() + b"\n"]
+
+    return answer
+
+
+def health(collector: RunCollector) -> dict[str, object]:
+    """That the exporter lives, and the runs that it followed at the last scrape, whose names are no labels."""
+    return {
+        "status": "ok",
+        "runs-dir": str(collector.follower.directory),
+        "runs": [
+            {
+                "federation": federation,
+                "run": run.told.run,
+                "round": run.status.round,
+                "phase": run.status.phase,
+                "unread-bytes": run.tail.unread,
+            }
+            for federation, run in collector.runs.items()
+        ],
+    }
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,128 @@
+"""The runs of a folder, followed: of each federation the newest, with its rounds and what it is doing now."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, ValidationError
+
+from server.live import Status
+from server.tail import Tail, read_small
+from strategies.settings import NAME
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Told(BaseModel, frozen=True):
+    """What the exporter tells of a run's ``settings.json``; other keys, of other versions, do not matter."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(validation_alias=lambda name: name.replace("_", "-")), extra="ignore"
+    )
+
+    run: Annotated[str, Field(pattern=NAME)]
+    federation: Annotated[str, Field(pattern=NAME)] = "federation"
+    model: str = ""
+    data: str = ""
+    start: str = ""
+    align_at: str = ""
+    merge: str = ""
+    head: str = ""
+    privacy: str = ""
+    min_sites: int = 0
+    rounds: int = 0
+    round_deadline_seconds: float = 0.0
+
+
+@dataclass
+class Cached(Generic[T]):
+    """A small JSON file, parsed again only when it has changed; what it last said while it cannot be read."""
+
+    path: Path
+    kind: type[T]
+    value: T | None = None
+    _seen: tuple[int, int, int] = (0, 0, 0)
+
+    def read(self) -> T | None:
+        """What the file says."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return self.value
+        seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if seen != self._seen and (content := read_small(self.path)) is not None:
+            try:
+                self.value, self._seen = self.kind.model_validate_json(content), seen
+            except ValidationError:
+                return self.value
+        return self.value
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as it stands: what was asked for, what it is doing, and its finished rounds."""
+
+    told: Told
+    status: Status
+    tail: Tail
+
+    @property
+    def order(self) -> tuple[float, str]:
+        """Greatest for the newest. A run of a version that did not say when it started counts from what it did say."""
+        return self.status.started or self.status.since, self.told.run
+
+
+@dataclass
+class Folder:
+    """The files of one run."""
+
+    told: Cached[Told]
+    status: Cached[Status]
+    tail: Tail
+
+    @classmethod
+    def at(cls, path: Path) -> "Folder":
+        """Those under ``path``."""
+        told, status = Cached(path / "settings.json", Told), Cached(path / "status.json", Status)
+        return cls(told, status, Tail(path / "rounds.jsonl"))
+
+    def run(self) -> Run | None:
+        """The run; None where there is none."""
+        told = self.told.read()
+        return None if told is None else Run(told, self.status.read() or Status(), self.tail)
+
+
+@dataclass
+class Follower:
+    """The runs under ``directory``. A call of `newest` costs what is new since the last, and a look at each folder."""
+
+    directory: Path
+    _folders: dict[str, Folder] = field(default_factory=dict[str, Folder])
+
+    def newest(self) -> dict[str, Run]:
+        """By federation, its newest run, read as far as time allows; see `server.tail`."""
+        found: dict[str, Run] = {}
+        for run in self._runs():
+            name = run.told.federation
+            if name not in found or run.order > found[name].order:
+                found[name] = run
+        for run in found.values():
+            run.tail.read()
+        return dict(sorted(found.items()))
+
+    def catch_up(self) -> None:
+        """Reads all that is there."""
+        while any(run.tail.unread for run in self.newest().values()):
+            pass
+
+    def _runs(self) -> Iterator[Run]:
+        try:
+            with os.scandir(self.directory) as entries:
+                paths = {entry.name: Path(entry.path) for entry in entries if entry.is_dir()}
+        except OSError:
+            paths = {}
+        self._folders = {name: self._folders.get(name) or Folder.at(path) for name, path in paths.items()}
+        runs = (folder.run() for folder in self._folders.values())
+        return (run for run in runs if run is not None)

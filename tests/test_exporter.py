@@ -1,0 +1,353 @@
+"""The exporter shows what the records say, whatever state the run store is in, and serves it safely."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from server.certificates import expiries
+from server.exporter import ExporterError, Listening, RunCollector, start_exporter
+from server.follow import Follower
+from server.tail import Tail
+from tests.certificates import Authority
+from tests.stores import COMPLETE, VOID, line, write_run
+
+US = '{federation="federation",site="site-us"'
+
+
+class Scraper:
+    """Scrapes of one folder, as text."""
+
+    def __init__(self, folder: Path) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(RunCollector(Follower(folder)))
+
+    def text(self) -> str:
+        return generate_latest(self.registry).decode()
+
+    def value(self, series: str) -> float | None:
+        """The value of ``fedrebasin_`` + ``series``; None when it is not there."""
+        found = [row for row in self.text().splitlines() if row.startswith(f"fedrebasin_{series} ")]
+        return float(found[0].rpartition(" ")[2]) if found else None
+
+
+@pytest.fixture
+def scraper(tmp_path: Path) -> Scraper:
+    return Scraper(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("series", "value"),
+    [
+        ('rounds_total{federation="federation",outcome="merged"}', 1),
+        ('rounds_total{federation="federation",outcome="void"}', 1),
+        ('last_round_finished_timestamp_seconds{federation="federation"}', 1_700_003_700),
+        ('sites{federation="federation",state="refused"}', 1),
+        ('sites{federation="federation",state="late"}', 1),
+        ('site_state{federation="federation",site="site-eu",state="replied"}', 0),
+        ('replies_total{federation="federation",site="site-us",verdict="admitted"}', 2),
+        ('replies_total{federation="federation",site="site-eu",verdict="late"}', 1),
+        ('replies_total{federation="federation",site="site-3",verdict="not_finite"}', 1),
+        ('replies_total{federation="federation",site="site-us",verdict="shape"}', 0),
+        ('site_weight_ratio{federation="federation",site="site-us"}', 0.75),
+        ('loss_barrier_nats{federation="federation",site="site-eu",stage="naive"}', 1.1),
+        ('loss_barrier_nats{federation="federation",site="site-eu",stage="aligned"}', 0.1),
+        ('accuracy_ratio{federation="federation",network="merged"}', 0.95),
+        ('accuracy_ratio{federation="federation",network="best_site"}', 0.9),
+        ('accuracy_ratio{federation="federation",network="ensemble"}', 0.97),
+        ('accuracy_ratio{federation="federation",network="naive"}', 0.6),
+        ('loss_nats{federation="federation",network="best_site"}', 0.3),
+        ('alignment_gain_nats{federation="federation",site="site-eu"}', 1.0),
+        ('units_moved_ratio{federation="federation",group="conv1",site="site-eu"}', 0.75),
+        ('guard_decisions_total{decision="aligned",federation="federation",site="site-eu"}', 1),
+        ('activation_variance_ratio{federation="federation",layer="bn1"}', 0.9),
+        ('phase_duration_seconds_bucket{federation="federation",le="60.0",phase="train"}', 1),
+        ('phase_duration_seconds_count{federation="federation",phase="train"}', 2),
+        ('phase_duration_seconds_sum{federation="federation",phase="train"}', 3640),
+        ('checkpoint_bytes{federation="federation"}', 0),
+        ('site_sent_bytes_total{federation="federation",site="site-us"}', 1100),
+    ],
+)
+def test_a_sample_is_what_the_records_say(tmp_path: Path, scraper: Scraper, series: str, value: float) -> None:
+    # After a void round the screen shows the last merge still.
+    write_run(tmp_path / "run", [COMPLETE, VOID])
+    assert scraper.value(series) == pytest.approx(value)
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path, scraper: Scraper) -> None:
+    write_run(tmp_path / "run", [COMPLETE, VOID])
+    first = scraper.text()
+    assert scraper.text() == first == Scraper(tmp_path).text()
+
+
+def test_reading_as_it_grows_comes_to_the_same_as_reading_at_once(tmp_path: Path, scraper: Scraper) -> None:
+    run = write_run(tmp_path / "run", [])
+    for record in (COMPLETE, VOID, COMPLETE):
+        text = line(record)
+        for part in (text[:100], text[100:-1], text[-1:]):
+            with (run / "rounds.jsonl").open("a") as file:
+                file.write(part)
+            scraper.text()
+    assert scraper.text() == Scraper(tmp_path).text()
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 2
+
+
+def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path, scraper: Scraper) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE])
+    with (run / "rounds.jsonl").open("a") as file:
+        file.write(line(VOID)[:-20])
+    assert scraper.value('rounds_total{federation="federation",outcome="void"}') == 0
+    assert scraper.value('unreadable_lines{federation="federation"}') == 0
+
+
+def test_sites_on_the_end_of_a_path_are_known_without_baselines(tmp_path: Path, scraper: Scraper) -> None:
+    write_run(tmp_path / "run", [COMPLETE.model_copy(update={"baselines": {}})])
+    assert scraper.value('accuracy_ratio{federation="federation",network="best_site"}') == 0.9
+    assert scraper.value('site_accuracy_ratio{federation="federation",held_out="union",site="site-eu"}') == 0.8
+    assert scraper.value('accuracy_ratio{federation="federation",network="ensemble"}') is None
+
+
+def test_of_a_federation_the_newest_run_is_shown_and_of_two_federations_both(tmp_path: Path, scraper: Scraper) -> None:
+    write_run(tmp_path / "b", [COMPLETE], {"started": 100.0, "round": 1}, model="mlp")
+    write_run(tmp_path / "a", [COMPLETE], {"started": 200.0, "round": 2})
+    write_run(tmp_path / "other", [COMPLETE], {"started": 50.0, "round": 3}, federation="banks")
+    assert scraper.value('current_round{federation="federation"}') == 2
+    assert scraper.value('current_round{federation="banks"}') == 3
+    assert 'model="mlp"' not in scraper.text()
+
+
+def test_a_new_run_takes_the_place_of_the_old(tmp_path: Path, scraper: Scraper) -> None:
+    write_run(tmp_path / "old", [COMPLETE, VOID], {"started": 100.0})
+    assert scraper.value('rounds_total{federation="federation",outcome="void"}') == 1
+    write_run(tmp_path / "new", [COMPLETE], {"started": 200.0})
+    assert scraper.value('rounds_total{federation="federation",outcome="void"}') == 0
+
+
+def test_a_run_that_starts_anew_under_its_name_is_read_anew(tmp_path: Path, scraper: Scraper) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE, VOID])
+    scraper.text()
+    for path in run.iterdir():
+        path.unlink()
+    write_run(run, [VOID])
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 0
+
+
+def nothing(folder: Path) -> None:
+    folder.rmdir()
+
+
+def no_records(folder: Path) -> None:
+    run = write_run(folder / "broken", [])
+    (run / "rounds.jsonl").unlink()
+
+
+def garbage(folder: Path) -> None:
+    run = write_run(folder / "broken", [])
+    (run / "rounds.jsonl").write_bytes(b'\xff\xfe\n{}\n[]\nnull\n{"round": 1}\n' + b"[" * 100_000 + b"\n")
+
+
+def half_written_status(folder: Path) -> None:
+    run = write_run(folder / "broken", [])
+    (run / "status.json").write_text('{"round": 3, "pha')
+
+
+def foreign_status(folder: Path) -> None:
+    run = write_run(folder / "broken", [])
+    (run / "status.json").write_text('["not", "ours"]')
+
+
+def foreign_settings(folder: Path) -> None:
+    write_run(folder / "broken", [])
+    (folder / "broken" / "settings.json").write_text('{"editor.fontSize": 12}')
+
+
+def folders_for_files(folder: Path) -> None:
+    for name in ("settings.json", "status.json", "rounds.jsonl"):
+        (folder / "broken" / name).mkdir(parents=True)
+
+
+def pipes_for_files(folder: Path) -> None:
+    write_run(folder / "broken", [])
+    for name in ("settings.json", "status.json", "rounds.jsonl"):
+        (folder / "broken" / name).unlink()
+        os.mkfifo(folder / "broken" / name)
+
+
+def a_pipe_for_records(folder: Path) -> None:
+    run = write_run(folder / "broken", [])
+    (run / "rounds.jsonl").unlink()
+    os.mkfifo(run / "rounds.jsonl")
+
+
+def a_loop_of_links(folder: Path) -> None:
+    run = write_run(folder / "broken", [])
+    (run / "rounds.jsonl").unlink()
+    (run / "rounds.jsonl").symlink_to(run / "rounds.jsonl")
+
+
+def files_beside_runs(folder: Path) -> None:
+    (folder / "notes.txt").write_text("not a run")
+    (folder / ".cache").mkdir()
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        *(nothing, no_records, garbage, half_written_status, foreign_status, foreign_settings, folders_for_files),
+        *(pipes_for_files, a_pipe_for_records, a_loop_of_links, files_beside_runs),
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_a_broken_store_does_not_stop_what_is_whole(tmp_path: Path, scraper: Scraper, break_it: object) -> None:
+    assert callable(break_it)
+    break_it(tmp_path)
+    assert "fedrebasin_build_info" in scraper.text()
+    # A run beside it is shown, and so is one that begins afterwards.
+    write_run(tmp_path / "whole", [COMPLETE], {"started": 1_800_000_000.0}, federation="whole")
+    assert scraper.value('rounds_total{federation="whole",outcome="merged"}') == 1
+
+
+def test_lines_that_are_no_records_are_counted(tmp_path: Path, scraper: Scraper) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE])
+    with (run / "rounds.jsonl").open("ab") as file:
+        file.write(b"\x00\x01\n{}\n" + line(VOID).encode())
+    assert scraper.value('unreadable_lines{federation="federation"}') == 2
+    assert scraper.value('rounds_total{federation="federation",outcome="void"}') == 1
+
+
+def test_a_long_store_is_read_in_portions_and_says_what_is_left(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE] * 10)
+    size, tail = len(line(COMPLETE)), Tail(run / "rounds.jsonl")
+    tail.read(most_bytes=3 * size + 5)
+    assert (tail.tally.rounds["merged"], tail.unread) == (3, 7 * size)
+    for _ in range(3):
+        tail.read(most_bytes=3 * size + 5)
+    assert (tail.tally.rounds["merged"], tail.unread) == (10, 0)
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path, scraper: Scraper) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE])
+    before = scraper.text()
+    with (run / "rounds.jsonl").open("r+") as file:
+        file.write("x" * 50)
+    assert scraper.text() == before
+
+
+def test_before_it_serves_it_has_read_all(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [COMPLETE] * 5000)
+    follower = Follower(tmp_path)
+    follower.catch_up()
+    (run,) = follower.newest().values()
+    assert run.tail.tally.rounds["merged"] == 5000
+
+
+def test_a_line_longer_than_a_portion_is_read_whole(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE, VOID])
+    tail = Tail(run / "rounds.jsonl")
+    tail.read(most_bytes=50)
+    tail.read(most_bytes=50)
+    assert tail.tally.last == VOID
+
+
+@contextmanager
+def served(
+    folder: Path, certificate: Path | None = None, key: Path | None = None, client_ca: Path | None = None
+) -> Generator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    server = start_exporter(RunCollector(Follower(folder)), Listening("127.0.0.1", port, certificate, key, client_ca))
+    try:
+        yield port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def get(url: str, context: ssl.SSLContext | None = None) -> str:
+    with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+        return answer.read().decode()
+
+
+def test_metrics_and_health_are_served_and_nothing_else(tmp_path: Path) -> None:
+    write_run(tmp_path / "named", [COMPLETE])
+    with served(tmp_path) as port:
+        assert "fedrebasin_rounds_total" in get(f"http://127.0.0.1:{port}/metrics")
+        (run,) = json.loads(get(f"http://127.0.0.1:{port}/health"))["runs"]
+        assert (run["run"], run["phase"]) == ("named", "finished")
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"http://127.0.0.1:{port}/")
+
+
+def test_a_taken_port_is_told(tmp_path: Path) -> None:
+    with served(tmp_path) as port, pytest.raises(ExporterError, match=f"cannot listen on 127.0.0.1:{port}"):
+        start_exporter(RunCollector(Follower(tmp_path)), Listening(port=port))
+
+
+def test_with_a_client_authority_only_its_clients_are_answered(tmp_path: Path) -> None:
+    ours, foreign = Authority("ours"), Authority("foreign")
+    server = ours.issue(tmp_path / "server", "127.0.0.1")
+    with served(tmp_path / "runs", server.certificate, server.key, ours.write(tmp_path / "ca.crt")) as port:
+        url = f"https://127.0.0.1:{port}/health"
+        for authority, name in ((None, "nobody"), (foreign, "foreign"), (ours, "ours")):
+            context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+            if authority is not None:
+                client = authority.issue(tmp_path / name, "prometheus")
+                context.load_cert_chain(client.certificate, client.key)
+            if authority is ours:
+                assert '"ok"' in get(url, context)
+            else:
+                with pytest.raises((OSError, urllib.error.URLError)):
+                    get(url, context)
+
+
+def test_a_client_that_connects_and_says_nothing_keeps_nobody_waiting(tmp_path: Path) -> None:
+    authority = Authority("ours")
+    server = authority.issue(tmp_path / "server", "127.0.0.1")
+    authority.write(tmp_path / "ca.crt")
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    with (
+        served(tmp_path / "runs", certificate=server.certificate, key=server.key) as port,
+        socket.create_connection(("127.0.0.1", port)),
+    ):
+        assert '"ok"' in get(f"https://127.0.0.1:{port}/health", context)
+
+
+def test_the_end_of_every_certificate_is_known(tmp_path: Path) -> None:
+    authority = Authority("ours")
+    authority.issue(tmp_path / "site-us", "site-us", days=10)
+    authority.issue(tmp_path / "site-eu", "site-eu", days=20)
+    (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nnot one\n")
+    found = expiries((tmp_path, tmp_path / "missing.crt"))
+    assert list(found) == ["site-eu.crt", "site-us.crt"]
+    assert found["site-eu.crt"] - found["site-us.crt"] == pytest.approx(10 * 86400, abs=5)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_it_is_ended(tmp_path: Path, sign: signal.Signals) -> None:
+    write_run(tmp_path / "run", [COMPLETE])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [str(Path(sys.executable).parent / "fedrebasin"), "exporter", "--runs", str(tmp_path), "--port", port]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert f"http://127.0.0.1:{port}/metrics" in process.stderr.readline()
+        assert "fedrebasin_rounds_total" in get(f"http://127.0.0.1:{port}/metrics")
+        process.send_signal(sign)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,101 @@
+"""`fedrebasin watch` shows a run as it goes, and ends with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server.follow import Folder, Run
+from server.snapshot import snapshot
+from tests.commands import run as command
+from tests.observability.replay import replay
+from tests.stores import COMPLETE, VOID, write_run
+
+TRAINING: dict[str, object] = {
+    "round": 3,
+    "phase": "train",
+    "since": 1_700_003_800.0,
+    "deadline": 1_700_003_900.0,
+    "asked": ["site-3", "site-eu", "site-us"],
+    "replied": ["site-3", "site-us"],
+    "refused": {"site-3": "NOT_FINITE"},
+}
+
+
+def read(folder: Path) -> Run:
+    found = Folder.at(folder).run()
+    assert found is not None
+    found.tail.read()
+    return found
+
+
+def test_a_snapshot_tells_phase_sites_barrier_and_time_left(tmp_path: Path) -> None:
+    run = read(write_run(tmp_path / "run", [COMPLETE, VOID], TRAINING, rounds=5))
+    now = snapshot(run, 1_700_003_870.0)
+    assert (now.round, now.rounds, now.phase, now.seconds_in_phase, now.seconds_left) == (3, 5, "train", 70.0, 30.0)
+    assert {site.site: site.state for site in now.sites} == {
+        "site-3": "refused: not finite",
+        "site-eu": "waiting",
+        "site-us": "answered",
+    }
+    assert (now.replied, now.asked) == (2, 3)
+    # The last merge is shown, not the void round after it.
+    assert now.merged_round == 1
+    assert now.barrier == COMPLETE.barrier
+    told = {"merged": 0.95, "naive": 0.6, "ensemble": 0.97, "best_site": 0.9, "sites_mean": 0.85}
+    assert now.accuracy == pytest.approx(told)
+    assert {site.site: site.barrier_aligned for site in now.sites}["site-eu"] == 0.1
+
+
+def test_past_the_deadline_nothing_is_left(tmp_path: Path) -> None:
+    run = read(write_run(tmp_path / "run", [], TRAINING))
+    assert snapshot(run, 1_700_009_999.0).seconds_left == 0
+    assert snapshot(run, 1_700_009_999.0).barrier is None
+
+
+def test_as_json_it_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "here", [COMPLETE], TRAINING)
+    done = command(capsys, "watch", "here", "--runs", tmp_path, "--format", "json")
+    assert done.code == 0
+    assert json.loads(done.out)["merged_round"] == 1
+
+
+def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE]))
+    assert done.code == 0
+    assert "barrier naive 1.100, aligned 0.100 nats" in done.out
+    assert "accuracy merged 0.950, best site 0.900, mean of sites 0.850, ensemble 0.970" in done.out
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_a_failed_run_ends_the_command_as_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", [], {"phase": "failed", "reason": "1 site joined", "exit-code": 14})
+    done = command(capsys, "watch", run)
+    assert done.code == 14
+    assert "run 'run' failed: 1 site joined" in done.err
+
+
+def test_a_run_that_is_not_there_is_told_with_those_that_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "monday", [])
+    done = command(capsys, "watch", "tuesday", "--runs", tmp_path)
+    assert done.code == 13
+    assert "no run 'tuesday'" in done.err
+    assert "there are: monday" in done.err
+
+
+def test_it_follows_a_growing_run_to_its_end(tmp_path: Path) -> None:
+    recording = replay(tmp_path / "run", seconds=8)
+    program = str(Path(sys.executable).parent / "fedrebasin")
+    process = subprocess.Popen([program, "watch", str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    try:
+        recording.play()
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "round 7 of 7" in out
+    assert "barrier naive 0.309, aligned 0.309 nats" in out
