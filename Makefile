@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format pages benchmark-merge lock clean
+.PHONY: help install demo test test-deployment test-compose lint format pages benchmark-merge lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,11 @@ demo: $(STAMP) ## run a federation of two sites on this machine and show what th
 	$(BIN)/fedrebasin demo
 
 test: $(STAMP) ## run every test that needs no server and no container engine
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --ignore tests/deployment --ignore tests/compose
+
+test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's loopback, and what happens when they die
+	scripts/debian.sh nginx-light faketime
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/deployment $(ARGS)
 
 lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check

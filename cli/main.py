@@ -11,7 +11,9 @@ from cli.inspect import inspect
 from cli.merge import merge
 from cli.networks import search_current_folder
 from cli.output import progress
+from cli.server import app as server
 from cli.settings import settings
+from cli.site import app as site
 from models.errors import ModelError
 from strategies.errors import OperatorError
 
@@ -27,6 +29,8 @@ app.command()(settings)
 app.command(no_args_is_help=True)(inspect)
 app.command(no_args_is_help=True)(merge)
 app.command(no_args_is_help=True)(barrier)
+app.add_typer(server, name="server")
+app.add_typer(site, name="site")
 
 
 @app.callback()

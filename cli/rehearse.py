@@ -1,0 +1,5 @@
+"""placeholder"""
+
+
+def rehearse() -> None:
+    """placeholder"""
