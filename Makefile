@@ -30,6 +30,9 @@ test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's l
 	scripts/debian.sh nginx-light faketime
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/deployment $(ARGS)
 
+test-compose: $(STAMP) ## compose.yml on a real container engine, from the build to the merged network; skips where none answers
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/compose $(ARGS)
+
 lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

@@ -26,6 +26,7 @@ MOST_SILENCE_SECONDS = 300.0
 def run(
     config: Annotated[Path | None, typer.Argument(help="TOML: what differs from federation.toml.")] = None,
     name: Annotated[str, typer.Option(help="The run's name; by default as the config says.")] = "",
+    sites: Annotated[int, typer.Option(min=0, help="How many sites to wait for; by default as the config says.")] = 0,
     runs: Annotated[Path, typer.Option(help="Where the ServerApp keeps runs, as it sees that folder.")] = Path("/runs"),
     folder: Annotated[Path, typer.Option(help="The server's folder, or `operator` in it.")] = Path("federation"),
     output: Output = Format.TABLE,
@@ -34,7 +35,7 @@ def run(
     server = ServerFolder(folder).check()
     federation = read_settings(server.settings, Federation)
     wanted = federation.run | (read_run_config(config) if config is not None else {}) | {"runs-dir": str(runs)}
-    settings = parse_settings(wanted | ({"run": name} if name else {}))
+    settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
     store = RunStore(runs / settings.run)
     status = "finished:completed"
     if (store.read_json("status.json") or {}).get("phase") != "finished":

@@ -1,26 +1,24 @@
 """``fedrebasin server``: what the operator of a federation's server does."""
 
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.enrolment.errors import EnrolmentError
-from cli.enrolment.keys import fingerprint, public_ssh, read_public
-from cli.enrolment.kits import make_kit, membership_of
+from cli.enrolment.approval import Server
 from cli.enrolment.layout import ServerFolder
-from cli.enrolment.register import Entry, Issued, read_register
-from cli.enrolment.requests import compare, read_request
-from cli.enrolment.server import days_left, make_server, open_server, publish, sign_servers
+from cli.enrolment.register import Entry
+from cli.enrolment.requests import RESERVED, compare, read_request
+from cli.enrolment.server import days_left, make_server, sign_servers
 from cli.enrolment.settings import Federation, RunConfig
-from cli.enrolment.superlink import nodes, reach_superlink, register_node, unregister_node
+from cli.enrolment.superlink import nodes, reach_superlink
 from cli.options import Output
 from cli.output import Format, people, print_json, print_table, warn
 from cli.rehearse import rehearse
 from cli.serve import run
 from cli.settings import read_run_config
+from cli.simulate import simulate
 from cli.superlink import FlowerError
 from strategies.settings import parse_settings
 
@@ -54,7 +52,9 @@ def init(
     if output is Format.JSON:
         print_json({"folder": str(folder), "proxy": proxy, "superlink": superlink})
     else:
-        people.print(f"{folder}: a federation without sites. Keep ca.key and sites.json safe, and back them up.")
+        people.print(
+            f"{folder}: a federation without sites. Keep ca.key and sites.json safe, and back them up.", soft_wrap=True
+        )
 
 
 @app.command()
@@ -71,49 +71,25 @@ def approve(
 
     A site that is in already and asks with a new key is let in with that one, and its old key is revoked.
     """
-    server, federation, authority = open_server(folder)
+    server = Server.open(folder)
     asked = read_request(request)
     compare(expected, asked.key, str(request))
-    register = read_register(server.register)
-    key = fingerprint(asked.key)
-    public_key = public_ssh(asked.key)
-    if any(each.key == key for each in register.sites):
-        raise EnrolmentError(
-            f"{request}: this key is on the list already. A new certificate for it comes with `fedrebasin server "
-            "renew`; a revoked key stays revoked: the site asks anew with another"
-        )
-    certificate = authority.sign_site(asked.key, asked.name, federation.certificate_days)
-    with reach_superlink(server, federation) as link:
-        old = register.enrolled(asked.name)
-        if old is not None:
-            unregister_node(link, old.node_id)
-            register = register.with_entry(old.taken_back())
-        node_id = register_node(link, asked.name, public_key)
-    entry = Entry(
-        name=asked.name,
-        status="enrolled",
-        public_key=public_key.decode().strip(),
-        node_id=node_id,
-        approved=datetime.now(UTC),
-        certificates=[Issued.of(certificate)],
-    )
-    publish(server, federation, authority, register.with_entry(entry))
     where = kit or Path(f"{asked.name}.kit")
-    told = make_kit(where, membership_of(federation, asked.name, node_id), authority.certificate, certificate)
-    _tell_kit(asked.name, where, told, key, output)
+    entry, told = server.approve(asked, where)
+    _tell_kit(entry, where, told, output)
 
 
 @app.command(name="list")
 def list_sites(folder: Folder = HERE, output: Output = Format.TABLE) -> None:
     """Show the sites: whether they are let in, how long their certificates are good, whether they are there now."""
-    server, federation, _ = open_server(folder)
+    server = Server.open(folder)
     try:
-        with reach_superlink(server, federation) as link:
+        with reach_superlink(server.folder, server.federation) as link:
             online = nodes(link)
     except FlowerError as error:
         warn(f"the SuperLink cannot be asked who is there: {error}")
         online = {}
-    sites = [_listed(entry, online) for entry in read_register(server.register).sites]
+    sites = [_listed(entry, online) for entry in server.register().sites]
     if output is Format.JSON:
         print_json({"sites": sites})
     else:
@@ -127,13 +103,7 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The site.")], folder: Folder = HERE, output: Output = Format.TABLE
 ) -> None:
     """Shut a site out: at the proxy within a second, then at the SuperLink. For good: its key never works again."""
-    server, federation, authority = open_server(folder)
-    register = read_register(server.register)
-    entry = register.enrolled_or_raise(name)
-    # The proxy first: it works even when the SuperLink does not answer.
-    publish(server, federation, authority, register.with_entry(entry.taken_back()))
-    with reach_superlink(server, federation) as link:
-        unregister_node(link, entry.node_id)
+    entry = Server.open(folder).revoke(name)
     if output is Format.JSON:
         print_json({"name": name, "status": "revoked", "key": entry.key})
     else:
@@ -151,24 +121,21 @@ def renew(
 
     The old certificate is good until it expires, so that the site can install the new kit while a run goes on.
     """
-    server, federation, authority = open_server(folder)
-    register = read_register(server.register)
-    if name == "server":
-        sign_servers(server, federation, authority)
+    server = Server.open(folder)
+    if name == RESERVED:
+        sign_servers(server.folder, server.federation, server.authority)
         if output is Format.JSON:
             print_json({"name": name})
         else:
             people.print("proxy and SuperLink have new keys; the proxy takes its own by itself, restart the SuperLink")
         return
-    entry = register.enrolled_or_raise(name)
     where = kit or Path(f"{name}.kit")
-    certificate = authority.sign_site(read_public(entry.public_key.encode()), name, federation.certificate_days)
-    publish(server, federation, authority, register.with_entry(entry.renewed(certificate)))
-    told = make_kit(where, membership_of(federation, name, entry.node_id), authority.certificate, certificate)
-    _tell_kit(name, where, told, entry.key, output)
+    entry, told = server.renew(name, where)
+    _tell_kit(entry, where, told, output)
 
 
 app.command()(run)
+app.command()(simulate)
 app.command()(rehearse)
 
 
@@ -190,10 +157,10 @@ def _listed(entry: Entry, online: dict[str, str]) -> dict[str, str | float]:
     }
 
 
-def _tell_kit(name: str, kit: Path, told: str, key: str, output: Format) -> None:
+def _tell_kit(entry: Entry, kit: Path, told: str, output: Format) -> None:
     if output is Format.JSON:
-        print_json({"name": name, "key": key, "kit": str(kit), "fingerprint": told})
+        print_json({"name": entry.name, "key": entry.key, "kit": str(kit), "fingerprint": told})
         return
-    people.print(f"{name}: let in with the key {key}", soft_wrap=True)
+    people.print(f"{entry.name}: let in with the key {entry.key}", soft_wrap=True)
     people.print("Compare this with the site's operator, by telephone, if you have not yet.")
     people.print(f"At the site: fedrebasin site install {kit} --fingerprint {told}", soft_wrap=True)

@@ -15,7 +15,7 @@ from cli.enrolment.requests import make_request
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.preflight.command import check
-from cli.supervise import run
+from cli.supervise import run, run_all
 
 app = typer.Typer(help="One site: make its key, join a federation, see whether it will work.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Option(help="The site's folder; its keys never leave it.")]
@@ -78,4 +78,5 @@ def configure(
 
 
 app.command()(run)
+app.command()(run_all)
 app.command()(check)

@@ -38,8 +38,13 @@ class ServerFolder:
         return self.path / "superexec"
 
     @property
+    def issued(self) -> Path:
+        """Every certificate that is in use, for the exporter to tell when each expires."""
+        return self.path / "issued"
+
+    @property
     def operator(self) -> Path:
-        """``FLWR_HOME`` of whoever submits runs: the address and the authority's certificate."""
+        """Whoever submits runs: the SuperLink's address and the authority's certificate."""
         return self.path / "operator"
 
     def check(self) -> "ServerFolder":

@@ -111,6 +111,8 @@ class Parts:
             "state-dir": str(self.folder.state),
             "threads": self.settings.threads,
         }
+        if self.settings.partition is not None and self.settings.partitions is not None:
+            config |= {"partition-id": self.settings.partition, "num-partitions": self.settings.partitions}
         if self.settings.checkpoint:
             config["checkpoint"] = self.settings.checkpoint
         return " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())

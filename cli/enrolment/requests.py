@@ -16,6 +16,9 @@ from cli.enrolment.keys import PublicKey, fingerprint, new_key, private_pem, pri
 from cli.enrolment.layout import SiteFolder
 from strategies.settings import NAME, pattern_words
 
+# What `server renew` calls the server itself.
+RESERVED = "server"
+
 
 class SiteRequest(NamedTuple):
     """What a request asks for: a certificate for ``key`` under ``name``."""
@@ -65,8 +68,8 @@ def read_request(path: Path) -> SiteRequest:
 
 def check_name(name: str) -> None:
     """Raises `EnrolmentError` for a name that could not be a label and a file name."""
-    if not re.fullmatch(NAME, name):
-        raise EnrolmentError(f"site name {name!r}: expected {pattern_words[NAME]}")
+    if not re.fullmatch(NAME, name) or name == RESERVED:
+        raise EnrolmentError(f"site name {name!r}: expected {pattern_words[NAME]}, and not {RESERVED!r}")
 
 
 def compare(expected: str, key: PublicKey, what: str) -> None:

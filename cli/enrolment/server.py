@@ -27,7 +27,7 @@ def make_server(folder: ServerFolder, federation: Federation) -> None:
     private_folder(folder.path)
     authority = new_authority(f"{federation.name} authority")
     keep_authority(authority, folder.path)
-    for name in ("proxy", "superlink", "superexec", "operator"):
+    for name in ("proxy", "superlink", "superexec", "operator", "issued"):
         private_folder(folder.path / name)
         write_public(folder.path / name / "ca.crt", pem(authority.certificate))
     secret = secrets.token_urlsafe(32).encode()
@@ -52,6 +52,7 @@ def sign_servers(folder: ServerFolder, federation: Federation, authority: Author
         (place / f"{name}.key").unlink(missing_ok=True)
         write_private(place / f"{name}.key", private_pem(key))
         write_public(place / f"{name}.crt", pem(certificate))
+        write_public(folder.issued / f"{name}.crt", pem(certificate))
 
 
 def publish(folder: ServerFolder, federation: Federation, authority: Authority, register: Register) -> None:

@@ -11,6 +11,7 @@ from strategies.settings import NAME
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
 Address = Annotated[str, Field(pattern=ADDRESS)]
 Name = Annotated[str, Field(pattern=NAME)]
+OrNone = Annotated[int, Field(ge=0)] | None
 Port = Annotated[int, Field(ge=1, le=65535)]
 RunConfig = dict[str, bool | int | float | str]
 
@@ -85,5 +86,8 @@ class SiteSettings(FileSettings, frozen=True):
     memory: Annotated[str, Field(pattern=r"^\d+[mg]$")] = "4g"
     """With containers: most memory for training."""
     least_free_gigabytes: Annotated[float, Field(ge=0)] = 5.0
+    partition: OrNone = None
+    """Simulation only: which share of the run's data is this site's, of ``partitions``."""
+    partitions: OrNone = None
     sidecar_port: Port = 9443
     runtime_port: Port = 9094

@@ -45,7 +45,15 @@ class Subject:
     @cached_property
     def site(self) -> Site:
         """The site as its ClientApp sees it."""
-        return Site(self.membership.site, self.folder.state, self.settings.data, threads=self.settings.threads)
+        settings = self.settings
+        return Site(
+            self.membership.site,
+            self.folder.state,
+            settings.data,
+            partition=settings.partition or 0,
+            n_partitions=settings.partitions or 1,
+            threads=settings.threads,
+        )
 
     @cached_property
     def data(self) -> SiteData:

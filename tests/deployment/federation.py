@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,17 +98,20 @@ class Process:
     def kill(self) -> None:
         """kill -9 of it and of all that it started."""
         assert self.running is not None
-        for process_id in {self.running.pid, *processes_of(Path(self.environment["FLWR_HOME"]))}:
-            try:
+        # nginx overwrites its environment, and is known by the session alone; Flower's processes leave the session.
+        for process_id in processes_of(Path(self.environment["FLWR_HOME"])):
+            with suppress(ProcessLookupError):
                 os.kill(process_id, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        with suppress(ProcessLookupError):
+            os.killpg(self.running.pid, signal.SIGKILL)
         self.running.wait()
 
     def end(self) -> None:
         """Ends it and all that it started."""
         if self.running is not None:
             assert not end_all(self.running, Path(self.environment["FLWR_HOME"]))
+            with suppress(ProcessLookupError):
+                os.killpg(self.running.pid, signal.SIGKILL)
 
     def tail(self) -> str:
         """The end of its log."""
