@@ -60,6 +60,8 @@ class Parts:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "HF_HUB_OFFLINE": "1",
+            # What `datasets` makes of a folder once, and reads at every message; the data itself is mounted read-only.
+            "HF_HOME": str(self.folder.state / "huggingface"),
             # Where data = "module:function" looks.
             "PYTHONPATH": os.pathsep.join(filter(None, (str(self.folder.code), os.environ.get("PYTHONPATH")))),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

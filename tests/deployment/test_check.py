@@ -24,6 +24,7 @@ from cli.preflight import network
 from cli.preflight.command import CHECKS, FAILED, NO_KIT, PASSED, perform
 from cli.preflight.finding import Finding, Subject
 from tests.deployment.federation import BIN, Deployment, Process, fedrebasin, free_port, is_open, wait_until
+from tests.deployment.samples import write_images, write_ward
 
 Break = Callable[[Deployment, SiteFolder], None]
 
@@ -185,6 +186,18 @@ def test_a_superlink_beside_the_proxy_is_told(
         listener.listen()
         monkeypatch.setattr(network, "SUPERLINK_PORT", listener.getsockname()[1])
         assert "takes connections from here" in find("control and runtime API closed", site).problem
+
+
+def test_a_folder_of_images_is_a_sites_data(server: Deployment, site: SiteFolder, tmp_path: Path) -> None:
+    change(site.settings, data=str(write_images(tmp_path / "images", 0, 100)))
+    assert find("data", site).found == "80 samples to train on, 20 held out"
+    assert find("training step", site).problem == ""
+
+
+def test_a_function_in_the_sites_folder_is_a_sites_data(server: Deployment, site: SiteFolder, tmp_path: Path) -> None:
+    change(site.settings, data=write_ward(site.code, tmp_path / "vitals.csv", 0, 100))
+    said = fedrebasin("site", "check", "--folder", site.path)
+    assert {each["check"]: each["problem"] for each in said["checks"]}["data"] == ""
 
 
 def test_the_command_answers_in_three_columns_and_ends_with_0(server: Deployment, site: SiteFolder) -> None:

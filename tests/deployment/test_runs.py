@@ -13,6 +13,7 @@ from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
 from tests.deployment.federation import RUN, Deployment, Process, deployment, fedrebasin, wait_until
+from tests.deployment.samples import write_images, write_ward
 
 # As little work as a round can be: one trip to train, one to evaluate.
 SHORT: dict[str, object] = {"align-at": "server", "probe-points": 0, "epochs": 1}
@@ -24,11 +25,12 @@ needs_resume = pytest.mark.skip(reason="to be enabled with resume: a new start o
 
 @pytest.fixture(scope="module")
 def federation() -> Generator[Deployment]:
-    """A server and two sites, all running; a round needs one of them."""
+    """A server and two sites, all running, one with a folder of images, one with a function; a round needs one site."""
     with deployment({**RUN, "min-sites": 1}) as made:
         made.start_server()
+        made.enrol("site-us", data=str(write_images(made.root / "images", 0, 600)))
+        made.enrol("site-eu", data=write_ward(made.site("site-eu").code, made.root / "vitals.csv", 600, 1200))
         for name in ("site-us", "site-eu"):
-            made.enrol(name)
             made.start(name)
         wait_until(lambda: online(made) == ["site-eu", "site-us"], 120, f"two sites are online\n{made.logs()}")
         yield made
