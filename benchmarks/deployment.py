@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     asked = parser.parse_args()
     run: dict[str, bool | int | float | str] = {"model": asked.model, "width": asked.width, "epochs": 1}
-    run |= {"later-epochs": 1, "rounds": asked.rounds, "min-sites": asked.sites, "probe-points": 5}
+    run |= {"later-epochs": 1, "rounds": asked.rounds, "min-sites": asked.sites, "probe-points": 0}
     with deployment(run) as made:
         made.start_server()
         for number in range(asked.sites):

@@ -11,8 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD_SECONDS, RUN_SECONDS = 2400, 1200
+N_SITES = 3
+IMAGE = os.environ.get("FEDREBASIN_IMAGE", "fedrebasin:0.1.0")
+GRAFANA = os.environ.get("FEDREBASIN_GRAFANA_IMAGE", "grafana/grafana:12.1.1")
+HAS_EXPORTER = (ROOT / "cli" / "exporter.py").exists() and (ROOT / "deploy" / "prometheus").exists()
 
 
 @cache
@@ -70,10 +76,12 @@ class Federation:
         return execute(command, check, text, self.environment).stdout
 
     def container(self, service: str) -> str:
-        """The id of a service's container."""
+        """The id of a service's container. Fails with the last lines of every service when there is none."""
         label = f"label=com.docker.compose.service={service}"
         project = f"label=com.docker.compose.project={self.project}"
-        return docker("ps", "--all", "--quiet", "--filter", project, "--filter", label).stdout.split()[0]
+        found = docker("ps", "--all", "--quiet", "--filter", project, "--filter", label).stdout.split()
+        assert found, f"{service} was not started\n{self.compose('logs', '--tail=15')}"
+        return found[0]
 
     def inspect(self, service: str) -> dict[str, Any]:
         """All that the engine knows of a service's container."""
@@ -95,3 +103,8 @@ class Federation:
         mine = ("--filter", f"label=com.docker.compose.project={self.project}", "--quiet")
         kinds = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
         return [each for kind in kinds for each in docker(*kind, *mine).stdout.split()]
+
+
+needs_engine = pytest.mark.skipif(
+    not compose_command(), reason="no container engine answers here, or Compose is missing"
+)

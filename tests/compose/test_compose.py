@@ -1,68 +1,21 @@
 """``docker compose up``: from the build to the merged network, and what the networks keep apart."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 
-from cli.enrolment.templates import render
 from server.store import RunStore
 from server.summary import read_rounds
-from tests.compose.engine import ROOT, RUN_SECONDS, Federation, compose_command, docker, execute, has_image
-from tests.deployment.federation import free_port
+from tests.compose.engine import GRAFANA, HAS_EXPORTER, Federation, docker, has_image, needs_engine
 
-pytestmark = pytest.mark.skipif(not compose_command(), reason="no container engine answers here, or Compose is missing")
-
+pytestmark = needs_engine
 LASTING = ["superlink", "superexec", "proxy", "site-us", "site-eu"]
 ONE_SHOTS = ["certificates", "enrolment", "run"]
 WITH_ROOT = {"certificates"}
-N_SITES = 3
-GRAFANA = os.environ.get("FEDREBASIN_GRAFANA_IMAGE", "grafana/grafana:12.1.1")
 GIGABYTE = 10**9
-HAS_EXPORTER = (ROOT / "cli" / "exporter.py").exists() and (ROOT / "deploy" / "prometheus").exists()
 needs_exporter = pytest.mark.skipif(not HAS_EXPORTER, reason="the exporter and deploy/prometheus are not here yet")
 KEYS = "-name '*.key' -o -name '*.secret' -o -name '*.pem'"
 SECRETS = f"find / -xdev \\( {KEYS} \\) -not -path '/usr/*' -not -path '/etc/ssl/*' -not -path '*/certifi/*'"
-
-
-@pytest.fixture(scope="module")
-def federation() -> Generator[Federation]:
-    """The whole federation, after its first run."""
-    folder = Path(tempfile.mkdtemp(prefix="fedrebasin-compose-"))
-    runs = folder / "runs"
-    environment = {
-        **os.environ,
-        "FEDREBASIN_SITES": str(N_SITES),
-        "FEDREBASIN_RUNS": str(runs),
-        "FEDREBASIN_RUN_CONFIG": "./tests/compose/run.toml",
-        "FEDREBASIN_PROXY_BIND": f"127.0.0.1:{free_port()}",
-        "FEDREBASIN_GRAFANA_PORT": str(free_port()),
-    }
-    made = Federation(f"fedrebasin-test-{os.getpid()}", environment, runs)
-    try:
-        made.compose("build", "certificates")
-        made.compose("up", "--detach", "--no-build", *services(made))
-        made.wait(lambda: made.inspect("run")["State"]["Status"] == "exited", RUN_SECONDS, "the run ends")
-        yield made
-        made.compose("down", "--volumes", "--remove-orphans")
-        assert made.leftovers() == []
-    finally:
-        made.compose("down", "--volumes", "--remove-orphans", check=False)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def services(made: Federation) -> list[str]:
-    """All services, but those that cannot be had here."""
-    left_out: set[str] = set()
-    if not HAS_EXPORTER:
-        left_out |= {"exporter", "prometheus", "grafana"}
-    elif not has_image(GRAFANA):
-        left_out |= {"grafana"}
-    return [each for each in made.compose("config", "--services").split() if each not in left_out]
 
 
 def test_the_first_run_ends_well_and_leaves_network_and_report(federation: Federation) -> None:
@@ -210,10 +163,3 @@ def test_a_revoked_site_is_refused(federation: Federation) -> None:
 
     federation.wait(refused, 30, "the proxy refuses site-eu")
     assert json.loads(federation.python("site-us", PROBE))["health"] == 200
-
-
-def test_the_kits_compose_file_is_one(federation: Federation, tmp_path: Path) -> None:
-    (tmp_path / "compose.yml").write_bytes(render("site/compose.yml.j2", site="site-x", image="fedrebasin:0.1.0"))
-    (tmp_path / ".env").write_text("FEDREBASIN_USER=1:1\nFEDREBASIN_DATA=/srv/data\nFEDREBASIN_MEMORY=4g\n")
-    place = ["--project-directory", str(tmp_path), "--file", str(tmp_path / "compose.yml")]
-    assert "/srv/data" in execute([*compose_command(), *place, "config"], check=True).stdout
