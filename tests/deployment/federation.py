@@ -148,7 +148,7 @@ class Deployment:
         addresses = ("--proxy", self.proxy, "--superlink", self.superlink, "--listen", self.proxy)
         fedrebasin("server", "init", *addresses, "--run-config", config, "--folder", self.server.path)
         superlink, port = self.server.superlink, self.superlink.rpartition(":")[2]
-        self._add(
+        self.add(
             "superlink",
             [
                 *(str(BIN / "flower-superlink"), "--host", "127.0.0.1", "--port", port),
@@ -159,7 +159,7 @@ class Deployment:
             ],
         )
         superexec = self.server.superexec
-        self._add(
+        self.add(
             "superexec",
             [
                 *(str(BIN / "flower-superexec"), "--runtime-api-address", self.superlink),
@@ -168,7 +168,7 @@ class Deployment:
             ],
         )
         serve = str(ROOT / "deploy" / "proxy" / "serve.sh")
-        self._add("proxy", [serve, str(self.server.proxy), str(self.root / "proxy-scratch")])
+        self.add("proxy", [serve, str(self.server.proxy), str(self.root / "proxy-scratch")])
 
     def start(self, name: str) -> None:
         """Starts a service and, where it listens, waits until it takes connections."""
@@ -196,7 +196,7 @@ class Deployment:
         ports: dict[str, object] = {"sidecar-port": free_port(), "runtime-port": free_port(), "threads": 1}
         write_text(site.settings, tomli_w.dumps({"data": "digits", "least-free-gigabytes": 0.1, **ports, **settings}))
         command = [str(BIN / "fedrebasin"), "site", "run", "--folder", str(site.path.resolve())]
-        self._add(name, command, site.state.resolve() / "flower")
+        self.add(name, command, site.state.resolve() / "flower")
         if self.services["proxy"].running is not None:
             # The proxy looks once a second who was let in.
             wait_until(lambda: self.answer(site) == 200, 10, f"the proxy lets {name} in")
@@ -215,7 +215,7 @@ class Deployment:
         config = self.root / f"{name}.toml"
         config.write_text(tomli_w.dumps({"run": name, **changes}))
         folders = ("--runs", str(self.runs), "--folder", str(self.server.operator))
-        self._add(f"run-{name}", [str(BIN / "fedrebasin"), "server", "run", str(config), *folders])
+        self.add(f"run-{name}", [str(BIN / "fedrebasin"), "server", "run", str(config), *folders])
         self.start(f"run-{name}")
         return self.services[f"run-{name}"]
 
@@ -227,7 +227,8 @@ class Deployment:
         """The end of every service's log, for a failed assertion to show."""
         return "\n".join(f"=== {name}\n{service.tail()}" for name, service in self.services.items())
 
-    def _add(self, name: str, command: list[str], home: Path | None = None) -> None:
+    def add(self, name: str, command: list[str], home: Path | None = None) -> None:
+        """Names a service; ``home`` is what its FLWR_HOME is."""
         home = home or self.root / "flower" / name
         environment = flower_environment(home) | {"FLWR_HOME": str(home)}
         self.services[name] = Process(command, self.root / "logs" / name, environment)

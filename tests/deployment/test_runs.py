@@ -6,13 +6,25 @@ import threading
 from collections.abc import Generator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from cli.superlink import processes_of
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
-from tests.deployment.federation import RUN, Deployment, Process, deployment, fedrebasin, wait_until
+from tests.deployment.federation import (
+    BIN,
+    ROOT,
+    RUN,
+    Deployment,
+    Process,
+    deployment,
+    fedrebasin,
+    free_port,
+    is_open,
+    wait_until,
+)
 from tests.deployment.samples import write_images, write_ward
 
 # As little work as a round can be: one trip to train, one to evaluate.
@@ -20,6 +32,7 @@ SHORT: dict[str, object] = {"align-at": "server", "probe-points": 0, "epochs": 1
 RUN_SECONDS = 300.0
 # Flower gives a site up after about a minute without a sign of life, and lets it in again then.
 LEASE_SECONDS = 120.0
+needs_exporter = pytest.mark.skipif(not (ROOT / "cli" / "exporter.py").exists(), reason="the exporter is not here yet")
 needs_resume = pytest.mark.skip(reason="to be enabled with resume: a new start of the run goes on after its last round")
 
 
@@ -88,6 +101,19 @@ def test_a_whole_run_leaves_network_report_and_barrier(federation: Deployment) -
     store = federation.store("whole")
     assert store.network(1)
     assert "<html" in (store.directory / "report.html").read_text()
+
+
+@needs_exporter
+def test_the_exporter_shows_the_barrier_of_the_run(federation: Deployment) -> None:
+    port = free_port()
+    federation.add(
+        "exporter", [str(BIN / "fedrebasin"), "exporter", "--runs", str(federation.runs), "--port", str(port)]
+    )
+    federation.start("exporter")
+    wait_until(lambda: is_open("127.0.0.1", port), 90, federation.services["exporter"].tail())
+    shown = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    series = [line for line in shown.splitlines() if line.startswith("fedrebasin_") and "barrier" in line]
+    assert series
 
 
 def test_a_run_that_has_finished_is_left_as_it_is(federation: Deployment) -> None:
