@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-observability lint format pages soak benchmark-merge lock clean
+.PHONY: help install demo test test-observability test-deployment test-compose lint format pages soak benchmark-merge lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,11 +24,19 @@ demo: $(STAMP) ## run a federation of two sites on this machine and show what th
 	$(BIN)/fedrebasin demo
 
 test: $(STAMP) ## run every test that needs no server and no container engine
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --ignore tests/observability
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope \
+		--ignore tests/observability --ignore tests/deployment --ignore tests/compose
 
 test-observability: $(STAMP) ## rules, dashboards and report, with a real Prometheus and Chromium (Debian's packages)
-	scripts/observability.sh
+	scripts/debian.sh prometheus chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/observability
+
+test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's loopback, and what happens when they die
+	scripts/debian.sh nginx-light faketime
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/deployment $(ARGS)
+
+test-compose: $(STAMP) ## compose.yml on a real container engine, from the build to the merged network; skips where none answers
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/compose $(ARGS)
 
 lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check

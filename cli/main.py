@@ -12,7 +12,9 @@ from cli.inspect import inspect
 from cli.merge import merge
 from cli.networks import search_current_folder
 from cli.output import progress
+from cli.server import app as server
 from cli.settings import settings
+from cli.site import app as site
 from cli.watch import watch
 from models.errors import ModelError
 from strategies.errors import OperatorError
@@ -31,6 +33,8 @@ app.command(no_args_is_help=True)(merge)
 app.command(no_args_is_help=True)(barrier)
 app.command()(exporter)
 app.command(no_args_is_help=True)(watch)
+app.add_typer(server, name="server")
+app.add_typer(site, name="site")
 
 
 @app.callback()

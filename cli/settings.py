@@ -18,7 +18,7 @@ def settings(
     output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
 ) -> None:
     """Show what every setting of a run would be, or say what is wrong with a run config."""
-    found = parse_settings(_read(file) if file is not None else {}).model_dump(by_alias=True)
+    found = parse_settings(read_run_config(file) if file is not None else {}).model_dump(by_alias=True)
     if output is Format.JSON:
         print_json(found)
     else:
@@ -26,7 +26,8 @@ def settings(
         print_table(str(file or "defaults"), ("setting", "value"), rows, texts=("value",))
 
 
-def _read(file: Path) -> dict[str, object]:
+def read_run_config(file: Path) -> dict[str, object]:
+    """The keys and values of a TOML file. Raises `SettingsError` when it is none."""
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

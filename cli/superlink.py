@@ -46,22 +46,25 @@ class SuperLink:
         """What the SuperLink prints."""
         return self.home / "superlink.log"
 
-    def submit(self, config: Mapping[str, object], n_sites: int) -> str:
-        """Starts a run of this app and returns its id. Raises `FlowerError` with what `flwr run` said."""
+    def submit(self, config: Mapping[str, object], n_sites: int | None) -> str:
+        """Starts a run of this app and returns its id. Raises `FlowerError` with what `flwr run` said.
+
+        ``n_sites`` is how many sites to simulate; None where there are real ones.
+        """
         app = stage_app(self.home)
         run_config = self.home / "run-config.toml"
         run_config.write_bytes(tomli_w.dumps(dict(config)).encode())
-        federation = f"num-supernodes={n_sites} client-resources-num-cpus=1"
-        said = self._flwr(
-            "run", str(app), CONNECTION, "--run-config", str(run_config), "--federation-config", federation
-        )
+        arguments = ["run", str(app), CONNECTION, "--run-config", str(run_config)]
+        if n_sites is not None:
+            arguments += ["--federation-config", f"num-supernodes={n_sites} client-resources-num-cpus=1"]
+        said = self.flwr(*arguments)
         if not said.get("run-id"):
             raise FlowerError(f"flwr run did not start the run: {said}")
         return str(said["run-id"])
 
     def status(self, run_id: str) -> str:
         """The run's status, such as ``running`` or ``finished:completed``."""
-        runs = cast(list[dict[str, str]], self._flwr("list", CONNECTION, "--run-id", run_id).get("runs") or [])
+        runs = cast(list[dict[str, str]], self.flwr("list", CONNECTION, "--run-id", run_id).get("runs") or [])
         return runs[0]["status"] if runs else "unknown"
 
     def run_log(self, run_id: str) -> str:
@@ -73,7 +76,8 @@ class SuperLink:
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         return "\n".join([line for line in text.splitlines() if "uvicorn.access" not in line][-lines:])
 
-    def _flwr(self, *arguments: str) -> dict[str, object]:
+    def flwr(self, *arguments: str) -> dict[str, object]:
+        """What `flwr arguments…` answers, as JSON. Raises `FlowerError` when that is none."""
         done = self._run(*arguments, "--format", "json")
         try:
             return json.loads(done.stdout[done.stdout.index("{") :])
@@ -106,7 +110,7 @@ def local_superlink(home: Path, port: int) -> Generator[SuperLink]:
     address = {"address": f"127.0.0.1:{port}", "insecure": True}
     config = {"superlink": {"default": CONNECTION, CONNECTION: address}}
     (home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
-    link = SuperLink(home, _environment(home))
+    link = SuperLink(home, flower_environment(home))
     command = [
         _executable("flower-superlink"),
         "--insecure",
@@ -182,7 +186,7 @@ def stage_app(home: Path) -> Path:
     return app
 
 
-def _environment(home: Path) -> dict[str, str]:
+def flower_environment(home: Path) -> dict[str, str]:
     return os.environ | {
         # Functions that the caller's options name lie where the caller is, and the sites must find them too. Ours come
         # first: a folder named `client` there must not be taken for the app's.

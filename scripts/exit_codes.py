@@ -9,8 +9,8 @@ PACKAGES = ("alignment", "models", "strategies", "client", "server", "cli")
 # Those that no error of ours carries.
 OTHERS = {
     0: "done",
-    1: "an error that nobody foresaw: please report it",
-    2: "the command line cannot be read: an unknown option, a missing argument",
+    1: "`site check`: a check failed; elsewhere an error that nobody foresaw: please report it",
+    2: "the command line cannot be read; `site check`: the folder is no kit",
 }
 
 

@@ -1,0 +1,94 @@
+"""Letting a site in: its key is registered at the SuperLink, its certificate signed, its kit written."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from cli.enrolment.authority import Authority, pem
+from cli.enrolment.errors import EnrolmentError
+from cli.enrolment.files import write_public
+from cli.enrolment.keys import fingerprint, public_ssh, read_public
+from cli.enrolment.kits import make_kit, membership_of
+from cli.enrolment.layout import ServerFolder
+from cli.enrolment.register import Entry, Issued, Register, read_register
+from cli.enrolment.requests import SiteRequest
+from cli.enrolment.server import open_server, publish
+from cli.enrolment.settings import Federation
+from cli.enrolment.superlink import reach_superlink, register_node, unregister_node
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server's folder, opened."""
+
+    folder: ServerFolder
+    federation: Federation
+    authority: Authority
+
+    @classmethod
+    def open(cls, path: Path) -> "Server":
+        """The server in the folder ``path``."""
+        return cls(*open_server(path))
+
+    def register(self) -> Register:
+        """The list of sites as it is now."""
+        return read_register(self.folder.register)
+
+    def approve(self, asked: SiteRequest, kit: Path) -> tuple[Entry, str]:
+        """The site's entry, and its kit's fingerprint. An enrolled site's new key takes the place of its old one.
+
+        Raises `EnrolmentError` for a key that is on the list already.
+        """
+        register = self.register()
+        if any(each.key == fingerprint(asked.key) for each in register.sites):
+            raise EnrolmentError(
+                f"{asked.name}: this key is on the list already. Its next certificate comes with `fedrebasin server "
+                "renew`; a revoked key stays revoked: the site asks anew with another"
+            )
+        certificate = self.authority.sign_site(asked.key, asked.name, self.federation.certificate_days)
+        public_key = public_ssh(asked.key)
+        with reach_superlink(self.folder, self.federation) as link:
+            old = register.enrolled(asked.name)
+            if old is not None:
+                unregister_node(link, old.node_id)
+                register = register.with_entry(old.taken_back())
+            node_id = register_node(link, asked.name, public_key)
+        entry = Entry(
+            name=asked.name,
+            status="enrolled",
+            public_key=public_key.decode().strip(),
+            node_id=node_id,
+            approved=datetime.now(UTC),
+            certificates=[Issued.of(certificate)],
+        )
+        return entry, self._make_kit(register.with_entry(entry), entry, certificate, kit)
+
+    def renew(self, name: str, kit: Path) -> tuple[Entry, str]:
+        """The site's entry with one more certificate for its key, and its new kit's fingerprint."""
+        register = self.register()
+        entry = register.enrolled_or_raise(name)
+        key = read_public(entry.public_key.encode())
+        certificate = self.authority.sign_site(key, name, self.federation.certificate_days)
+        renewed = entry.renewed(certificate)
+        return renewed, self._make_kit(register.with_entry(renewed), renewed, certificate, kit)
+
+    def revoke(self, name: str) -> Entry:
+        """The entry of a site that is shut out: at the proxy first, which works even when the SuperLink is silent."""
+        register = self.register()
+        entry = register.enrolled_or_raise(name)
+        self._publish(register.with_entry(entry.taken_back()))
+        (self.folder.issued / f"{name}.site.crt").unlink(missing_ok=True)
+        with reach_superlink(self.folder, self.federation) as link:
+            unregister_node(link, entry.node_id)
+        return entry
+
+    def _make_kit(self, register: Register, entry: Entry, certificate: x509.Certificate, kit: Path) -> str:
+        self._publish(register)
+        write_public(self.folder.issued / f"{entry.name}.site.crt", pem(certificate))
+        membership = membership_of(self.federation, entry.name, entry.node_id)
+        return make_kit(kit, membership, self.authority.certificate, certificate)
+
+    def _publish(self, register: Register) -> None:
+        publish(self.folder, self.federation, self.authority, register)

@@ -1,0 +1,73 @@
+"""Files of a federation: private ones that only their owner reads, and settings in TOML with strict keys."""
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from strategies.errors import SettingsError
+from strategies.files import write_bytes
+
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+
+
+class FileSettings(BaseModel, frozen=True):
+    """Settings in a file: field names with ``-`` for ``_`` are its keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+    )
+
+
+S = TypeVar("S", bound=FileSettings)
+
+
+def private_folder(path: Path) -> Path:
+    """``path``, made if need be, that only its owner may enter."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(PRIVATE_FOLDER)
+    return path
+
+
+def write_private(path: Path, content: bytes) -> Path:
+    """Writes a file that only its owner may read, from its first byte on, and never over another one."""
+    private_folder(path.parent)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
+    return path
+
+
+def write_public(path: Path, content: bytes) -> Path:
+    """Replaces a file that anyone may read, whole or not at all."""
+    write_bytes(path, content).chmod(0o644)
+    return path
+
+
+def read_settings(path: Path, model: type[S]) -> S:
+    """The settings in a TOML file.
+
+    Raises `SettingsError` that names each wrong key, with the nearest known key, or what was expected and got.
+    """
+    try:
+        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        keys = [str(field.alias) for field in model.model_fields.values()]
+        problems = [_explain(str(e["loc"][0]), e["type"], e["msg"], e["input"], keys) for e in error.errors()]
+        raise SettingsError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+
+
+def _explain(key: str, kind: str, message: str, got: object, keys: list[str]) -> str:
+    if kind == "extra_forbidden":
+        return f"{key!r}: there is no such setting; the nearest is {get_close_matches(key, keys, n=1, cutoff=0)[0]!r}"
+    if kind == "missing":
+        return f"{key!r} is missing"
+    return f"{key!r}: {message}, got {got!r}"

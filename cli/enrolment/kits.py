@@ -1,0 +1,126 @@
+"""A kit: the folder that a site gets back. It holds no secret; its fingerprint tells whether it came whole."""
+
+import hashlib
+import os
+import secrets
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import tomli_w
+from cryptography import x509
+
+from cli.enrolment.authority import inside_certificate, pem, read_certificate
+from cli.enrolment.errors import KitError
+from cli.enrolment.files import private_folder, read_settings, write_private, write_public
+from cli.enrolment.keys import digest, fingerprint, private_pem, read_private
+from cli.enrolment.layout import SiteFolder
+from cli.enrolment.parts import Part
+from cli.enrolment.settings import Federation, Membership, SiteSettings
+from cli.enrolment.templates import render
+from models import Architecture, build
+from models.fingerprint import fingerprint as architecture_fingerprint
+from strategies.settings import parse_settings
+
+# What a site may change is written when there is none yet, so that a renewed kit leaves it as it is.
+OF_THE_SITE = ("site.toml",)
+FILES = ("membership.toml", "site.toml", "compose.yml", "ca.crt", "site.crt")
+
+
+def membership_of(federation: Federation, name: str, node_id: str) -> Membership:
+    """What the federation says to the site ``name``."""
+    settings = parse_settings(federation.run)
+    return Membership(
+        federation=federation.name,
+        site=name,
+        proxy=federation.proxy,
+        node_id=node_id,
+        version=version("fedrebasin"),
+        flower=version("flwr"),
+        architecture=architecture_fingerprint(build(Architecture(*settings.network), settings.seed).state_dict()),
+        least_samples=federation.least_samples,
+        image=federation.image,
+        run=federation.run,
+    )
+
+
+def make_kit(path: Path, membership: Membership, authority: x509.Certificate, certificate: x509.Certificate) -> str:
+    """Writes a kit and returns its fingerprint."""
+    if path.exists():
+        shutil.rmtree(path)
+    write_public(path / "membership.toml", tomli_w.dumps(membership.model_dump(by_alias=True)).encode())
+    write_public(path / "site.toml", render("site/site.toml.j2", data=parse_settings(membership.run).data))
+    write_public(path / "compose.yml", render("site/compose.yml.j2", site=membership.site, image=membership.image))
+    write_public(path / "ca.crt", pem(authority))
+    write_public(path / "site.crt", pem(certificate))
+    return kit_fingerprint(path)
+
+
+def kit_fingerprint(path: Path) -> str:
+    """SHA-256 over the names and contents of the kit's files. Raises `KitError` where one is missing or foreign."""
+    found = sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+    if found != sorted(FILES):
+        raise KitError(f"{path}: not a kit: expected the files {', '.join(sorted(FILES))}; got {', '.join(found)}")
+    lines = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(FILES)]
+    return digest("".join(lines).encode())
+
+
+def install_kit(kit: Path, folder: SiteFolder, expected: str) -> Membership:
+    """Puts a kit into the site's folder, beside its keys; returns what the federation says to the site.
+
+    Raises `KitError` when the kit has not the fingerprint that was told, or its certificate is not for this site's key.
+    """
+    if expected != (got := kit_fingerprint(kit)):
+        raise KitError(
+            f"{kit}: the fingerprint is {got}, expected {expected}. Do not use this kit: it was changed on its way, or "
+            "is another one. Compare once more with the server's operator, on another way than that of the kit"
+        )
+    if not folder.key.is_file():
+        raise KitError(f"{folder.path}: no keys/site.key: name with --folder the one in which `site request` was made")
+    key = read_private(folder.key).public_key()
+    if read_certificate(kit / "site.crt").public_key() != key:
+        raise KitError(
+            f"{kit}: its certificate is for another key than this site's, {fingerprint(key)}. Ask for a kit for the "
+            f"request in {folder.path}"
+        )
+    membership = read_settings(kit / "membership.toml", Membership)
+    for name in FILES:
+        if name not in OF_THE_SITE or not (folder.path / name).exists():
+            write_public(folder.path / name, (kit / name).read_bytes())
+    _make_inside(folder)
+    private_folder(folder.state / "no-data")
+    folder.code.mkdir(exist_ok=True)
+    write_environment(folder)
+    return membership
+
+
+def write_environment(folder: SiteFolder) -> Path:
+    """Writes ``.env``, from which `docker compose` takes what ``site.toml`` says, and returns it."""
+    settings = read_settings(folder.check().settings, SiteSettings)
+    lines = {
+        # The files of this folder are their owner's alone, so the containers run as their owner.
+        "FEDREBASIN_USER": f"{os.getuid()}:{os.getgid()}",
+        "FEDREBASIN_DATA": settings.data_folder or "./state/no-data",
+        "FEDREBASIN_MEMORY": settings.memory,
+    }
+    return write_public(folder.path / ".env", "".join(f"{key}={value}\n" for key, value in lines.items()).encode())
+
+
+def write_units(folder: SiteFolder, target: Path, command: Path, user: str) -> list[Path]:
+    """Writes systemd units for a site without containers and returns them; ``command`` is `fedrebasin` itself."""
+    settings = read_settings(folder.check().settings, SiteSettings)
+    values = {"folder": folder.path.resolve(), "command": command, "user": user, "memory": settings.memory.upper()}
+    names = [f"fedrebasin-{part}.service" for part in Part]
+    return [write_public(target / name, render(f"site/{name}.j2", **values)) for name in names]
+
+
+def _make_inside(folder: SiteFolder) -> None:
+    """Key, certificate and secret for what talks inside the site; kept when a kit is installed again."""
+    if (folder.inside / "superexec.secret").exists():
+        return
+    names = ["localhost", "127.0.0.1", "supernode", "sidecar"]
+    key, certificate, authority = inside_certificate(names)
+    write_private(folder.inside / "inside.key", private_pem(key))
+    write_public(folder.inside / "inside.crt", pem(certificate))
+    write_public(folder.inside / "inside-ca.crt", pem(authority))
+    write_private(folder.inside / "superexec.secret", secrets.token_urlsafe(32).encode())

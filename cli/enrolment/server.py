@@ -1,0 +1,83 @@
+"""The server's folder: made once, and brought up to date whenever a site is approved, renewed or revoked."""
+
+import re
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+import tomli_w
+
+from cli.enrolment.authority import Authority, keep_authority, new_authority, pem, read_authority
+from cli.enrolment.errors import EnrolmentError
+from cli.enrolment.files import private_folder, read_settings, write_private, write_public
+from cli.enrolment.keys import new_key, private_pem
+from cli.enrolment.layout import ServerFolder
+from cli.enrolment.register import Register, write_register
+from cli.enrolment.settings import Federation, host_of, tls_name
+from cli.enrolment.templates import render
+
+
+def make_server(folder: ServerFolder, federation: Federation) -> None:
+    """Makes the authority, the certificates of SuperLink and proxy, the secret of the SuperExec, and an empty list.
+
+    Raises `EnrolmentError` where there is a federation: its sites would all have to join anew.
+    """
+    if folder.settings.exists():
+        raise EnrolmentError(f"{folder.settings} exists: this folder holds a federation already")
+    private_folder(folder.path)
+    authority = new_authority(f"{federation.name} authority")
+    keep_authority(authority, folder.path)
+    for name in ("proxy", "superlink", "superexec", "operator", "issued"):
+        private_folder(folder.path / name)
+        write_public(folder.path / name / "ca.crt", pem(authority.certificate))
+    secret = secrets.token_urlsafe(32).encode()
+    for place in (folder.superlink, folder.superexec):
+        write_private(place / "superexec.secret", secret)
+    settings = tomli_w.dumps(federation.model_dump(by_alias=True)).encode()
+    write_public(folder.operator / "federation.toml", settings)
+    sign_servers(folder, federation, authority)
+    publish(folder, federation, authority, Register())
+    # Last, since its presence says that the folder is whole.
+    write_public(folder.settings, settings)
+
+
+def sign_servers(folder: ServerFolder, federation: Federation, authority: Authority) -> None:
+    """New keys and certificates for the SuperLink and the proxy, in place of those there are."""
+    local = ("localhost", "127.0.0.1")
+    for place, name in ((folder.superlink, "superlink"), (folder.proxy, "proxy")):
+        address = federation.superlink if name == "superlink" else federation.proxy
+        key = new_key()
+        names = list(dict.fromkeys((host_of(address), name, *local)))
+        certificate = authority.sign_server(key.public_key(), names, federation.server_certificate_days)
+        (place / f"{name}.key").unlink(missing_ok=True)
+        write_private(place / f"{name}.key", private_pem(key))
+        write_public(place / f"{name}.crt", pem(certificate))
+        write_public(folder.issued / f"{name}.crt", pem(certificate))
+
+
+def publish(folder: ServerFolder, federation: Federation, authority: Authority, register: Register) -> None:
+    """Writes the list of sites, and from it what the proxy goes by; `deploy/proxy/serve.sh` sees the change."""
+    write_register(folder.register, register)
+    names = sorted({each.name for each in register.sites if each.status == "enrolled"})
+    # As patterns, since nginx compares plain text without regard to case.
+    allowed = "".join(f'"~^CN={re.escape(name)}$" "{name}";\n' for name in names)
+    configuration = render(
+        "proxy/nginx.conf.j2",
+        listen=federation.listen,
+        superlink=federation.superlink,
+        superlink_name=tls_name(federation.superlink, "superlink"),
+    )
+    write_public(folder.proxy / "nginx.conf", configuration)
+    write_public(folder.proxy / "sites.map", allowed.encode())
+    write_public(folder.proxy / "revoked.crl", pem(authority.revocations(register.revoked_serials())))
+
+
+def open_server(path: Path) -> tuple[ServerFolder, Federation, Authority]:
+    """The server's folder, its settings and its authority."""
+    folder = ServerFolder(path).check()
+    return folder, read_settings(folder.settings, Federation), read_authority(path)
+
+
+def days_left(moment: datetime) -> float:
+    """Days until ``moment``; negative once it is past."""
+    return (moment - datetime.now(UTC)).total_seconds() / 86400

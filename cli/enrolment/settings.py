@@ -1,0 +1,93 @@
+"""The settings of a federation, at its server; of a membership, in a kit; and of a site, at the site."""
+
+import ipaddress
+from typing import Annotated
+
+from pydantic import Field
+
+from cli.enrolment.files import FileSettings
+from strategies.settings import NAME
+
+ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
+Address = Annotated[str, Field(pattern=ADDRESS)]
+Name = Annotated[str, Field(pattern=NAME)]
+OrNone = Annotated[int, Field(ge=0)] | None
+Port = Annotated[int, Field(ge=1, le=65535)]
+RunConfig = dict[str, bool | int | float | str]
+
+
+def host_of(address: str) -> str:
+    """The host of ``host:port``, without the brackets of IPv6."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def tls_name(address: str, role: str) -> str:
+    """The name that nginx looks for in the certificate of who serves at ``address``: it knows no addresses there.
+
+    So every server's certificate also names its role.
+    """
+    try:
+        ipaddress.ip_address(host_of(address))
+    except ValueError:
+        return host_of(address)
+    return role
+
+
+class Federation(FileSettings, frozen=True):
+    """``federation.toml`` in the server's folder."""
+
+    name: Name = "fedrebasin"
+    proxy: Address
+    """Where the sites dial."""
+    listen: Address = "0.0.0.0:8443"
+    """Where the proxy listens."""
+    superlink: Address = "superlink:8000"
+    """Where the SuperLink is, as the proxy and the operator see it."""
+    certificate_days: Annotated[float, Field(gt=0)] = 365
+    """How long a site's certificate is good."""
+    server_certificate_days: Annotated[float, Field(gt=0)] = 825
+    """How long the proxy's and the SuperLink's are."""
+    least_samples: Annotated[int, Field(ge=3)] = 10
+    """Fewest samples that a site must have."""
+    image: str
+    """The container image that sites run."""
+    run: RunConfig = Field(default_factory=dict)
+    """What runs will ask for, so that a site can try it beforehand."""
+
+
+class Membership(FileSettings, frozen=True):
+    """``membership.toml`` in a kit: what the federation says to one site. Not to be changed there."""
+
+    federation: Name
+    site: Name
+    proxy: Address
+    node_id: Annotated[str, Field(pattern=r"^\d+$")]
+    """Flower's number of the site's SuperNode: 64 bits, more than TOML's integers hold."""
+    version: str
+    """fedrebasin's version at the server."""
+    flower: str
+    """Flower's version at the server."""
+    architecture: str
+    """Hash of the name, shape and dtype of every tensor of the network."""
+    least_samples: int
+    image: str
+    run: RunConfig
+
+
+class SiteSettings(FileSettings, frozen=True):
+    """``site.toml`` in a site's folder: the site's own."""
+
+    data: str
+    """``digits``, a path of a folder or file, or ``module:function``."""
+    data_folder: str = ""
+    """With containers: the folder of this machine that they see at /data, read-only."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    checkpoint: str = ""
+    memory: Annotated[str, Field(pattern=r"^\d+[mg]$")] = "4g"
+    """With containers: most memory for training."""
+    least_free_gigabytes: Annotated[float, Field(ge=0)] = 5.0
+    partition: OrNone = None
+    """Simulation only: which share of the run's data is this site's, of ``partitions``."""
+    partitions: OrNone = None
+    sidecar_port: Port = 9443
+    runtime_port: Port = 9094

@@ -1,0 +1,1 @@
+"""Whether a site will work, before it joins."""

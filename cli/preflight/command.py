@@ -1,0 +1,83 @@
+"""``fedrebasin site check``: one line for each thing that could keep a site from working."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.enrolment.layout import SiteFolder
+from cli.options import Output
+from cli.output import Format, people, print_json, print_table
+from cli.preflight import enrolled, machine, network, papers, work
+from cli.preflight.finding import Check, Finding, Problem, Subject
+from strategies.errors import OperatorError
+
+PASSED, FAILED, NO_KIT = 0, 1, 2
+KIT = "install the kit again: `fedrebasin site install KIT --fingerprint …`"
+CHECKS = (
+    Check("configuration", papers.configuration, "put it right in site.toml; membership.toml comes with the kit"),
+    Check("certificate chain", papers.chain, KIT),
+    Check("certificate name", papers.name, KIT),
+    Check("certificate days left", papers.validity, KIT),
+    Check("versions", machine.versions, "install fedrebasin as the server has it"),
+    Check("disk", machine.disk, "look at the folder's permissions"),
+    Check("proxy reachable", network.reachable, KIT),
+    Check("clock", network.clock, "see 'proxy reachable'"),
+    Check("control and runtime API closed", network.closed, "see 'proxy reachable'"),
+    Check("key enrolled", enrolled.enrolled, "see 'proxy reachable'"),
+    Check("architecture", work.architecture, "ask the server's operator what network the runs train"),
+    Check("data", work.data, "put data in site.toml right, or the samples"),
+    Check("training step", work.training, "see 'data'"),
+    Check("upload", network.upload, "see 'proxy reachable'"),
+)
+
+
+def check(
+    folder: Annotated[Path, typer.Option(help="The site's folder.")] = Path("site"), output: Output = Format.TABLE
+) -> None:
+    """See whether the site will work. Ends with 0 when all checks passed, 1 when one failed, 2 when there is no kit."""
+    site = SiteFolder(folder)
+    try:
+        site.check()
+    except OperatorError as error:
+        _answer_no_kit(str(error), output)
+    # Where the ClientApp looks for data = "module:function".
+    sys.path.append(str(site.code.resolve()))
+    findings = inspect(Subject(site))
+    failed = [each for each in findings if each.problem]
+    if output is Format.JSON:
+        print_json({"passed": not failed, "checks": [asdict(each) for each in findings]})
+    else:
+        rows = [(each.check, each.problem or f"none ({each.found})", each.fix) for each in findings]
+        print_table(str(folder), ("check", "problem", "how to fix"), rows, texts=("problem", "how to fix"))
+        people.print(f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed")
+    sys.exit(FAILED if failed else PASSED)
+
+
+def inspect(subject: Subject) -> list[Finding]:
+    """How each check went. Without settings there is nothing that the others could look at."""
+    first = perform(CHECKS[0], subject)
+    if first.problem:
+        return [first, *(Finding(each.name, problem="not tried", fix="see 'configuration'") for each in CHECKS[1:])]
+    return [first, *(perform(each, subject) for each in CHECKS[1:])]
+
+
+def perform(one: Check, subject: Subject) -> Finding:
+    """How ``one`` went; an error of any kind is a problem, so that the other checks are still made."""
+    try:
+        return Finding(one.name, found=one.look(subject))
+    except Problem as problem:
+        return Finding(one.name, problem=problem.problem, fix=problem.fix)
+    except Exception as error:
+        told = str(error) if isinstance(error, OperatorError) else f"{type(error).__name__}: {error}"
+        return Finding(one.name, problem=told, fix=one.fix)
+
+
+def _answer_no_kit(problem: str, output: Format) -> None:
+    if output is Format.JSON:
+        print_json({"passed": False, "checks": [], "problem": problem})
+    else:
+        people.print(problem, soft_wrap=True, markup=False)
+    sys.exit(NO_KIT)

@@ -1,0 +1,60 @@
+"""Checks of the site's configuration, its certificate and its key, without a network."""
+
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from cli.enrolment.authority import SITE_URI, read_certificate
+from cli.enrolment.keys import fingerprint, read_private
+from cli.enrolment.server import days_left
+from cli.preflight.finding import Problem, Subject
+
+LEAST_DAYS = 14
+RENEW = "ask the server's operator for `fedrebasin server renew {site}`, and install the kit"
+
+
+def configuration(subject: Subject) -> str:
+    """Whether both files of settings can be read, and the run's settings in them."""
+    return f"{subject.membership.site}, data {subject.settings.data!r}, network {subject.run.model}"
+
+
+def chain(subject: Subject) -> str:
+    """Whether the federation's authority signed the site's certificate, for its key, and it is good now."""
+    certificate = read_certificate(subject.folder.certificate)
+    store = Store([read_certificate(subject.folder.authority)])
+    verifier = PolicyBuilder().store(store).time(datetime.now(UTC)).build_client_verifier()
+    try:
+        verifier.verify(certificate, [])
+    except VerificationError as error:
+        raise Problem(f"{subject.folder.certificate}: {error}", RENEW.format(site=subject.membership.site)) from error
+    key = read_private(subject.folder.key).public_key()
+    if certificate.public_key() != key:
+        raise Problem(
+            f"{subject.folder.certificate} is for another key than {subject.folder.key}, {fingerprint(key)}",
+            "install the kit that was made for this folder's request",
+        )
+    return f"signed by {certificate.issuer.rfc4514_string()}"
+
+
+def name(subject: Subject) -> str:
+    """Whether the certificate's names (SAN) are the site's."""
+    extension = read_certificate(subject.folder.certificate).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    names = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
+    expected = SITE_URI + subject.membership.site
+    if names != [expected]:
+        raise Problem(
+            f"the certificate is for {', '.join(names)}, membership.toml says {expected}",
+            "install the kit again, whole: its files belong together",
+        )
+    return expected
+
+
+def validity(subject: Subject) -> str:
+    """Whether the certificate is good for some time to come."""
+    days = days_left(read_certificate(subject.folder.certificate).not_valid_after_utc)
+    if days < LEAST_DAYS:
+        raise Problem(f"{days:.1f} days left", RENEW.format(site=subject.membership.site))
+    return f"{days:.0f} days left"

@@ -1,0 +1,58 @@
+"""Checks of what the site is there for: its data, and one step of training on it."""
+
+import resource
+import sys
+from dataclasses import replace
+
+import torch
+
+from cli.preflight.finding import Problem, Subject
+from client.app import schedule_of
+from client.site import choose_device
+from client.training import train
+from models import Architecture, build
+from models.fingerprint import fingerprint
+
+UNITS = {"m": 1e6, "g": 1e9}
+
+
+def architecture(subject: Subject) -> str:
+    """Whether the network that is built here has the tensors of the server's."""
+    got = fingerprint(build(Architecture(*subject.run.network), subject.run.seed).state_dict())
+    if got != subject.membership.architecture:
+        raise Problem(
+            f"{subject.run.model!r} is {got[:12]} here, {subject.membership.architecture[:12]} at the server",
+            "use the server's version of fedrebasin, and of the module if the network is a module:function",
+        )
+    return got[:12]
+
+
+def data(subject: Subject) -> str:
+    """Whether the samples can be read, fit the network, and are enough."""
+    count = len(subject.data.train) + len(subject.data.held_out)
+    if count < subject.membership.least_samples:
+        raise Problem(
+            f"{count} samples in {subject.settings.data!r}, least is {subject.membership.least_samples}",
+            "name all of the site's data, or ask the operator for a lower least-samples",
+        )
+    return f"{len(subject.data.train)} samples to train on, {len(subject.data.held_out)} held out"
+
+
+def training(subject: Subject) -> str:
+    """Whether one step of training runs, within the memory that the settings allow."""
+    settings = subject.run
+    model = build(Architecture(*settings.network), settings.seed)
+    rows = torch.arange(min(settings.batch_size, len(subject.data.train)))
+    schedule = replace(schedule_of(settings, subject.site, 1, first=True), epochs=1)
+    loss = train(model, subject.data.train.take(rows), schedule, choose_device())
+    if loss != loss:
+        raise Problem("the loss of the first step is NaN", "look for NaN or huge values among the samples")
+    # In kilobytes on Linux, in bytes on macOS.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    most = float(subject.settings.memory[:-1]) * UNITS[subject.settings.memory[-1]]
+    if peak > most:
+        raise Problem(
+            f"the step took {peak / 1e6:.0f} MB, memory is {subject.settings.memory!r}",
+            "raise memory in site.toml, or ask for a smaller batch-size",
+        )
+    return f"loss {loss:.2f} nats, peak memory {peak / 1e6:.0f} MB of {subject.settings.memory}"

@@ -1,0 +1,72 @@
+"""``fedrebasin server run``: submits a run to the federation's SuperLink and waits for its end."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.enrolment.files import read_settings
+from cli.enrolment.layout import ServerFolder
+from cli.enrolment.settings import Federation
+from cli.enrolment.superlink import reach_superlink
+from cli.options import Output
+from cli.output import Format, people, print_json
+from cli.settings import read_run_config
+from cli.superlink import FlowerError, SuperLink
+from server.store import RunStore
+from strategies.settings import parse_settings
+
+# Each question starts a process of Flower's.
+PATIENCE_SECONDS = 10.0
+# A SuperLink that restarts answers nothing for a while, and the run goes on.
+MOST_SILENCE_SECONDS = 300.0
+
+
+def run(
+    config: Annotated[Path | None, typer.Argument(help="TOML: what differs from federation.toml.")] = None,
+    name: Annotated[str, typer.Option(help="The run's name; by default as the config says.")] = "",
+    sites: Annotated[int, typer.Option(min=0, help="How many sites to wait for; by default as the config says.")] = 0,
+    runs: Annotated[Path, typer.Option(help="Where the ServerApp keeps runs, as it sees that folder.")] = Path("/runs"),
+    folder: Annotated[Path, typer.Option(help="The server's folder, or `operator` in it.")] = Path("federation"),
+    output: Output = Format.TABLE,
+) -> None:
+    """Start a run and wait until it has ended. A run of that name that has finished is left as it is."""
+    server = ServerFolder(folder).check()
+    federation = read_settings(server.settings, Federation)
+    wanted = federation.run | (read_run_config(config) if config is not None else {}) | {"runs-dir": str(runs)}
+    settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
+    store = RunStore(runs / settings.run)
+    status = "finished:completed"
+    if (store.read_json("status.json") or {}).get("phase") != "finished":
+        with reach_superlink(server, federation) as link:
+            run_id = link.submit(settings.model_dump(by_alias=True), None)
+            status = wait(link, run_id)
+            if status != "finished:completed":
+                raise FlowerError(f"the run ended as {status}: {reason(link, run_id, store)}")
+    if output is Format.JSON:
+        print_json({"run": settings.run, "status": status, "store": str(store.directory)})
+    else:
+        people.print(f"{settings.run}: {status}; see {store.directory}", soft_wrap=True)
+
+
+def wait(link: SuperLink, run_id: str) -> str:
+    """The status with which the run ended. Raises `FlowerError` when the SuperLink is silent for minutes."""
+    heard = time.monotonic()
+    while True:
+        try:
+            status = link.status(run_id)
+            heard = time.monotonic()
+        except FlowerError:
+            if time.monotonic() - heard > MOST_SILENCE_SECONDS:
+                raise
+            status = "unknown"
+        if status.startswith("finished"):
+            return status
+        time.sleep(PATIENCE_SECONDS)
+
+
+def reason(link: SuperLink, run_id: str, store: RunStore) -> str:
+    """Why it ended early, as the ServerApp said, else as its log ends."""
+    told = (store.read_json("status.json") or {}).get("reason")
+    return str(told or "\n".join(link.run_log(run_id).splitlines()[-20:]))

@@ -1,0 +1,166 @@
+"""``fedrebasin server``: what the operator of a federation's server does."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.enrolment.approval import Server
+from cli.enrolment.layout import ServerFolder
+from cli.enrolment.register import Entry
+from cli.enrolment.requests import RESERVED, compare, read_request
+from cli.enrolment.server import days_left, make_server, sign_servers
+from cli.enrolment.settings import Federation, RunConfig
+from cli.enrolment.superlink import nodes, reach_superlink
+from cli.options import Output
+from cli.output import Format, people, print_json, print_table, warn
+from cli.rehearse import rehearse
+from cli.serve import run
+from cli.settings import read_run_config
+from cli.simulate import simulate
+from cli.superlink import FlowerError
+from strategies.settings import parse_settings
+
+app = typer.Typer(help="A federation's server: make it, let sites in and out, start runs.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Option(help="The server's folder: keys and the list of sites.")]
+Kit = Annotated[Path | None, typer.Option(help="Where to write the kit; by default NAME.kit in the current folder.")]
+HERE = Path("federation")
+
+
+@app.command()
+def init(
+    proxy: Annotated[str, typer.Option(help="Where sites will dial, HOST:PORT.")],
+    superlink: Annotated[str, typer.Option(help="Where the SuperLink is on the inner network.")] = "superlink:8000",
+    listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = "0.0.0.0:8443",
+    image: Annotated[str, typer.Option(help="The container image that sites run.")] = "",
+    run_config: Annotated[Path | None, typer.Option(help="TOML: what runs will ask for.")] = None,
+    name: Annotated[str, typer.Option(help="The federation's name.")] = "fedrebasin",
+    folder: Folder = HERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a federation: its certificate authority, the server's keys, an empty list of sites."""
+    federation = Federation(
+        name=name,
+        proxy=proxy,
+        superlink=superlink,
+        listen=listen,
+        image=image or f"fedrebasin:{version('fedrebasin')}",
+        run=_run_config(run_config),
+    )
+    make_server(ServerFolder(folder), federation)
+    if output is Format.JSON:
+        print_json({"folder": str(folder), "proxy": proxy, "superlink": superlink})
+    else:
+        people.print(
+            f"{folder}: a federation without sites. Keep ca.key and sites.json safe, and back them up.", soft_wrap=True
+        )
+
+
+@app.command()
+def approve(
+    request: Annotated[Path, typer.Argument(show_default=False, help="The request that a site sent.")],
+    expected: Annotated[
+        str, typer.Option("--fingerprint", help="What the site's operator told you; without it you are shown it.")
+    ] = "",
+    kit: Kit = None,
+    folder: Folder = HERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Let a site in: sign its certificate, register its key at the SuperLink, write its kit.
+
+    A site that is in already and asks with a new key is let in with that one, and its old key is revoked.
+    """
+    server = Server.open(folder)
+    asked = read_request(request)
+    compare(expected, asked.key, str(request))
+    where = kit or Path(f"{asked.name}.kit")
+    entry, told = server.approve(asked, where)
+    _tell_kit(entry, where, told, output)
+
+
+@app.command(name="list")
+def list_sites(folder: Folder = HERE, output: Output = Format.TABLE) -> None:
+    """Show the sites: whether they are let in, how long their certificates are good, whether they are there now."""
+    server = Server.open(folder)
+    try:
+        with reach_superlink(server.folder, server.federation) as link:
+            online = nodes(link)
+    except FlowerError as error:
+        warn(f"the SuperLink cannot be asked who is there: {error}")
+        online = {}
+    sites = [_listed(entry, online) for entry in server.register().sites]
+    if output is Format.JSON:
+        print_json({"sites": sites})
+    else:
+        columns = ("site", "status", "certificate, days left", "there", "key")
+        rows = [(s["name"], s["status"], f"{s['days-left']:.0f}", s["there"], s["key"]) for s in sites]
+        print_table(str(folder), columns, [tuple(map(str, row)) for row in rows], texts=("status", "there", "key"))
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The site.")], folder: Folder = HERE, output: Output = Format.TABLE
+) -> None:
+    """Shut a site out: at the proxy within a second, then at the SuperLink. For good: its key never works again."""
+    entry = Server.open(folder).revoke(name)
+    if output is Format.JSON:
+        print_json({"name": name, "status": "revoked", "key": entry.key})
+    else:
+        people.print(f"{name}: revoked; its key {entry.key} will not be let in again", soft_wrap=True)
+
+
+@app.command()
+def renew(
+    name: Annotated[str, typer.Argument(help="The site; or `server` for the proxy's and the SuperLink's own.")],
+    kit: Kit = None,
+    folder: Folder = HERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Sign a new certificate for a site's key and write its kit anew, with the server's version and settings of now.
+
+    The old certificate is good until it expires, so that the site can install the new kit while a run goes on.
+    """
+    server = Server.open(folder)
+    if name == RESERVED:
+        sign_servers(server.folder, server.federation, server.authority)
+        if output is Format.JSON:
+            print_json({"name": name})
+        else:
+            people.print("proxy and SuperLink have new keys; the proxy takes its own by itself, restart the SuperLink")
+        return
+    where = kit or Path(f"{name}.kit")
+    entry, told = server.renew(name, where)
+    _tell_kit(entry, where, told, output)
+
+
+app.command()(run)
+app.command()(simulate)
+app.command()(rehearse)
+
+
+def _run_config(path: Path | None) -> RunConfig:
+    config = read_run_config(path) if path is not None else {}
+    found = parse_settings(config).model_dump(by_alias=True)
+    return {key: found[key] for key in config}
+
+
+def _listed(entry: Entry, online: dict[str, str]) -> dict[str, str | float]:
+    return {
+        "name": entry.name,
+        "status": entry.status,
+        "days-left": round(days_left(entry.not_after), 2),
+        "not-after": entry.not_after.isoformat(),
+        "there": online.get(entry.node_id, "unknown"),
+        "node-id": entry.node_id,
+        "key": entry.key,
+    }
+
+
+def _tell_kit(entry: Entry, kit: Path, told: str, output: Format) -> None:
+    if output is Format.JSON:
+        print_json({"name": entry.name, "key": entry.key, "kit": str(kit), "fingerprint": told})
+        return
+    people.print(f"{entry.name}: let in with the key {entry.key}", soft_wrap=True)
+    people.print("Compare this with the site's operator, by telephone, if you have not yet.")
+    people.print(f"At the site: fedrebasin site install {kit} --fingerprint {told}", soft_wrap=True)

@@ -1,0 +1,82 @@
+"""``fedrebasin site``: what the operator of a site does."""
+
+import getpass
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.enrolment.files import private_folder
+from cli.enrolment.keys import fingerprint, read_private
+from cli.enrolment.kits import install_kit, write_environment, write_units
+from cli.enrolment.layout import SiteFolder
+from cli.enrolment.requests import make_request
+from cli.options import Output
+from cli.output import Format, people, print_json
+from cli.preflight.command import check
+from cli.supervise import run, run_all
+
+app = typer.Typer(help="One site: make its key, join a federation, see whether it will work.", no_args_is_help=True)
+Folder = Annotated[Path, typer.Option(help="The site's folder; its keys never leave it.")]
+HERE = Path("site")
+
+
+@app.command()
+def request(
+    name: Annotated[str, typer.Argument(help="What the site will be called: letters, digits, '.', '_' and '-'.")],
+    folder: Folder = HERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make the site's key, and the request to send to the server's operator."""
+    site = SiteFolder(folder)
+    private_folder(folder)
+    made = make_request(site, name)
+    key = fingerprint(read_private(site.key).public_key())
+    if output is Format.JSON:
+        print_json({"name": name, "request": str(made), "fingerprint": key})
+        return
+    people.print(f"Send {made} to the server's operator.", soft_wrap=True)
+    people.print(f"Tell them its fingerprint on another way, such as by telephone: {key}", soft_wrap=True)
+
+
+@app.command()
+def install(
+    kit: Annotated[Path, typer.Argument(show_default=False, help="The folder that the server's operator sent.")],
+    expected: Annotated[str, typer.Option("--fingerprint", help="The kit's, as the server's operator told you.")],
+    folder: Folder = HERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Put a kit beside the site's keys, if it is the one that the server's operator made."""
+    membership = install_kit(kit, SiteFolder(folder), expected)
+    if output is Format.JSON:
+        print_json({"name": membership.site, "federation": membership.federation, "folder": str(folder)})
+    else:
+        people.print(f"{membership.site} is a member of {membership.federation}.")
+        people.print(f"Say in {folder}/site.toml where the data is; then: fedrebasin site check", soft_wrap=True)
+
+
+@app.command()
+def configure(
+    systemd: Annotated[
+        Path | None, typer.Option(help="Also write systemd units here, such as /etc/systemd/system.")
+    ] = None,
+    user: Annotated[str, typer.Option(help="Who runs the units; by default you.")] = "",
+    folder: Folder = HERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Bring what is made from site.toml up to date: .env for containers, units for systemd."""
+    site = SiteFolder(folder)
+    written = [write_environment(site)]
+    if systemd is not None:
+        command = Path(shutil.which("fedrebasin") or "fedrebasin")
+        written += write_units(site, systemd, command, user or getpass.getuser())
+    if output is Format.JSON:
+        print_json({"written": [str(path) for path in written]})
+    else:
+        people.print("\n".join(map(str, written)), soft_wrap=True)
+
+
+app.command()(run)
+app.command()(run_all)
+app.command()(check)

@@ -1,0 +1,100 @@
+"""``fedrebasin site run`` and ``run-all``: a site's processes, and those of several sites."""
+
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.enrolment.layout import SiteFolder
+from cli.enrolment.parts import Part, Parts, read_parts
+from cli.interrupts import terminable
+from cli.output import progress
+from cli.superlink import end_all
+
+# A SuperNode that was killed is let in again after a minute, when its lease has ended: no hurry.
+PAUSE_SECONDS = 5.0
+
+
+class RunningSite:
+    """A site's three processes."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.processes: dict[Part, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Starts all three; each waits for those that it needs by itself."""
+        environment = dict(self.parts.environment())
+        for part in Part:
+            self.processes[part] = subprocess.Popen(self.parts.command(part), env=environment)  # noqa: S603
+
+    def ended(self) -> str:
+        """Which process has ended, and how; empty while all run."""
+        codes = {part: process.poll() for part, process in self.processes.items()}
+        return ", ".join(f"{part} ended with code {code}" for part, code in codes.items() if code is not None)
+
+    def end(self) -> None:
+        """Ends all three, and the ClientApps, which are the SuperExec's children and carry the site's FLWR_HOME."""
+        for process in self.processes.values():
+            end_all(process, self.parts.folder.state / "flower")
+        self.processes.clear()
+
+
+def run(
+    part: Annotated[Part | None, typer.Argument(help="One process, which ends by itself; by default all.")] = None,
+    apart: Annotated[
+        bool, typer.Option("--apart", help="Each process on a host of its own, called as it is: sidecar, supernode.")
+    ] = False,
+    folder: Annotated[Path, typer.Option(help="The site's folder.")] = Path("site"),
+) -> None:
+    """Run the site, or one process of it, in the foreground; a site whose processes end is started again."""
+    parts = read_parts(SiteFolder(folder), scratch_folder(), apart)
+    if part is not None:
+        command = parts.command(part)
+        os.execve(command[0], command, dict(parts.environment()))  # noqa: S606
+    keep_running([RunningSite(parts)])
+
+
+def run_all(
+    folder: Annotated[Path, typer.Option(help="The folder that holds the sites' folders.")] = Path("sites"),
+) -> None:
+    """Run every site below a folder; ends at once where there is none."""
+    folders = sorted(path.parent for path in folder.glob("*/membership.toml"))
+    keep_running([RunningSite(read_parts(SiteFolder(each), scratch_folder())) for each in folders])
+
+
+def keep_running(sites: list[RunningSite]) -> None:
+    """Runs the sites until it is ended; each starts again when one of its processes has ended."""
+    starts = dict.fromkeys(range(len(sites)), 0.0)
+    try:
+        with terminable():
+            while sites:
+                for number, site in enumerate(sites):
+                    _keep_up(site, starts, number)
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        progress.print("ended")
+    finally:
+        for site in sites:
+            site.end()
+
+
+def _keep_up(site: RunningSite, starts: dict[int, float], number: int) -> None:
+    """Starts a site that does not run, not sooner than its pause is over."""
+    if ended := site.ended():
+        progress.print(f"{site.parts.membership.site}: {ended}; it is started again", highlight=False)
+        site.end()
+        starts[number] = time.monotonic() + PAUSE_SECONDS
+    if not site.processes and time.monotonic() >= starts[number]:
+        site.start()
+
+
+def scratch_folder() -> Path:
+    """A folder for what nginx writes. Started as root, nginx goes on as another user, who must be able to enter."""
+    scratch = Path(tempfile.mkdtemp(prefix="fedrebasin-"))
+    scratch.chmod(0o711)
+    return scratch

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Makes, once, what every other service needs: the federation's keys, Grafana's password, and folders that they may write.
+# The only container that runs as root, without network, and with no right but to hand files to their owners.
+set -eu
+umask 077
+owner="${FEDREBASIN_USER:-10001:10001}"
+if [ ! -e /federation/federation.toml ]; then
+  # What a start that was broken off left behind; the folders themselves are volumes.
+  find /federation -mindepth 1 -type f -delete
+  fedrebasin server init --folder /federation --proxy "${FEDREBASIN_PROXY:-proxy:8443}" --superlink superlink:8000 \
+    --image "${FEDREBASIN_IMAGE:-}" --run-config /run.toml
+fi
+if [ ! -s /grafana/admin-password ]; then
+  python -c 'import secrets; print(secrets.token_urlsafe(18), end="")' >/grafana/admin-password
+fi
+chown -R "$owner" /federation /runs /state /sites/*
+chown -R 472:0 /grafana /grafana-data
+chown -R 65534:65534 /prometheus
+echo "Grafana: http://127.0.0.1:${FEDREBASIN_GRAFANA_PORT:-3000}  user: admin  password: $(cat /grafana/admin-password)"

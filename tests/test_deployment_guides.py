@@ -1,0 +1,66 @@
+"""docs/site-guide.md and docs/server-guide.md keep their word: commands, options, variables and services are there."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+import yaml
+
+from cli.main import app
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("site-guide.md", "server-guide.md")}
+COMPOSE = (ROOT / "compose.yml").read_text(encoding="utf-8")
+SPOKEN = re.compile(r"(?:fedrebasin|enrolment|run) (site|server) ([a-z-]+)([^\n`|]*)")
+
+
+def commands(text: str) -> list[tuple[str, str, list[str]]]:
+    """Each command that a guide names: its group, its name, its options."""
+    return [(found[1], found[2], re.findall(r"--[a-z-]+", found[3])) for found in SPOKEN.finditer(text)]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_every_command_and_option_is_there(guide: str) -> None:
+    root = typer.main.get_command(app)
+    assert isinstance(root, click.Group)
+    spoken = commands(GUIDES[guide])
+    assert len(spoken) > 5
+    for group, name, options in spoken:
+        verbs = root.commands[group]
+        assert isinstance(verbs, click.Group)
+        known = {option for parameter in verbs.commands[name].params for option in parameter.opts}
+        assert set(options) <= known, f"{group} {name}"
+
+
+def test_every_variable_that_is_named_is_read() -> None:
+    for text in (GUIDES["server-guide.md"], COMPOSE):
+        for name in re.findall(r"FEDREBASIN_[A-Z_]+", text):
+            assert f"${{{name}" in COMPOSE, name
+
+
+def test_every_service_that_is_named_is_there() -> None:
+    compose: dict[str, Any] = yaml.safe_load(COMPOSE)
+    for line in re.findall(r"docker compose (?:up|restart|stop|start|logs) ([^\n`]*)", GUIDES["server-guide.md"]):
+        named = [word for word in line.split("#")[0].split() if not word.startswith("-")]
+        assert set(named) <= set(compose["services"]), line
+
+
+def test_nothing_is_relaxed_but_for_development() -> None:
+    compose: dict[str, Any] = yaml.safe_load(COMPOSE)
+    for name, service in compose["services"].items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["mem_limit"], name
+        assert "docker.sock" not in str(service), name
+        assert "--insecure" not in str(service), name
+        assert set(service.get("networks", [])) <= {"sites", "internal", "outside"}, name
+    published = {name for name, service in compose["services"].items() if "ports" in service}
+    assert published == {"proxy", "grafana"}
+    # No site reaches what is inside, and nobody inside but the proxy reaches a site.
+    both = {
+        name for name, each in compose["services"].items() if {"sites", "internal"} <= set(each.get("networks", []))
+    }
+    assert both == {"proxy", "rehearsal"}

@@ -1,0 +1,245 @@
+"""Keys, requests, certificates and kits: what a site gives away, and what it takes."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import tomli_w
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cli.enrolment.authority import Authority, new_authority, pem
+from cli.enrolment.errors import EnrolmentError, KitError
+from cli.enrolment.files import read_settings
+from cli.enrolment.keys import fingerprint, new_key, public_ssh, read_private, read_public
+from cli.enrolment.kits import install_kit, kit_fingerprint, make_kit, membership_of, write_environment, write_units
+from cli.enrolment.layout import ServerFolder, SiteFolder
+from cli.enrolment.register import Entry, Issued, Register, read_register, write_register
+from cli.enrolment.requests import compare, make_request, read_request
+from cli.enrolment.server import make_server
+from cli.enrolment.settings import Federation, Membership, SiteSettings
+from strategies.errors import SettingsError
+
+AUTHORITY = new_authority("tests")
+FEDERATION = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={"model": "mlp", "rounds": 2})
+SECRET = b"PRIVATE KEY"
+
+
+def joined(tmp_path: Path, authority: Authority = AUTHORITY) -> tuple[SiteFolder, Path, str]:
+    """A site that has asked, its kit, and the kit's fingerprint."""
+    site = SiteFolder(tmp_path / "site")
+    asked = read_request(make_request(site, "site-us"))
+    certificate = authority.sign_site(asked.key, asked.name, 365)
+    kit = tmp_path / "kit"
+    told = make_kit(kit, membership_of(FEDERATION, asked.name, "17"), authority.certificate, certificate)
+    return site, kit, told
+
+
+def test_the_request_holds_no_secret_and_the_key_is_its_owners_alone(tmp_path: Path) -> None:
+    site = SiteFolder(tmp_path)
+    request = make_request(site, "site-us")
+    assert SECRET not in request.read_bytes()
+    for path in (site.key, site.node_key):
+        assert SECRET in path.read_bytes()
+        assert path.stat().st_mode & 0o077 == 0
+    assert site.keys.stat().st_mode & 0o077 == 0
+
+
+def test_both_files_hold_one_key_and_the_fingerprint_is_that_of_ssh_keygen(tmp_path: Path) -> None:
+    site = SiteFolder(tmp_path)
+    make_request(site, "site-us")
+    key = read_private(site.key).public_key()
+    (tmp_path / "site.pub").write_bytes(public_ssh(key))
+    said = subprocess.run(["ssh-keygen", "-lf", tmp_path / "site.pub"], capture_output=True, text=True, check=True)
+    assert said.stdout.split()[1] == fingerprint(key)
+    derived = subprocess.run(["ssh-keygen", "-yf", site.node_key], capture_output=True, check=True).stdout
+    assert fingerprint(read_public(derived)) == fingerprint(key)
+
+
+def test_a_second_request_does_not_overwrite_the_key(tmp_path: Path) -> None:
+    make_request(SiteFolder(tmp_path), "site-us")
+    before = SiteFolder(tmp_path).key.read_bytes()
+    with pytest.raises(EnrolmentError, match="has a key already"):
+        make_request(SiteFolder(tmp_path), "site-us")
+    assert SiteFolder(tmp_path).key.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "", "x" * 65, 'quo"te', "two\nlines"])
+def test_a_name_that_could_not_be_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(EnrolmentError, match="site name"):
+        make_request(SiteFolder(tmp_path), name)
+
+
+def test_a_request_that_was_signed_with_another_key_is_refused(tmp_path: Path) -> None:
+    request = make_request(SiteFolder(tmp_path), "site-us")
+    content = bytearray(x509.load_pem_x509_csr(request.read_bytes()).public_bytes(Encoding.DER))
+    content[-1] ^= 1
+    request.write_bytes(pem(x509.load_der_x509_csr(bytes(content))))
+    with pytest.raises(EnrolmentError, match="signature is not that of the key"):
+        read_request(request)
+
+
+def test_a_request_with_another_fingerprint_than_told_is_refused() -> None:
+    with pytest.raises(EnrolmentError, match="Do not go on"):
+        compare("SHA256:other", new_key().public_key(), "site-us.request.pem")
+
+
+def test_a_file_that_is_no_request_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("hello")
+    with pytest.raises(EnrolmentError, match="no certificate request can be read"):
+        read_request(tmp_path / "x")
+
+
+def test_a_kit_holds_no_secret_and_no_file_too_many(tmp_path: Path) -> None:
+    _, kit, _ = joined(tmp_path)
+    assert sorted(path.name for path in kit.iterdir()) == [
+        *("ca.crt", "compose.yml", "membership.toml", "site.crt", "site.toml")
+    ]
+    assert not any(SECRET in path.read_bytes() for path in kit.iterdir())
+
+
+def test_an_installed_kit_makes_a_site(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path)
+    membership = install_kit(kit, site, told)
+    assert (membership.site, membership.node_id, membership.proxy) == ("site-us", "17", "proxy.example:8443")
+    assert read_settings(site.settings, SiteSettings).data == "digits"
+    for name in ("inside.key", "superexec.secret"):
+        assert (site.inside / name).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", ["ca.crt", "site.crt", "compose.yml", "membership.toml", "site.toml"])
+def test_a_kit_that_was_changed_on_its_way_is_refused(tmp_path: Path, name: str) -> None:
+    site, kit, told = joined(tmp_path)
+    with (kit / name).open("ab") as file:
+        file.write(b"#")
+    with pytest.raises(KitError, match="Do not use this kit"):
+        install_kit(kit, site, told)
+    assert not site.membership.exists()
+
+
+def test_a_kit_with_a_file_too_many_is_none(tmp_path: Path) -> None:
+    _, kit, _ = joined(tmp_path)
+    (kit / "extra.sh").write_text("")
+    with pytest.raises(KitError, match="not a kit"):
+        kit_fingerprint(kit)
+
+
+def test_a_kit_for_another_key_is_refused(tmp_path: Path) -> None:
+    _, kit, told = joined(tmp_path / "one")
+    other, _, _ = joined(tmp_path / "two")
+    with pytest.raises(KitError, match="for another key"):
+        install_kit(kit, other, told)
+
+
+def test_a_renewed_kit_leaves_the_sites_own_settings_and_secrets(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    site.settings.write_text('data = "/data"\n')
+    secret = (site.inside / "superexec.secret").read_bytes()
+    install_kit(kit, site, told)
+    assert site.settings.read_text() == 'data = "/data"\n'
+    assert (site.inside / "superexec.secret").read_bytes() == secret
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("dat = 'digits'", "'dat': there is no such setting; the nearest is 'data'"),
+        ("data = 3", "'data': Input should be a valid string, got 3"),
+        ("threads = 1", "'data' is missing"),
+        ("data = ", "not TOML"),
+        ("data = 'digits'\nmemory = '4 GB'", "'memory': String should match pattern"),
+    ],
+)
+def test_what_is_wrong_in_a_sites_settings_is_said(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "site.toml").write_text(line)
+    with pytest.raises(SettingsError) as raised:
+        read_settings(tmp_path / "site.toml", SiteSettings)
+    assert told in str(raised.value)
+
+
+def test_containers_and_units_say_what_the_settings_say(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    changes = {"data": "/data", "data-folder": "/srv/x-rays", "memory": "7g"}
+    site.settings.write_text(tomli_w.dumps(changes))
+    assert "FEDREBASIN_DATA=/srv/x-rays\nFEDREBASIN_MEMORY=7g" in write_environment(site).read_text()
+    units = {path.name: path.read_text() for path in write_units(site, tmp_path, Path("/opt/bin/fedrebasin"), "frb")}
+    assert sorted(units) == [f"fedrebasin-{part}.service" for part in ("sidecar", "superexec", "supernode")]
+    training = units["fedrebasin-superexec.service"]
+    assert f"ExecStart=/opt/bin/fedrebasin site run superexec --folder {site.path.resolve()}\n" in training
+    assert "MemoryMax=7G\n" in training
+    assert f"InaccessiblePaths={site.path.resolve()}/keys" in training
+
+
+def test_a_federation_is_made_once(tmp_path: Path) -> None:
+    make_server(ServerFolder(tmp_path), FEDERATION)
+    with pytest.raises(EnrolmentError, match="holds a federation already"):
+        make_server(ServerFolder(tmp_path), FEDERATION)
+
+
+def test_only_the_services_that_need_a_secret_hold_it(tmp_path: Path) -> None:
+    folder = ServerFolder(tmp_path)
+    make_server(folder, FEDERATION)
+    secret = (folder.superlink / "superexec.secret").read_bytes()
+    holders = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and holds(p, secret)}
+    assert holders == {
+        *("ca.key", "proxy/proxy.key", "superlink/superlink.key"),
+        *("superlink/superexec.secret", "superexec/superexec.secret"),
+    }
+    assert all((tmp_path / each).stat().st_mode & 0o077 == 0 for each in holders)
+
+
+def holds(path: Path, secret: bytes) -> bool:
+    """Whether a file holds a key or the secret."""
+    content = path.read_bytes()
+    return SECRET in content or secret in content
+
+
+def test_certificates_of_sites_cannot_serve_and_those_of_servers_cannot_call() -> None:
+    key = new_key().public_key()
+    purposes = x509.ExtendedKeyUsage
+    site = AUTHORITY.sign_site(key, "site-us", 1).extensions.get_extension_for_class(purposes).value
+    host = AUTHORITY.sign_server(key, ["proxy"], 1).extensions.get_extension_for_class(purposes).value
+    assert list(site) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    assert list(host) == [ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+def test_a_site_that_was_taken_back_is_on_the_list_with_every_certificate(tmp_path: Path) -> None:
+    key = new_key().public_key()
+    first, second = (AUTHORITY.sign_site(key, "site-us", days) for days in (1, 2))
+    entry = Entry(
+        name="site-us",
+        status="enrolled",
+        public_key=public_ssh(key).decode().strip(),
+        node_id="1",
+        approved=first.not_valid_before_utc,
+        certificates=[Issued.of(first)],
+    )
+    register = Register(sites=[entry]).with_entry(entry.renewed(second).taken_back())
+    write_register(tmp_path / "sites.json", register)
+    read = read_register(tmp_path / "sites.json")
+    assert read == register
+    assert read.enrolled("site-us") is None
+    listed = AUTHORITY.revocations(read.revoked_serials())
+    assert {each.serial_number for each in listed} == {first.serial_number, second.serial_number}
+    assert listed.is_signature_valid(AUTHORITY.key.public_key())
+
+
+def test_a_damaged_list_of_sites_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "sites.json").write_text("{")
+    with pytest.raises(EnrolmentError, match="restore it from a backup"):
+        read_register(tmp_path / "sites.json")
+
+
+def test_the_name_in_a_certificate_is_the_one_that_was_asked_for() -> None:
+    certificate = AUTHORITY.sign_site(new_key().public_key(), "site-us", 1)
+    assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "site-us"
+
+
+def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:
+    membership = membership_of(FEDERATION, "site-us", "1")
+    assert isinstance(membership, Membership)
+    assert membership.run == {"model": "mlp", "rounds": 2}
+    assert len(membership.architecture) == 64
