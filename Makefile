@@ -28,7 +28,7 @@ test: $(STAMP) ## run every test that needs no server and no container engine
 
 test-observability: $(STAMP) ## rules, dashboards and report, with a real Prometheus and Chromium (Debian's packages)
 	scripts/observability.sh
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/observability
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope tests/observability
 
 lint: $(STAMP) ## ruff, ruff format and pyright, as CI runs them
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -25,7 +26,8 @@ def main() -> None:
     """Draws the picture."""
     lines = RECORDED.read_text(encoding="utf-8").splitlines()
     rounds = [RoundRecord.model_validate_json(line) for line in lines]
-    with mpl.rc_context(STYLE | {"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}):
+    style: dict[Any, Any] = {**STYLE, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}
+    with mpl.rc_context(style):
         figure = Figure(figsize=(10, 6), layout="constrained")
         panels = (replies, barriers, accuracies, phases, moved, variances)
         for axes, draw in zip(figure.subplots(2, 3).flat, panels, strict=True):
