@@ -29,7 +29,7 @@ test: $(STAMP) ## run every test that needs no server and no container engine
 
 test-observability: $(STAMP) ## rules, dashboards and report, with a real Prometheus and Chromium (Debian's packages)
 	scripts/debian.sh prometheus chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/observability
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope tests/observability
 
 test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's loopback, and what happens when they die
 	scripts/debian.sh nginx-light faketime

@@ -26,7 +26,7 @@ def main() -> None:
     """Draws the picture."""
     lines = RECORDED.read_text(encoding="utf-8").splitlines()
     rounds = [RoundRecord.model_validate_json(line) for line in lines]
-    style: Any = {**STYLE, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}
+    style: dict[Any, Any] = {**STYLE, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}
     with mpl.rc_context(style):
         figure = Figure(figsize=(10, 6), layout="constrained")
         panels = (replies, barriers, accuracies, phases, moved, variances)

@@ -12,6 +12,7 @@ from server.exporter import Listening, RunCollector, start_exporter
 from server.follow import Follower
 
 TLS = "TLS"
+ENDINGS = {signal.SIGINT, signal.SIGTERM}
 
 
 def exporter(
@@ -34,14 +35,17 @@ def exporter(
     if (certificate is None) != (key is None) or (client_ca is not None and certificate is None):
         raise OptionError("--certificate and --key go together, and --client-ca needs both")
     watched = tuple(watch_certificates or ()) + ((certificate,) if certificate is not None else ())
-    # Before any thread is there: the threads that serve inherit that these signals wait for us.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     follower = Follower(runs)
     # Before anybody asks: half a history would look like a history.
     follower.catch_up()
-    server = start_exporter(RunCollector(follower, watched), Listening(host, port, certificate, key, client_ca))
-    scheme = "http" if certificate is None else "https"
-    progress.print(f"{scheme}://{host}:{port}/metrics from {runs}", highlight=False, soft_wrap=True)
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    server.shutdown()
-    server.server_close()
+    # Before any thread is there: the threads that serve inherit that these signals wait for us.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        server = start_exporter(RunCollector(follower, watched), Listening(host, port, certificate, key, client_ca))
+        scheme = "http" if certificate is None else "https"
+        progress.print(f"{scheme}://{host}:{port}/metrics from {runs}", highlight=False, soft_wrap=True)
+        signal.sigwait(ENDINGS)
+        server.shutdown()
+        server.server_close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from logging import getLogger
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -29,6 +30,7 @@ from server.tally import Durations
 from strategies.errors import OperatorError
 
 Wsgi = Callable[[dict[str, Any], Callable[..., object]], Iterable[bytes]]
+logger = getLogger("fedrebasin")
 # A client that says nothing keeps a thread this long.
 SILENCE_SECONDS = 10.0
 
@@ -110,6 +112,7 @@ def start_exporter(collector: RunCollector, listening: Listening) -> WSGIServer:
     """
     registry = CollectorRegistry()
     registry.register(collector)
+    _try_certificates(listening)
     try:
         server, _ = start_http_server(
             listening.port,
@@ -120,7 +123,7 @@ def start_exporter(collector: RunCollector, listening: Listening) -> WSGIServer:
             client_cafile=_text(listening.client_ca),
             client_auth_required=listening.client_ca is not None,
         )
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise ExporterError(f"cannot listen on {listening.host}:{listening.port}: {error}") from error
     server.set_app(with_health(cast(Wsgi, server.get_app()), collector))
     server.RequestHandlerClass = PatientHandler
@@ -130,10 +133,33 @@ def start_exporter(collector: RunCollector, listening: Listening) -> WSGIServer:
     return server
 
 
+def _try_certificates(listening: Listening) -> None:
+    """Raises `ExporterError` when they cannot be used: before a port is taken, which would then stay open."""
+    if listening.certificate is None or listening.key is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(listening.certificate, listening.key)
+        if listening.client_ca is not None:
+            context.load_verify_locations(listening.client_ca)
+    except OSError as error:
+        named = ", ".join(str(path) for path in (listening.certificate, listening.key, listening.client_ca) if path)
+        raise ExporterError(
+            f"cannot use {named}: {error}; expected PEM files, the key the certificate's own"
+        ) from error
+
+
 class PatientHandler(WSGIRequestHandler):
-    """Logs nothing, and waits for no client for ever."""
+    """Logs no requests, and waits for no client for ever."""
 
     timeout = SILENCE_SECONDS
+
+    def handle(self) -> None:
+        """Answers. A client that breaks off, or may not connect, is a line in the log and no traceback."""
+        try:
+            super().handle()
+        except OSError as error:
+            logger.info("%s: %s", self.client_address[0], error)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
         """Nothing."""

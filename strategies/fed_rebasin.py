@@ -209,9 +209,9 @@ class FedRebasin(FedAvg):
             seconds = {site: one.seconds for site, one in reported.items()}
             return MergedRound(name, reference, admitted, reported, came, raw, refused, seconds)
         done = self._collected.matchings
-        # With nothing to permute there is nothing to match, and the mean is FedAvg's at FedAvg's cost.
-        others = [one for site, one in admitted.items() if site != name] if self.spec.groups else []
-        matchings = {one.site: done.get(one.site) or self._match(reference, one) for one in others}
+        matchings = {
+            site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
+        }
         moved = {site: PermutedState(self.spec, m.permutation, came[site]) for site, m in matchings.items()}
         aligned, seconds = {**came, **moved}, self._collected.seconds
         return MergedRound(name, reference, admitted, matchings, aligned, came, refused, seconds)
@@ -242,7 +242,7 @@ class FedRebasin(FedAvg):
         one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
         self.judge(site, one.metrics)
         known = self._known_reference()
-        if known is not None and self.align_at != "site" and self.spec.groups:
+        if known is not None and self.align_at != "site":
             # While it is in memory: from disk every look at a tensor opens a file.
             self._collected.matchings[site] = self._match(known, one)
         self._collected.admitted[site] = replace(one, state=self.spool.add(site, one.state))
@@ -256,6 +256,9 @@ class FedRebasin(FedAvg):
         return matching
 
     def _matching(self, reference: State, one: Admitted) -> Matching:
+        if not self.spec.groups:
+            # With nothing to permute the mean is FedAvg's, at FedAvg's cost: no tensor is looked at.
+            return Matching({}, 0.0, 0.0, 0, True)
         if self.align_at != "both" or one.permutation is None:
             return self.match_by_weights(reference, one)
         if self.refine:

@@ -21,6 +21,7 @@ from server.exporter import ExporterError, Listening, RunCollector, start_export
 from server.follow import Follower
 from server.tail import Tail
 from tests.certificates import Authority
+from tests.commands import run as command
 from tests.stores import COMPLETE, VOID, line, write_run
 
 US = '{federation="federation",site="site-us"'
@@ -295,7 +296,9 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
         start_exporter(RunCollector(Follower(tmp_path)), Listening(port=port))
 
 
-def test_with_a_client_authority_only_its_clients_are_answered(tmp_path: Path) -> None:
+def test_with_a_client_authority_only_its_clients_are_answered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ours, foreign = Authority("ours"), Authority("foreign")
     server = ours.issue(tmp_path / "server", "127.0.0.1")
     with served(tmp_path / "runs", server.certificate, server.key, ours.write(tmp_path / "ca.crt")) as port:
@@ -310,6 +313,8 @@ def test_with_a_client_authority_only_its_clients_are_answered(tmp_path: Path) -
             else:
                 with pytest.raises((OSError, urllib.error.URLError)):
                     get(url, context)
+    # Whoever knocks does not fill the log.
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_client_that_connects_and_says_nothing_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -322,6 +327,22 @@ def test_a_client_that_connects_and_says_nothing_keeps_nobody_waiting(tmp_path: 
         socket.create_connection(("127.0.0.1", port)),
     ):
         assert '"ok"' in get(f"https://127.0.0.1:{port}/health", context)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--certificate", "a.crt"], 19, "--certificate and --key go together"),
+        (["--client-ca", "ca.crt"], 19, "--client-ca needs both"),
+        (["--certificate", "a.crt", "--key", "a.key"], 20, "No such file"),
+    ],
+)
+def test_options_that_cannot_be_used_are_told(
+    capsys: pytest.CaptureFixture[str], options: list[str], code: int, said: str
+) -> None:
+    done = command(capsys, "exporter", "--port", "29464", *options)
+    assert done.code == code
+    assert said in done.err
 
 
 def test_the_end_of_every_certificate_is_known(tmp_path: Path) -> None:

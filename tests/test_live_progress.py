@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Error, Message
+from flwr.app import Message
 
 from server.live import Status
 from server.records import RoundRecord
@@ -14,6 +14,7 @@ from server.store import RunStore
 from server.summary import read_rounds
 from server.variance import variance_ratios
 from strategies.files import sha256_of
+from tests.attacks.federation import fail
 from tests.inprocess import play_in_process, quick_settings
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 4, "epochs": 1, "align_at": "both"}
@@ -49,7 +50,8 @@ def test_a_refusal_is_told_as_soon_as_it_is_known(tmp_path: Path, told: Told) ->
     def first_fails(partition: int, reply: Message) -> Message:
         if partition or reply.metadata.message_type != "train":
             return reply
-        return Message(Error(code=2, reason="out of memory"), reply_to=reply)
+        fail(reply)
+        return reply
 
     play_in_process(quick_settings(tmp_path, min_sites=2), 3, first_fails)
     refused = [status["refused"] for status in told if status["phase"] == "train"]

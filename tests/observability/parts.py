@@ -1,4 +1,4 @@
-"""Real parts on loopback: the exporter's command, and a Prometheus that scrapes it every second by our own rules."""
+"""Real parts on loopback: the exporter's command, and a Prometheus that scrapes it by our own configuration."""
 
 import json
 import shutil
@@ -100,10 +100,10 @@ def exporter(runs: Path, certificates: Path, folder: Path) -> Generator[int]:
 
 @contextmanager
 def prometheus(exporter_port: int, folder: Path) -> Generator[Prometheus]:
-    """Prometheus with the project's own configuration and rules, every 15 s of it made one."""
+    """Prometheus with the project's own configuration and rules, every 15 s of it made two."""
     shutil.copytree(PROMETHEUS / "rules", folder / "rules")
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
-    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
     (job,) = config["scrape_configs"]
     job["static_configs"] = [{"targets": [f"127.0.0.1:{exporter_port}"]}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")

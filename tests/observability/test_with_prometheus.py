@@ -15,7 +15,7 @@ from tests.observability.test_rules import ALERTS, RECORDING, rules
 
 REPLAY_SECONDS = 40
 # As Grafana sets it: four times the scrape interval; and the time shown.
-HERE = VARIABLES | {"$__rate_interval": "4s", "$__range": "60s"}
+HERE = VARIABLES | {"$__rate_interval": "8s", "$__range": "60s"}
 TARGETS = [
     pytest.param(target["expr"], id=f"{panel['title']} {target['refId']}")
     for panel in PANELS
@@ -62,7 +62,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Observed]:
         start = time.time()
         replay(folder / "runs" / "recorded", REPLAY_SECONDS).play()
         # Two scrapes and two evaluations of rules after the last record.
-        finished = 'min_over_time(fedrebasin_run_state{state="finished"}[2s]) == 1'
+        finished = 'min_over_time(fedrebasin_run_state{state="finished"}[4s]) == 1'
         wait_for(lambda: bool(server.at(finished)), "two scrapes of the finished run")
         yield Observed(server, start, time.time())
 
