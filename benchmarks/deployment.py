@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cli.superlink import processes_of
 from server.summary import read_rounds
-from tests.deployment.federation import Deployment, deployment, fedrebasin, wait_until
+from tests.deployment.federation import Deployment, deployment, wait_until
 
 KIBI = 1024
 
@@ -81,7 +81,7 @@ def main() -> None:
             name = f"site-{number + 1}"
             made.enrol(name, partition=number, partitions=asked.sites)
             made.start(name)
-        wait_until(lambda: len(online(made)) == asked.sites, 300, made.logs())
+        wait_until(lambda: len(made.online()) == asked.sites, 300, made.logs())
         before = traffic(made.services["proxy"].log)
         with Memory(made) as memory:
             assert made.run("measured").wait(3600) == 0, made.logs()
@@ -92,12 +92,6 @@ def main() -> None:
     told = [{"seconds": each.seconds, "sites": sorted(each.weights)} for each in rounds]
     document = {"network_bytes": network, "rounds": told, "traffic": spent, "memory_bytes": memory.most}
     print(json.dumps(document, indent=1))
-
-
-def online(made: Deployment) -> list[str]:
-    """The sites that are there."""
-    sites = fedrebasin("server", "list", "--folder", made.server.path)["sites"]
-    return [each["name"] for each in sites if each["there"] == "online"]
 
 
 if __name__ == "__main__":

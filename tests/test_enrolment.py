@@ -1,6 +1,7 @@
 """Keys, requests, certificates and kits: what a site gives away, and what it takes."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cli.enrolment.authority import Authority, new_authority, pem
 from cli.enrolment.errors import EnrolmentError, KitError
-from cli.enrolment.files import read_settings
+from cli.enrolment.files import exclusively, read_settings
 from cli.enrolment.keys import fingerprint, new_key, public_ssh, read_private, read_public
 from cli.enrolment.kits import install_kit, kit_fingerprint, make_kit, membership_of, write_environment, write_units
 from cli.enrolment.layout import ServerFolder, SiteFolder
@@ -225,6 +226,16 @@ def test_a_site_that_was_taken_back_is_on_the_list_with_every_certificate(tmp_pa
     listed = AUTHORITY.revocations(read.revoked_serials())
     assert {each.serial_number for each in listed} == {first.serial_number, second.serial_number}
     assert listed.is_signature_valid(AUTHORITY.key.public_key())
+
+
+def test_two_operators_change_the_list_one_after_the_other(tmp_path: Path) -> None:
+    script = "import sys; from pathlib import Path; from cli.enrolment.files import exclusively\n"
+    script += "with exclusively(Path(sys.argv[1])): print('in', flush=True)"
+    with exclusively(tmp_path / "sites.json"):
+        second = subprocess.Popen([sys.executable, "-c", script, tmp_path / "sites.json"], stdout=subprocess.PIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.communicate(timeout=5)
+    assert second.communicate(timeout=60)[0] == b"in\n"
 
 
 def test_a_damaged_list_of_sites_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:

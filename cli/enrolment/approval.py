@@ -8,7 +8,7 @@ from cryptography import x509
 
 from cli.enrolment.authority import Authority, pem
 from cli.enrolment.errors import EnrolmentError
-from cli.enrolment.files import write_public
+from cli.enrolment.files import exclusively, write_public
 from cli.enrolment.keys import fingerprint, public_ssh, read_public
 from cli.enrolment.kits import make_kit, membership_of
 from cli.enrolment.layout import ServerFolder
@@ -41,7 +41,34 @@ class Server:
 
         Raises `EnrolmentError` for a key that is on the list already.
         """
-        register = self.register()
+        with exclusively(self.folder.register):
+            return self._approve(self.register(), asked, kit)
+
+    def renew(self, name: str, kit: Path) -> tuple[Entry, str]:
+        """The site's entry with one more certificate for its key, and its new kit's fingerprint."""
+        with exclusively(self.folder.register):
+            register = self.register()
+            entry = register.enrolled_or_raise(name)
+            key = read_public(entry.public_key.encode())
+            certificate = self.authority.sign_site(key, name, self.federation.certificate_days)
+            renewed = entry.renewed(certificate)
+            return renewed, self._make_kit(register.with_entry(renewed), renewed, certificate, kit)
+
+    def revoke(self, name: str) -> Entry:
+        """The entry of a site that is shut out: at the proxy first, which works even when the SuperLink is silent.
+
+        Said again, it tells the SuperLink again.
+        """
+        with exclusively(self.folder.register):
+            register = self.register()
+            entry = register.newest(name) or register.enrolled_or_raise(name)
+            self._publish(register.with_entry(entry.taken_back()))
+            (self.folder.issued / f"{name}.site.crt").unlink(missing_ok=True)
+        with reach_superlink(self.folder, self.federation) as link:
+            unregister_node(link, entry.node_id)
+        return entry
+
+    def _approve(self, register: Register, asked: SiteRequest, kit: Path) -> tuple[Entry, str]:
         if any(each.key == fingerprint(asked.key) for each in register.sites):
             raise EnrolmentError(
                 f"{asked.name}: this key is on the list already. Its next certificate comes with `fedrebasin server "
@@ -64,25 +91,6 @@ class Server:
             certificates=[Issued.of(certificate)],
         )
         return entry, self._make_kit(register.with_entry(entry), entry, certificate, kit)
-
-    def renew(self, name: str, kit: Path) -> tuple[Entry, str]:
-        """The site's entry with one more certificate for its key, and its new kit's fingerprint."""
-        register = self.register()
-        entry = register.enrolled_or_raise(name)
-        key = read_public(entry.public_key.encode())
-        certificate = self.authority.sign_site(key, name, self.federation.certificate_days)
-        renewed = entry.renewed(certificate)
-        return renewed, self._make_kit(register.with_entry(renewed), renewed, certificate, kit)
-
-    def revoke(self, name: str) -> Entry:
-        """The entry of a site that is shut out: at the proxy first, which works even when the SuperLink is silent."""
-        register = self.register()
-        entry = register.enrolled_or_raise(name)
-        self._publish(register.with_entry(entry.taken_back()))
-        (self.folder.issued / f"{name}.site.crt").unlink(missing_ok=True)
-        with reach_superlink(self.folder, self.federation) as link:
-            unregister_node(link, entry.node_id)
-        return entry
 
     def _make_kit(self, register: Register, entry: Entry, certificate: x509.Certificate, kit: Path) -> str:
         self._publish(register)

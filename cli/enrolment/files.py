@@ -1,7 +1,10 @@
 """Files of a federation: private ones that only their owner reads, and settings in TOML with strict keys."""
 
+import fcntl
 import os
 import tomllib
+from collections.abc import Generator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +49,14 @@ def write_public(path: Path, content: bytes) -> Path:
     """Replaces a file that anyone may read, whole or not at all."""
     write_bytes(path, content).chmod(0o644)
     return path
+
+
+@contextmanager
+def exclusively(path: Path) -> Generator[None]:
+    """Waits until no other process is in such a block for ``path``: two approvals at once must not lose one."""
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read_settings(path: Path, model: type[S]) -> S:

@@ -70,6 +70,10 @@ class Register(BaseModel, frozen=True):
         """The site of that name that is let in, if there is one."""
         return next((each for each in self.sites if each.name == name and each.status == "enrolled"), None)
 
+    def newest(self, name: str) -> Entry | None:
+        """The entry of the newest key under that name, let in or not."""
+        return next((each for each in reversed(self.sites) if each.name == name), None)
+
     def enrolled_or_raise(self, name: str) -> Entry:
         """The site of that name that is let in. Raises `EnrolmentError` that names those there are."""
         entry = self.enrolled(name)

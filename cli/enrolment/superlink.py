@@ -46,6 +46,12 @@ def unregister_node(link: SuperLink, node_id: str) -> None:
 
 
 def nodes(link: SuperLink) -> dict[str, str]:
-    """The status of each node, ``online``, ``offline`` or ``registered``, by Flower's number."""
-    listed = cast(list[Node], link.flwr("supernode", "list", CONNECTION).get("nodes") or [])
+    """The status of each node, ``online``, ``offline`` or ``registered``, by Flower's number.
+
+    Raises `FlowerError` when the SuperLink does not answer: that is not the same as no nodes.
+    """
+    said = link.flwr("supernode", "list", CONNECTION)
+    if not said.get("success") or "nodes" not in said:
+        raise FlowerError(f"the SuperLink does not tell its nodes: {said}")
+    listed = cast(list[Node], said["nodes"])
     return {node["node-id"]: node["status"] for node in listed if node["status"] != "unregistered"}

@@ -210,6 +210,11 @@ class Deployment:
         except httpx.TransportError:
             return 0
 
+    def online(self) -> list[str]:
+        """The names of the sites that are there."""
+        sites = fedrebasin("server", "list", "--folder", self.server.path)["sites"]
+        return sorted(each["name"] for each in sites if each["there"] == "online")
+
     def run(self, name: str, **changes: object) -> Process:
         """``fedrebasin server run`` as a process of its own, that ends with the run."""
         config = self.root / f"{name}.toml"

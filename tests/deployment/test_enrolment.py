@@ -19,6 +19,7 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.register import Entry, read_register
 from cli.preflight import enrolled
 from cli.preflight.finding import Subject
+from cli.superlink import FlowerError
 from tests.deployment.federation import Deployment, fedrebasin
 
 # `serve.sh` looks once a second, and nginx takes a moment to begin anew.
@@ -120,6 +121,23 @@ def test_the_list_shows_who_is_in_and_who_is_out(server: Deployment) -> None:
     assert (sites["site-us"]["status"], sites["gone"]["status"]) == ("enrolled", "revoked")
     assert sites["site-us"]["there"] == "registered"
     assert 364 < sites["site-us"]["days-left"] <= 365
+
+
+def test_a_site_is_shut_out_at_the_proxy_though_the_superlink_is_silent_and_at_the_superlink_later(
+    server: Deployment,
+) -> None:
+    site = server.enrol("leaver-3")
+    server.services["superlink"].kill()
+    try:
+        with pytest.raises(FlowerError, match="does not tell its nodes"):
+            fedrebasin("server", "revoke", "leaver-3", "--folder", server.server.path)
+    finally:
+        server.start("superlink")
+    assert answer_of_superlink(server, site) != 401
+    assert seconds_until_refused(server, site) < AT_ONCE_SECONDS
+    assert server.answer(site) in (0, 400, 403)
+    fedrebasin("server", "revoke", "leaver-3", "--folder", server.server.path)
+    assert answer_of_superlink(server, site) == 401
 
 
 def test_an_unknown_site_is_told_with_those_that_there_are(server: Deployment) -> None:

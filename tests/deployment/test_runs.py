@@ -19,7 +19,6 @@ from tests.deployment.federation import (
     Deployment,
     Process,
     deployment,
-    fedrebasin,
     free_port,
     is_open,
     wait_until,
@@ -42,14 +41,8 @@ def federation() -> Generator[Deployment]:
         made.enrol("site-eu", data=write_ward(made.site("site-eu").code, made.root / "vitals.csv", 600, 1200))
         for name in ("site-us", "site-eu"):
             made.start(name)
-        wait_until(lambda: online(made) == ["site-eu", "site-us"], 120, f"two sites are online\n{made.logs()}")
+        wait_until(lambda: made.online() == ["site-eu", "site-us"], 120, f"two sites are online\n{made.logs()}")
         yield made
-
-
-def online(made: Deployment) -> list[str]:
-    """The names of the sites that are there."""
-    sites = fedrebasin("server", "list", "--folder", made.server.path)["sites"]
-    return sorted(each["name"] for each in sites if each["there"] == "online")
 
 
 def finish(made: Deployment, run: Process, name: str) -> list[RoundRecord]:
@@ -126,21 +119,13 @@ def test_two_runs_at_once_do_not_touch_each_other(federation: Deployment) -> Non
     assert networks[0] != networks[1]
 
 
-def test_the_run_survives_kill_9_of_the_superlink(federation: Deployment) -> None:
-    run = federation.run("superlink", rounds=2, **SHORT, **{"min-sites": 2})
-    reach(federation.store("superlink"), 1, "train", federation)
-    federation.services["superlink"].kill()
-    federation.start("superlink")
-    rounds = finish(federation, run, "superlink")
-    assert [sorted(record.weights) for record in rounds] == [["site-eu", "site-us"]] * 2
-
-
-def test_the_run_survives_kill_9_of_the_proxy(federation: Deployment) -> None:
-    run = federation.run("proxy", rounds=2, **SHORT, **{"min-sites": 2})
-    reach(federation.store("proxy"), 1, "train", federation)
-    federation.services["proxy"].kill()
-    federation.start("proxy")
-    rounds = finish(federation, run, "proxy")
+@pytest.mark.parametrize("service", ["superlink", "proxy"])
+def test_the_run_survives_kill_9_of_the_superlink_and_of_the_proxy(federation: Deployment, service: str) -> None:
+    run = federation.run(service, rounds=2, **SHORT, **{"min-sites": 2})
+    reach(federation.store(service), 1, "train", federation)
+    federation.services[service].kill()
+    federation.start(service)
+    rounds = finish(federation, run, service)
     assert [sorted(record.weights) for record in rounds] == [["site-eu", "site-us"]] * 2
 
 
@@ -150,7 +135,7 @@ def test_the_others_go_on_after_kill_9_of_a_site_and_it_rejoins_by_itself(federa
     federation.services["site-eu"].kill()
     with Restarting(federation.services["site-eu"]):
         rounds = finish(federation, run, "site")
-        wait_until(lambda: "site-eu" in online(federation), LEASE_SECONDS, f"site-eu is back\n{federation.logs()}")
+        wait_until(lambda: "site-eu" in federation.online(), LEASE_SECONDS, f"site-eu is back\n{federation.logs()}")
     assert [record.outcome for record in rounds] == ["merged"] * 4
     assert "site-us" in rounds[0].weights
     assert "site-eu" not in rounds[0].weights
