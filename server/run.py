@@ -157,8 +157,7 @@ class Run:
         nothing = MergedRound("global", sent, {}, {}, {}, {})
         with watch.phase("train"):
             opened = secure_mean(self.sites, self.strategy.spec, sent, number, first)
-        for verdict in opened.refused:
-            self.sites.leave_out(verdict)
+        self.sites.leave_out(*opened.refused)
         if opened.mean is None:
             logger.warning("round %d is void: no mean came of secure aggregation", number)
             return state, _record(number, "void", nothing, watch)

@@ -76,11 +76,10 @@ class Sites:
         self.refused.clear()
         self.out.clear()
 
-    def leave_out(self, verdict: RefusedReply) -> None:
-        """Keeps a verdict. Its site is not asked again in this round: a bad reply, or none, costs it the turn."""
-        self.refused.append(verdict)
-        if verdict.reason is not Reason.DUPLICATE:
-            self.out.add(verdict.site)
+    def leave_out(self, *verdicts: RefusedReply) -> None:
+        """Keeps verdicts. Their sites are not asked again in this round: a bad reply, or none, costs the turn."""
+        self.refused.extend(verdicts)
+        self.out |= {verdict.site for verdict in verdicts if verdict.reason is not Reason.DUPLICATE}
         self.tell({"refused": {each.site: each.reason.name for each in self.refused}})
 
     def join(self) -> None:
@@ -148,7 +147,9 @@ class Sites:
                 self.traffic[site].received += size_of(reply.content)
             if reply is not None:
                 replied.append(site)
-                self.tell({"replied": replied})
+                # Of a thousand sites not each reply is told, which would cost more than the reply itself.
+                if 100 * len(replied) // len(asked) > 100 * (len(replied) - 1) // len(asked):
+                    self.tell({"replied": replied})
             yield site, reply
 
     def answers(

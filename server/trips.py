@@ -54,8 +54,7 @@ class Trips:
         """
         self.strategy.remember(to_arrays(state), self.sites.names, apart=self.first)
         self._collect(state)
-        for verdict in self.strategy.verdicts:
-            self.sites.leave_out(verdict)
+        self.sites.leave_out(*self.strategy.verdicts)
 
     def _collect(self, state: State) -> None:
         reference = self._known_reference(state)
@@ -125,7 +124,11 @@ class Trips:
         start = self.sites.settings.start if self.first else "shared"
         asked = ConfigRecord({ROUND: self.number, FIRST: self.first, START: start, **config})
         content = RecordDict({ARRAYS: to_arrays(sent), CONFIG: asked})
+        told = 0
         for arrived in self.sites.ask(TRAIN, content, self.number):
             yield arrived
             # By now it has been judged.
+            if len(self.strategy.verdicts) == told:
+                continue
+            told = len(self.strategy.verdicts)
             self.sites.tell({"refused": {verdict.site: verdict.reason.name for verdict in self.strategy.verdicts}})
