@@ -63,7 +63,7 @@ class Bounds:
             cap = self.max_share * sum(ordered[n_capped:]) / room
             if greatest <= cap:
                 return {site: min(weight, cap) for site, weight in weights.items()}
-        return dict.fromkeys(weights, 1.0)
+        return dict.fromkeys(weights, min(weights.values(), default=0.0))
 
 
 def update_norm(state: State, sent: State) -> float:

@@ -140,5 +140,15 @@ class Spool:
         # A site's name may be anything; a file's may not.
         path = self.directory / f"{hashlib.sha256(site.encode()).hexdigest()[:32]}.safetensors"
         with room_for(path, path):
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+            save_file(dict(_apart(state)), path)
         return SpooledState(path, tuple(state))
+
+
+def _apart(state: State) -> Iterator[tuple[str, Tensor]]:
+    """The tensors, no two of which share memory: Flower sends equal bytes once, and safetensors wants each its own."""
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        whole = tensor.contiguous()
+        place = whole.untyped_storage().data_ptr()
+        yield name, whole.clone() if place in seen else whole
+        seen.add(place)

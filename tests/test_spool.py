@@ -4,10 +4,11 @@ from itertools import permutations
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import Array, ArrayRecord
 
 from alignment import permute, random_permutation
 from strategies import FedRebasin
+from strategies.decoding import read_state
 from strategies.spool import PermutedState, Spool, SpooledState
 from tests.replies import ready, small_spec, small_state, train_reply
 
@@ -63,6 +64,14 @@ def test_a_spooled_state_reads_what_was_written_in_its_order(tmp_path: Path) -> 
     assert "other" not in spooled
     assert all(torch.equal(spooled[name], state[name]) for name in state)
     assert [path.parent for path in tmp_path.rglob("*.safetensors")] == [tmp_path / "spool"]
+
+
+def test_tensors_of_equal_bytes_which_flower_sends_once_are_kept_apart(tmp_path: Path) -> None:
+    once = Array(torch.ones(6, 4).numpy())
+    arrays = ArrayRecord({"hidden.weight": once, "more": once})
+    state = Spool(tmp_path).add("a", read_state("a", arrays))
+    assert torch.equal(state["hidden.weight"], torch.ones(6, 4))
+    assert torch.equal(state["more"], torch.ones(6, 4))
 
 
 def test_a_new_round_forgets_the_old_one(tmp_path: Path) -> None:
