@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -10,6 +11,11 @@ import pytest
 
 from tests.compose.engine import GRAFANA, HAS_EXPORTER, N_SITES, RUN_SECONDS, Federation, has_image
 from tests.deployment.federation import free_port
+
+
+def pytest_configure() -> None:
+    """A time limit ends the tests as Ctrl-C does: what they started ends with them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

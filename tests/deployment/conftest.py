@@ -1,6 +1,7 @@
 """One server for all tests that leave it as it was: SuperLink and proxy; two sites enrolled, none running."""
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -9,6 +10,11 @@ from tests.deployment.federation import Deployment, deployment
 
 # Before torch is imported, in this process and in those that it starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    """A time limit ends the tests as Ctrl-C does: what they started ends with them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
