@@ -8,38 +8,29 @@ proxy's own log, memory from /proc twice a second. Prints one JSON document. doc
 
 import argparse
 import json
-import threading
 from pathlib import Path
 
 from cli.superlink import processes_of
 from server.summary import read_rounds
-from tests.deployment.federation import Deployment, deployment, wait_until
+from tests.deployment.federation import Deployment, deployment
+from tests.waiting import Beside, wait_until
 
 KIBI = 1024
 
 
-class Memory:
+class Memory(Beside):
     """The most that each service took at once, all its processes together, in bytes."""
 
     def __init__(self, made: Deployment) -> None:
+        super().__init__(0.5)
         self.made = made
         self.most: dict[str, int] = {}
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> "Memory":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.stop.wait(0.5):
-            for name, service in self.made.services.items():
-                taken = sum(resident(each) for each in processes_of(Path(service.environment["FLWR_HOME"])))
-                self.most[name] = max(self.most.get(name, 0), taken)
+    def once(self) -> None:
+        """Looks at every service."""
+        for name, service in self.made.services.items():
+            taken = sum(resident(each) for each in processes_of(Path(service.environment["FLWR_HOME"])))
+            self.most[name] = max(self.most.get(name, 0), taken)
 
 
 def resident(process_id: int) -> int:
@@ -81,9 +72,10 @@ def main() -> None:
             name = f"site-{number + 1}"
             made.enrol(name, partition=number, partitions=asked.sites)
             made.start(name)
-        wait_until(lambda: len(made.online()) == asked.sites, 300, made.logs())
+        wait_until(lambda: len(made.online()) == asked.sites, 300, lambda: made.logs())
         before = traffic(made.services["proxy"].log)
-        with Memory(made) as memory:
+        memory = Memory(made)
+        with memory:
             assert made.run("measured").wait(3600) == 0, made.logs()
         rounds = read_rounds(made.store("measured"))
         network = made.store("measured").checkpoint_path(1).stat().st_size

@@ -56,9 +56,7 @@ def main(folder: Path) -> None:
         try:
             with terminable(), local_superlink(home, 0) as link:
                 run_id = link.submit(CONFIG | {"runs-dir": runs}, N_SITES)
-                while not (said := link.status(run_id)).startswith("finished"):
-                    time.sleep(5)
-                if said != "finished:completed":
+                if (said := link.wait(run_id, 5.0)) != "finished:completed":
                     sys.exit(f"{said}\n{link.run_log(run_id)[-4000:]}")
         finally:
             shutil.rmtree(home, ignore_errors=True)

@@ -9,7 +9,6 @@ Sites answer in this process at once (see `tests.many`): what is measured is the
 import argparse
 import json
 import logging
-import resource
 import sys
 import tempfile
 import time
@@ -19,13 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models import Architecture, build
-from server.app import play
-from server.resume import Beginning
-from server.store import RunStore
+from server.live import resident_bytes
 from server.summary import read_rounds
-from strategies.settings import parse_settings
-from tests.many import Crowd
+from tests.many import play_crowd
+
+# In each run; every run is new.
+N_ROUNDS = 5
 
 
 def main() -> None:
@@ -51,35 +49,17 @@ def soak(folder: Path, n_sites: int, seconds: float) -> dict[str, float | bool]:
     number = 0
     while time.monotonic() < ends:
         number += 1
-        settings = parse_settings(
-            {
-                "run": f"soak-{number}",
-                "runs-dir": str(folder),
-                "rounds": 5,
-                "start": "shared",
-                "model": "mlp",
-                "width": 16,
-                "depth": 1,
-                "probe-points": 0,
-                "align-at": "server",
-                "seed": number,
-            }
-        )
-        target = build(Architecture(*settings.network), 7).state_dict()
-        crowd = Crowd(n_sites, {name: tensor.clone() for name, tensor in target.items()}, number)
-        store = RunStore(folder / settings.run)
-        store.make()
-        play(crowd, settings, store, Beginning())
+        store, crowd = play_crowd(folder / str(number), n_sites, N_ROUNDS, number)
         rounds = read_rounds(store)
         refused = Counter(verdict.reason for record in rounds for verdict in record.refused)
         accounted &= refused == crowd.expected and all(record.outcome == "merged" for record in rounds)
-        memory.append(_resident_megabytes())
+        memory.append(resident_bytes() / 1e6)
         times.append(time.monotonic())
     # The first run fills caches and imports what is imported late.
     kept = slice(1, None) if len(memory) > 2 else slice(None)
     slope = float(np.polyfit(np.array(times[kept]) / 3600, memory[kept], 1)[0]) if len(memory[kept]) > 1 else 0.0
     return {
-        "rounds": 5 * number,
+        "rounds": N_ROUNDS * number,
         "sites": n_sites,
         "first_megabytes": memory[0],
         "last_megabytes": memory[-1],
@@ -88,15 +68,10 @@ def soak(folder: Path, n_sites: int, seconds: float) -> dict[str, float | bool]:
     }
 
 
-def _resident_megabytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
 def _told(found: dict[str, float | bool]) -> str:
     return (
         f"{found['rounds']} rounds of {found['sites']} sites; resident memory {found['first_megabytes']:.0f} MB after "
-        f"the first 5 rounds, {found['last_megabytes']:.0f} MB at the end, slope "
+        f"the first {N_ROUNDS} rounds, {found['last_megabytes']:.0f} MB at the end, slope "
         f"{found['slope_megabytes_per_hour']:+.1f} MB an hour; every refusal accounted for: {found['accounted']}"
     )
 

@@ -24,7 +24,7 @@ from cli.interrupts import terminable
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.rehearsal import RehearsalError, generator, output_change, recovered
-from cli.serve import reason, wait
+from cli.serve import reason
 from cli.simulate import join
 from cli.superlink import FlowerError, SuperLink, short_folder
 from cli.supervise import RunningSite, scratch_folder
@@ -169,7 +169,7 @@ def _play(link: SuperLink, site: SiteFolder, rehearsal: Rehearsal) -> RoundRecor
             if (ended := running.ended()) or time.monotonic() > ends:
                 raise RehearsalError(f"the site did not come online: {ended or f'not within {ONLINE_SECONDS:g} s'}")
         run_id = link.submit(rehearsal.settings.model_dump(by_alias=True), None)
-        status = wait(link, run_id)
+        status = link.wait(run_id)
         if status != "finished:completed":
             raise FlowerError(f"the run ended as {status}: {reason(link, run_id, rehearsal.store)}")
     finally:

@@ -1,6 +1,5 @@
 """``fedrebasin server run``: submits a run to the federation's SuperLink and waits for its end."""
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +15,6 @@ from cli.settings import read_run_config
 from cli.superlink import FlowerError, SuperLink
 from server.store import RunStore
 from strategies.settings import parse_settings
-
-# Each question starts a process of Flower's.
-PATIENCE_SECONDS = 10.0
-# A SuperLink that restarts answers nothing for a while, and the run goes on.
-MOST_SILENCE_SECONDS = 300.0
 
 
 def run(
@@ -41,29 +35,13 @@ def run(
     if (store.read_json("status.json") or {}).get("phase") != "finished":
         with reach_superlink(server, federation) as link:
             run_id = link.submit(settings.model_dump(by_alias=True), None)
-            status = wait(link, run_id)
+            status = link.wait(run_id)
             if status != "finished:completed":
                 raise FlowerError(f"the run ended as {status}: {reason(link, run_id, store)}")
     if output is Format.JSON:
         print_json({"run": settings.run, "status": status, "store": str(store.directory)})
     else:
         people.print(f"{settings.run}: {status}; see {store.directory}", soft_wrap=True)
-
-
-def wait(link: SuperLink, run_id: str) -> str:
-    """The status with which the run ended. Raises `FlowerError` when the SuperLink is silent for minutes."""
-    heard = time.monotonic()
-    while True:
-        try:
-            status = link.status(run_id)
-            heard = time.monotonic()
-        except FlowerError:
-            if time.monotonic() - heard > MOST_SILENCE_SECONDS:
-                raise
-            status = "unknown"
-        if status.startswith("finished"):
-            return status
-        time.sleep(PATIENCE_SECONDS)
 
 
 def reason(link: SuperLink, run_id: str, store: RunStore) -> str:

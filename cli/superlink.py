@@ -25,6 +25,8 @@ packages = ("alignment", "models", "strategies", "client", "server")
 CONNECTION = "fedrebasin"
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_ANSWER_SECONDS = 120
+# A SuperLink that restarts answers nothing for a while, and the run goes on.
+MOST_SILENCE_SECONDS = 300.0
 LONGEST_FOLDER = 28  # Ray adds up to 66 bytes, and `short_folder` 13
 
 
@@ -67,6 +69,24 @@ class SuperLink:
         runs = cast(list[dict[str, str]], self.flwr("list", CONNECTION, "--run-id", run_id).get("runs") or [])
         return runs[0]["status"] if runs else "unknown"
 
+    def wait(self, run_id: str, patience_seconds: float = 10.0) -> str:
+        """The status with which the run ended. Raises `FlowerError` when the SuperLink is silent for minutes.
+
+        Each question, every ``patience_seconds``, starts a process of Flower's.
+        """
+        heard = time.monotonic()
+        while True:
+            try:
+                status = self.status(run_id)
+                heard = time.monotonic()
+            except FlowerError:
+                if time.monotonic() - heard > MOST_SILENCE_SECONDS:
+                    raise
+                status = "unknown"
+            if status.startswith("finished"):
+                return status
+            time.sleep(patience_seconds)
+
     def run_log(self, run_id: str) -> str:
         """What the run's ServerApp and ClientApps printed."""
         return self._run("log", run_id, CONNECTION, "--show").stdout
@@ -103,7 +123,7 @@ def local_superlink(home: Path, port: int) -> Generator[SuperLink]:
 
     Raises `FlowerError` when ``port`` is taken, or the SuperLink does not come up within a minute.
     """
-    port = port or _free_port()
+    port = port or free_port()
     _check_free(port)
     # The simulation imports whatever `client` lies where its SuperLink was started: give it an empty folder.
     (home / "empty").mkdir(parents=True, exist_ok=True)
@@ -208,7 +228,8 @@ def _executable(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

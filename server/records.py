@@ -120,7 +120,7 @@ class RoundRecord(Record, frozen=True):
     outcome: str
     reference: str
     weights: dict[str, float]
-    refused: list[RefusedRecord]
+    refused: list[RefusedRecord] = Field(default_factory=list[RefusedRecord])
     matchings: dict[str, MatchingRecord]
     merged: Score | None = None
     own: dict[str, Score] = Field(default_factory=dict[str, Score])

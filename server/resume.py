@@ -8,11 +8,12 @@ from torch import Tensor
 
 from server.records import RoundRecord
 from server.store import RunStore, StoreError
+from server.summary import read_rounds
 from strategies.files import sha256_of
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
-# What may differ from the settings that the run began with: none of it decides what a round makes of the same replies.
+# What may differ from the settings that the run began with: what an operator may have to change to get it going again.
 FREE = frozenset(
     {
         *("rounds", "runs-dir", "min-sites", "round-deadline-seconds", "join-deadline-seconds", "max-void-rounds"),
@@ -71,12 +72,11 @@ def last_whole(store: RunStore) -> Beginning:
 
     Raises `StoreError` when there are rounds and no whole network.
     """
-    lines = store.rounds()
-    records = [RoundRecord.model_validate(line) for line in lines]
+    records = read_rounds(store)
     for number in range(len(records), 0, -1):
         if _is_whole(store, records[number - 1]):
             if number < len(records) or not store.ends_whole():
-                store.keep_rounds(lines[:number])
+                store.keep_rounds(number)
             return Beginning(tuple(records[:number]), store.network(records[number - 1].round))
     if records:
         raise StoreError(
@@ -85,7 +85,7 @@ def last_whole(store: RunStore) -> Beginning:
             "another run."
         )
     if not store.ends_whole():
-        store.keep_rounds([])
+        store.keep_rounds(0)
     return Beginning()
 
 

@@ -256,7 +256,6 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         outcome=outcome,
         reference=merged.reference,
         weights=merged.weights,
-        refused=[],
         matchings={
             site: MatchingRecord(
                 objective=m.objective,

@@ -1,6 +1,6 @@
 """The sites of a run: who joined, and how to ask them all one thing."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
 from typing import TypeVar, cast
@@ -80,7 +80,11 @@ class Sites:
         """Keeps verdicts. Their sites are not asked again in this round: a bad reply, or none, costs the turn."""
         self.refused.extend(verdicts)
         self.out |= {verdict.site for verdict in verdicts if verdict.reason is not Reason.DUPLICATE}
-        self.tell({"refused": {each.site: each.reason.name for each in self.refused}})
+        self.tell_refused(self.refused)
+
+    def tell_refused(self, verdicts: Iterable[RefusedReply]) -> None:
+        """Tells whose replies are refused so far, and why."""
+        self.tell({"refused": {verdict.site: verdict.reason.name for verdict in verdicts}})
 
     def join(self) -> None:
         """Waits until ``min-sites`` nodes are there, and asks those that are new for their names.

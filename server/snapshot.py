@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel
 
+from server.contributions import reason_of
 from server.follow import Run
 from server.records import BarrierRecord, RoundRecord
 from server.scores import network_scores
@@ -72,7 +73,7 @@ def _state(run: Run, site: str) -> str:
     status = run.status
     if site in status.refused:
         reason = status.refused[site]
-        return "late" if reason == Reason.LATE.name else f"refused: {reason.lower().replace('_', ' ')}"
+        return "late" if reason == Reason.LATE.name else f"refused: {reason_of(reason)}"
     if status.deadline is not None and site in status.asked:
         return ANSWERED if site in status.replied else WAITING
     return "joined"

@@ -17,7 +17,7 @@ when the network that it tells of is. All of it is JSON and safetensors: nothing
 import fcntl
 import json
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +129,11 @@ class RunStore:
         """Whether the last line of ``rounds.jsonl`` was written to its end."""
         return not self.rounds_path.exists() or self.rounds_path.read_bytes()[-1:] in (b"", b"\n")
 
-    def keep_rounds(self, records: Sequence[Record]) -> None:
-        """Leaves only ``records`` in ``rounds.jsonl``; what stood there goes to ``rounds.before.jsonl``."""
-        write_text(self.directory / "rounds.before.jsonl", self.rounds_path.read_text(encoding="utf-8"))
-        write_text(self.rounds_path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records))
+    def keep_rounds(self, count: int) -> None:
+        """Leaves the first ``count`` lines in ``rounds.jsonl``; what stood there goes to ``rounds.before.jsonl``."""
+        text = self.rounds_path.read_text(encoding="utf-8")
+        write_text(self.directory / "rounds.before.jsonl", text)
+        write_text(self.rounds_path, "".join(text.splitlines(keepends=True)[:count]))
 
     def network(self, round_number: int) -> dict[str, Tensor]:
         """A round's merged network."""

@@ -1,7 +1,7 @@
 """What sites send of the networks that they were asked about, held against what it must be."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from flwr.app import Message
@@ -22,8 +22,16 @@ def moments_reader(
     measure: Measure, model: nn.Module, settings: Settings
 ) -> Callable[[str, Message], dict[str, Moments]]:
     """What reads, of a reply, the moments of each network; they must be those that ``measure`` gives of ``model``."""
-    expected = measure(model, list(example_inputs(Architecture(*settings.network))))
-    return partial(_read, {name: tuple(tensor.shape) for name, tensor in expected.items()})
+    return partial(_read, _shapes(measure, model, settings.network))
+
+
+@lru_cache(maxsize=2)
+def _shapes(
+    measure: Measure, model: nn.Module, network: tuple[str, tuple[int, ...], int, int, int, str]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of what ``measure`` gives of ``model``: the same at every question of a run."""
+    expected = measure(model, list(example_inputs(Architecture(*network))))
+    return {name: tuple(tensor.shape) for name, tensor in expected.items()}
 
 
 def _read(shapes: Mapping[str, tuple[int, ...]], site: str, reply: Message) -> dict[str, Moments]:

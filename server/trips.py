@@ -128,7 +128,6 @@ class Trips:
         for arrived in self.sites.ask(TRAIN, content, self.number):
             yield arrived
             # By now it has been judged.
-            if len(self.strategy.verdicts) == told:
-                continue
-            told = len(self.strategy.verdicts)
-            self.sites.tell({"refused": {verdict.site: verdict.reason.name for verdict in self.strategy.verdicts}})
+            if len(self.strategy.verdicts) > told:
+                told = len(self.strategy.verdicts)
+                self.sites.tell_refused(self.strategy.verdicts)

@@ -27,21 +27,8 @@ def honest(partition: int, reply: Message) -> Message:
     return reply
 
 
-@dataclass
-class InProcessGrid(Grid):
-    """``n_sites`` sites in this process. ``tamper`` sees every reply, and may change or drop it."""
-
-    app: ClientApp
-    settings: Settings
-    n_sites: int
-    tamper: Tamper = honest
-    node_config: Mapping[str, bool | int | float | str] = field(default_factory=dict[str, bool | int | float | str])
-    replies: dict[str, Message] = field(default_factory=dict[str, Message])
-    states: dict[int, RecordDict] = field(default_factory=dict[int, RecordDict])
-
-    def __post_init__(self) -> None:
-        # Flower stamps messages with the task that makes them; outside its processes there is none.
-        TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
+class LocalGrid(Grid):
+    """What every Grid without a SuperLink has in common."""
 
     def set_run(self, run: Run) -> None:
         """Unused here."""
@@ -56,6 +43,31 @@ class InProcessGrid(Grid):
     ) -> Message:
         """A message to one site."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """All replies."""
+        return self.pull_messages(self.push_messages(messages))
+
+
+def outside_flower() -> None:
+    """Flower stamps messages with the task that makes them; outside its processes there is none."""
+    TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
+
+
+@dataclass
+class InProcessGrid(LocalGrid):
+    """``n_sites`` sites in this process. ``tamper`` sees every reply, and may change or drop it."""
+
+    app: ClientApp
+    settings: Settings
+    n_sites: int
+    tamper: Tamper = honest
+    node_config: Mapping[str, bool | int | float | str] = field(default_factory=dict[str, bool | int | float | str])
+    replies: dict[str, Message] = field(default_factory=dict[str, Message])
+    states: dict[int, RecordDict] = field(default_factory=dict[int, RecordDict])
+
+    def __post_init__(self) -> None:
+        outside_flower()
 
     def get_node_ids(self) -> Iterable[int]:
         """One for each site."""
@@ -73,10 +85,6 @@ class InProcessGrid(Grid):
         """The replies, once; the last first, since order must not matter."""
         found = [self.replies.pop(message_id, None) for message_id in message_ids]
         return [reply for reply in reversed(found) if reply is not None]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """All replies."""
-        return self.pull_messages(self.push_messages(messages))
 
     def _push(self, message: Message) -> str:
         message_id = str(uuid.uuid4())

@@ -9,17 +9,19 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from flwr.app import Array, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from alignment.barrier import LossSums
+from models import Architecture, build
+from server.app import play
+from server.resume import Beginning
+from server.store import RunStore
 from strategies.protocol import (
     ARRAYS,
     DESCRIBE,
@@ -33,6 +35,7 @@ from strategies.protocol import (
     to_arrays,
     to_state,
 )
+from tests.inprocess import LocalGrid, outside_flower, quick_settings
 
 CRASHING, HOSTILE, LATE = 0.05, 0.02, 0.05
 PULL, NOISE = 0.5, 1e-3
@@ -44,7 +47,7 @@ def name_of(number: int) -> str:
 
 
 @dataclass
-class Crowd(Grid):
+class Crowd(LocalGrid):
     """``n_sites`` sites. ``expected`` counts, by reason, the refusals that what was done should give."""
 
     n_sites: int
@@ -55,22 +58,7 @@ class Crowd(Grid):
     _messages: dict[str, Message] = field(default_factory=dict[str, Message])
 
     def __post_init__(self) -> None:
-        # Flower stamps messages with the task that makes them; outside its processes there is none.
-        TaskIdentity.run_id = TaskIdentity.task_id = TaskIdentity.node_id = 1
-
-    def set_run(self, run: Run) -> None:
-        """Unused here."""
-
-    @property
-    def run(self) -> Run:
-        """Unused here."""
-        raise NotImplementedError
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """A message to one site."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+        outside_flower()
 
     def get_node_ids(self) -> Iterable[int]:
         """One for each site."""
@@ -94,10 +82,6 @@ class Crowd(Grid):
         """The replies to these, once; nothing from the late."""
         asked = [self._messages.pop(message_id) for message_id in message_ids if message_id in self._messages]
         return [self._answer(message) for message in asked]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """All replies."""
-        return self.pull_messages(self.push_messages(messages))
 
     def _answer(self, message: Message) -> Message:
         number, kind = message.metadata.dst_node_id, message.metadata.message_type
@@ -149,3 +133,16 @@ class Crowd(Grid):
             content.metric_records[METRICS][N_EXAMPLES] = 10**12
         else:
             arrays[name] = array
+
+
+def play_crowd(directory: Path, n_sites: int, n_rounds: int, seed: int = 0) -> tuple[RunStore, Crowd]:
+    """A whole run of a crowd with a small MLP, aligned by the server; its store, and what was to be expected."""
+    settings = quick_settings(
+        directory, start="shared", width=16, depth=1, rounds=n_rounds, probe_points=0, align_at="server", seed=seed
+    )
+    target = build(Architecture(*settings.network), 7).state_dict()
+    crowd = Crowd(n_sites, {name: tensor.clone() for name, tensor in target.items()}, seed)
+    store = RunStore(directory / settings.run)
+    store.make()
+    play(crowd, settings, store, Beginning())
+    return store, crowd

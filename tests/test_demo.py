@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cli.superlink import packages, processes_of, short_folder, stage_app
+from tests.waiting import wait_until
 
 MINE = """
 from sklearn.datasets import load_digits
@@ -36,13 +36,6 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 240) -> tuple[str,
         return process.communicate(timeout=seconds)
     finally:
         process.kill()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "waited in vain"
-        time.sleep(0.1)
 
 
 def processes_naming(text: str) -> list[str]:
@@ -132,14 +125,14 @@ def test_a_finished_run_leaves_no_process(finished: tuple[Path, str]) -> None:
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, signs: list[signal.Signals]) -> None:
     process = start_demo(runs=tmp_path)
     # The ServerApp has come to life, and Ray's processes with it.
-    wait_for((tmp_path / "test" / "status.json").exists)
+    wait_until((tmp_path / "test" / "status.json").exists, 60, "the run begins", every=0.1)
     for sign in signs:
         process.send_signal(sign)
         time.sleep(0.3)  # impatience, not waiting: the next one falls into the ending of the one before
     _, err = finish(process)
     assert process.returncode == 130
     assert "interrupted; nothing is left running" in err
-    wait_for(lambda: processes_naming(str(tmp_path)) == [], 5)
+    wait_until(lambda: processes_naming(str(tmp_path)) == [], 5, "nothing is left", every=0.1)
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
@@ -150,7 +143,7 @@ def test_an_interrupt_while_the_command_starts_shows_no_traceback(tmp_path: Path
     _, err = finish(process, 60)
     assert process.returncode in (-signal.SIGINT, 130, 1)
     assert "Traceback" not in err
-    wait_for(lambda: processes_naming(str(tmp_path)) == [], 10)
+    wait_until(lambda: processes_naming(str(tmp_path)) == [], 10, "nothing is left", every=0.1)
 
 
 def test_a_port_that_is_none_is_told(tmp_path: Path) -> None:
@@ -220,7 +213,7 @@ def test_the_processes_of_a_home_are_found_wherever_they_went(tmp_path: Path) ->
     child = subprocess.Popen(["sleep", "60"], start_new_session=True, env=environment)
     try:
         # For an instant after exec, Linux shows a process without its environment.
-        wait_for(lambda: processes_of(tmp_path) == [child.pid], 5)
+        wait_until(lambda: processes_of(tmp_path) == [child.pid], 5, "the child is told", every=0.1)
         assert processes_of(tmp_path.parent) == []
     finally:
         child.kill()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Message
 
 from client.app import app
 from server.app import play
@@ -12,6 +12,7 @@ from server.run import VoidError
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.protocol import TRAIN
+from tests.attacks.federation import fail
 from tests.inprocess import InProcessGrid, Tamper, play_in_process, quick_settings
 
 QUICK: dict[str, object] = {"epochs": 1, "later_epochs": 1, "width": 16, "probe_points": 0}
@@ -26,7 +27,7 @@ def failing(turns: set[int]) -> Tamper:
         if partition == 1 and reply.metadata.message_type == TRAIN:
             trained += 1
             if trained in turns:
-                reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(2, "failed")
+                fail(reply)
         return reply
 
     return tamper

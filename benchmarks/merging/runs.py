@@ -1,7 +1,6 @@
 """One real Flower run of a task by one method; its record is kept, and a run that is there is not played again."""
 
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         config = {**task.config, **FEWER, **place, **METHODS[method]}
         if "initial" in config:
             config["initial"] = str(store.directory.resolve() / "sites" / str(config["initial"]) / CHECKPOINT)
-        _wait(link, link.submit(config, task.n_sites), store.directory)
+        _finish(link, link.submit(config, task.n_sites), store.directory)
     return Played(task, method, read_rounds(store))
 
 
@@ -91,8 +90,6 @@ def _lay_out(task: Task, directory: Path) -> None:
         shutil.copy(training.path, folder / CHECKPOINT)
 
 
-def _wait(link: SuperLink, run_id: str, directory: Path) -> None:
-    while not (said := link.status(run_id)).startswith("finished"):
-        time.sleep(2)
-    if said != "finished:completed":
+def _finish(link: SuperLink, run_id: str, directory: Path) -> None:
+    if (said := link.wait(run_id, 2.0)) != "finished:completed":
         raise RuntimeError(f"{directory.name}: {said}\n{link.run_log(run_id)[-4000:]}")

@@ -70,7 +70,12 @@ def honest_alone(kind: str, changes: tuple[tuple[str, object], ...]) -> tuple[by
 
 def fail(reply: Message) -> None:
     """An error in place of the content."""
-    reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(2, "as if it had failed")
+    fail_with(reply, Error(2, "as if it had failed"))
+
+
+def fail_with(reply: Message, error: Error) -> None:
+    """That error in place of the content."""
+    reply.__dict__["_content"], reply.__dict__["_error"] = None, error
 
 
 def networks(store: RunStore) -> tuple[bytes, ...]:

@@ -10,7 +10,7 @@ from server.summary import read_rounds
 from strategies.exchange import Clock, exchange
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import DESCRIBE, request
-from tests.attacks.federation import HOSTILE_NAME, assert_costs_one_turn, attacked
+from tests.attacks.federation import HOSTILE_NAME, assert_costs_one_turn, attacked, fail_with
 from tests.inprocess import FIRST_NODE, InProcessGrid, quick_settings
 from tests.replies import no_groups, ready, same_floats, small_state, train_reply
 
@@ -39,7 +39,7 @@ def test_a_reply_of_a_node_that_was_not_asked() -> None:
 
 def test_a_reply_that_expired_on_its_way() -> None:
     def late(reply: Message) -> None:
-        reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(3, "message expired")
+        fail_with(reply, Error(3, "message expired"))
 
     assert_costs_one_turn(late, "LATE")
 
@@ -50,7 +50,7 @@ def test_a_site_that_left() -> None:
 
 
 def left(reply: Message) -> None:
-    reply.__dict__["_content"], reply.__dict__["_error"] = None, Error(5, "node unavailable")
+    fail_with(reply, Error(5, "node unavailable"))
 
 
 class Confused(InProcessGrid):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.superlink import free_port
 from tests.compose.engine import GRAFANA, HAS_EXPORTER, N_SITES, RUN_SECONDS, Federation, has_image
-from tests.deployment.federation import free_port
 
 
 def pytest_configure() -> None:

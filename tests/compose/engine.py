@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BUILD_SECONDS, RUN_SECONDS = 2400, 1200
@@ -93,10 +94,7 @@ class Federation:
 
     def wait(self, there: Callable[[], bool], seconds: float, what: str) -> None:
         """Returns when ``there`` says so; else fails with the last lines of every service."""
-        ends = time.monotonic() + seconds
-        while not there():
-            assert time.monotonic() < ends, f"{what}: not within {seconds:g} s\n{self.compose('logs', '--tail=15')}"
-            time.sleep(2)
+        wait_until(there, seconds, lambda: f"{what}\n{self.compose('logs', '--tail=15')}", every=2)
 
     def leftovers(self) -> list[str]:
         """What of the project is still there."""

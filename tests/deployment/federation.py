@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,10 @@ from cli.enrolment.layout import ServerFolder, SiteFolder
 from cli.main import app
 from cli.preflight.finding import Subject
 from cli.preflight.network import identity
-from cli.superlink import end_all, flower_environment, processes_of, short_folder
+from cli.superlink import end_all, flower_environment, free_port, processes_of, short_folder
 from server.store import RunStore
 from strategies.files import write_text
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -42,25 +42,10 @@ RUN: dict[str, bool | int | float | str] = {
 Document = dict[str, Any]
 
 
-def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def fedrebasin(*arguments: str | Path) -> Document:
     """What ``fedrebasin arguments… --format json`` answers, in this process. Raises what it raises."""
     done = CliRunner().invoke(app, [*map(str, arguments), "--format", "json"], catch_exceptions=False)
     return json.loads(done.stdout) | {"exit-code": done.exit_code}
-
-
-def wait_until(there: Callable[[], object], seconds: float, what: str) -> None:
-    """Returns when ``there`` says so; fails when it has not within ``seconds``."""
-    ends = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < ends, f"not within {seconds:g} s: {what}"
-        time.sleep(0.2)
 
 
 @dataclass
@@ -176,7 +161,7 @@ class Deployment:
         listens = {"superlink": self.superlink, "proxy": self.proxy}.get(name)
         if listens is not None:
             host, _, port = listens.rpartition(":")
-            wait_until(lambda: is_open(host, int(port)), 90, f"{name} listens:\n{self.services[name].tail()}")
+            wait_until(lambda: is_open(host, int(port)), 90, lambda: f"{name} listens:\n{self.services[name].tail()}")
 
     def start_server(self) -> None:
         """Starts SuperLink, proxy and SuperExec."""

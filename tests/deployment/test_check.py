@@ -23,8 +23,10 @@ from cli.main import app
 from cli.preflight import network
 from cli.preflight.command import CHECKS, FAILED, NO_KIT, PASSED, perform
 from cli.preflight.finding import Finding, Subject
-from tests.deployment.federation import BIN, Deployment, Process, fedrebasin, free_port, is_open, wait_until
+from cli.superlink import free_port
+from tests.deployment.federation import BIN, Deployment, Process, fedrebasin, is_open
 from tests.deployment.samples import write_images, write_ward
+from tests.waiting import wait_until
 
 Break = Callable[[Deployment, SiteFolder], None]
 

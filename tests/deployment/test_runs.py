@@ -2,14 +2,13 @@
 
 import os
 import signal
-import threading
 from collections.abc import Generator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from cli.superlink import processes_of
+from cli.superlink import free_port, processes_of
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
@@ -19,11 +18,10 @@ from tests.deployment.federation import (
     Deployment,
     Process,
     deployment,
-    free_port,
     is_open,
-    wait_until,
 )
 from tests.deployment.samples import write_images, write_ward
+from tests.waiting import Beside, wait_until
 
 # As little work as a round can be: one trip to train, one to evaluate.
 SHORT: dict[str, object] = {"align-at": "server", "probe-points": 0, "epochs": 1}
@@ -41,7 +39,7 @@ def federation() -> Generator[Deployment]:
         made.enrol("site-eu", data=write_ward(made.site("site-eu").code, made.root / "vitals.csv", 600, 1200))
         for name in ("site-us", "site-eu"):
             made.start(name)
-        wait_until(lambda: made.online() == ["site-eu", "site-us"], 120, f"two sites are online\n{made.logs()}")
+        wait_until(lambda: made.online() == ["site-eu", "site-us"], 120, lambda: f"two sites are online\n{made.logs()}")
         yield made
 
 
@@ -58,29 +56,20 @@ def reach(store: RunStore, round_number: int, phase: str, made: Deployment) -> N
         now = store.read_json("status.json") or {}
         return (now.get("round"), now.get("phase")) == (round_number, phase)
 
-    wait_until(there, RUN_SECONDS, f"round {round_number} is in {phase}\n{made.logs()}")
+    wait_until(there, RUN_SECONDS, lambda: f"round {round_number} is in {phase}\n{made.logs()}")
 
 
-class Restarting:
+class Restarting(Beside):
     """What docker and systemd do: starts a service again whenever it has ended."""
 
     def __init__(self, service: Process) -> None:
+        super().__init__(2.0)
         self.service = service
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._watch)
 
-    def __enter__(self) -> "Restarting":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.stop.wait(2.0):
-            if self.service.running is None or self.service.running.poll() is not None:
-                self.service.start()
+    def once(self) -> None:
+        """Starts it, if it has ended."""
+        if self.service.running is None or self.service.running.poll() is not None:
+            self.service.start()
 
 
 def test_a_whole_run_leaves_network_report_and_barrier(federation: Deployment) -> None:
@@ -99,7 +88,7 @@ def test_the_exporter_shows_the_barrier_of_the_run(federation: Deployment) -> No
         "exporter", [str(BIN / "fedrebasin"), "exporter", "--runs", str(federation.runs), "--port", str(port)]
     )
     federation.start("exporter")
-    wait_until(lambda: is_open("127.0.0.1", port), 90, federation.services["exporter"].tail())
+    wait_until(lambda: is_open("127.0.0.1", port), 90, lambda: federation.services["exporter"].tail())
     shown = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     series = [line for line in shown.splitlines() if line.startswith("fedrebasin_") and "barrier" in line]
     assert series
@@ -135,7 +124,9 @@ def test_the_others_go_on_after_kill_9_of_a_site_and_it_rejoins_by_itself(federa
     federation.services["site-eu"].kill()
     with Restarting(federation.services["site-eu"]):
         rounds = finish(federation, run, "site")
-        wait_until(lambda: "site-eu" in federation.online(), LEASE_SECONDS, f"site-eu is back\n{federation.logs()}")
+        wait_until(
+            lambda: "site-eu" in federation.online(), LEASE_SECONDS, lambda: f"site-eu is back\n{federation.logs()}"
+        )
     assert [record.outcome for record in rounds] == ["merged"] * 4
     # A site that is back in time gets the message that it was killed over once more.
     assert "site-us" in rounds[0].weights

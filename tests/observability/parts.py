@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,9 @@ from typing import Any
 
 import yaml
 
+from cli.superlink import free_port
 from tests.observability.test_rules import PROMETHEUS
+from tests.waiting import wait_until
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,6 @@ class Prometheus:
         """The series of an instant query."""
         moment: dict[str, str | float] = {} if when is None else {"time": when}
         return self.get("query", query=query, **moment)["result"]
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Returns when the condition holds."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, f"waited in vain for {what}"
-        time.sleep(0.2)
 
 
 def answers(url: str) -> bool:
@@ -94,7 +79,7 @@ def exporter(runs: Path, certificates: Path, folder: Path) -> Generator[int]:
     command = [str(Path(sys.executable).parent / "fedrebasin"), "exporter", "--runs", str(runs), "--port", str(port)]
     log = folder / "exporter.log"
     with running([*command, "--watch-certificates", str(certificates)], log):
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), f"the exporter: {log}", 60)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 60, f"the exporter: {log}")
         yield port
 
 
@@ -112,5 +97,5 @@ def prometheus(exporter_port: int, folder: Path) -> Generator[Prometheus]:
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     log = folder / "prometheus.log"
     with running(command, log):
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), f"Prometheus: {log}")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 30, f"Prometheus: {log}")
         yield Prometheus(port)

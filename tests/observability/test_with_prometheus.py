@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.certificates import Authority
-from tests.observability.parts import Prometheus, exporter, prometheus, wait_for
+from tests.observability.parts import Prometheus, exporter, prometheus
 from tests.observability.replay import replay
 from tests.observability.test_dashboards import PANELS, VARIABLES
 from tests.observability.test_rules import ALERTS, RECORDING, rules
+from tests.waiting import wait_until
 
 REPLAY_SECONDS = 40
 # As Grafana sets it: four times the scrape interval; and the time shown.
@@ -58,12 +59,12 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Observed]:
         (folder / name).mkdir()
     Authority("ours").issue(folder / "certificates" / "site-us", "site-us", days=5)
     with exporter(folder / "runs", folder / "certificates", folder) as port, prometheus(port, folder) as server:
-        wait_for(lambda: bool(server.at("fedrebasin_build_info")), "a first scrape")
+        wait_until(lambda: bool(server.at("fedrebasin_build_info")), 30, "a first scrape")
         start = time.time()
         replay(folder / "runs" / "recorded", REPLAY_SECONDS).play()
         # Two scrapes and two evaluations of rules after the last record.
         finished = 'min_over_time(fedrebasin_run_state{state="finished"}[4s]) == 1'
-        wait_for(lambda: bool(server.at(finished)), "two scrapes of the finished run")
+        wait_until(lambda: bool(server.at(finished)), 30, "two scrapes of the finished run")
         yield Observed(server, start, time.time())
 
 
