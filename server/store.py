@@ -120,10 +120,7 @@ class RunStore:
 
     def rounds(self) -> list[dict[str, object]]:
         """The finished rounds' records; a half-written last line is left out."""
-        if not self.rounds_path.exists():
-            return []
-        lines = self.rounds_path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line) for line in self._lines()] if self.rounds_path.exists() else []
 
     def ends_whole(self) -> bool:
         """Whether the last line of ``rounds.jsonl`` was written to its end."""
@@ -131,9 +128,13 @@ class RunStore:
 
     def keep_rounds(self, count: int) -> None:
         """Leaves the first ``count`` lines in ``rounds.jsonl``; what stood there goes to ``rounds.before.jsonl``."""
-        text = self.rounds_path.read_text(encoding="utf-8")
-        write_text(self.directory / "rounds.before.jsonl", text)
-        write_text(self.rounds_path, "".join(text.splitlines(keepends=True)[:count]))
+        kept = "".join(f"{line}\n" for line in self._lines()[:count])
+        write_text(self.directory / "rounds.before.jsonl", self.rounds_path.read_text(encoding="utf-8"))
+        write_text(self.rounds_path, kept)
+
+    def _lines(self) -> list[str]:
+        """The whole lines. Split at line feeds alone: the text of a site's error may hold what else ends a line."""
+        return self.rounds_path.read_text(encoding="utf-8").split("\n")[:-1]
 
     def network(self, round_number: int) -> dict[str, Tensor]:
         """A round's merged network."""

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from client.app import app
+from server.resume import last_whole
 from server.summary import read_rounds
 from strategies.exchange import Clock, exchange
 from strategies.fed_rebasin import FedRebasin
@@ -51,6 +53,13 @@ def test_a_site_that_left() -> None:
 
 def left(reply: Message) -> None:
     fail_with(reply, Error(5, "node unavailable"))
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\nb", "a\x85b", "a\x1eb", '"}', "\x1b[31m"])
+def test_the_text_of_an_error_does_not_break_the_lines_of_the_run_store(text: str) -> None:
+    store = attacked(lambda reply: fail_with(reply, Error(2, text)))
+    assert [record.round for record in read_rounds(store)] == [1, 2]
+    assert [record.round for record in last_whole(store).rounds] == [1, 2]
 
 
 class Confused(InProcessGrid):
