@@ -9,7 +9,6 @@ Sums are plain fp64 tensors under flat names, so that they pool over sites by ad
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
 
 import torch
 from jaxtyping import Float64
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from alignment.batches import network_with, on_device_of
 from alignment.errors import StateError
+from alignment.solving import solve
 from alignment.spec import State
 
 GRAM, TARGETS = "gram", "targets"
@@ -73,10 +73,7 @@ def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor,
     within = gram[:-1, :-1] - count * torch.outer(mean, mean)
     across = targets[:-1] - count * torch.outer(mean, share)
     strength = ridge * within.diagonal().mean() + torch.finfo(torch.float64).tiny
-    solved = cast(
-        Tensor, torch.linalg.lstsq(within + strength * torch.eye(len(within), dtype=torch.float64), across).solution
-    )
-    weight = solved.T
+    weight = solve(within + strength * torch.eye(len(within), dtype=torch.float64), across).T
     return weight, share - weight @ mean
 
 

@@ -10,7 +10,6 @@ Grams are plain tensors by layer name; a bias is a weight of an input that is al
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from math import prod
-from typing import cast
 
 import torch
 from jaxtyping import Float64
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from alignment.batches import Batch, inputs_of, network_with
 from alignment.channels import named_modules
 from alignment.errors import StateError
+from alignment.solving import solve
 from alignment.spec import State
 
 RIDGE = 1e-6
@@ -105,7 +105,7 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
     strength = RIDGE * (power or 1.0)
     weighed = [gram + strength / len(grams) * torch.eye(size, dtype=torch.float64) for gram in shrunk]
     wanted = torch.stack([gram @ row.T for gram, row in zip(weighed, rows, strict=True)]).sum(0)
-    return cast(Tensor, torch.linalg.solve(torch.stack(weighed).sum(0), wanted)).T
+    return solve(torch.stack(weighed).sum(0), wanted).T
 
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

@@ -16,7 +16,7 @@ from alignment.moments import pool_moments
 from models import head_name
 from server.evaluation import pool, read_sums
 from server.sites import Sites
-from server.sums import check_finite_sums
+from server.sums import check_finite_sums, check_gram
 from strategies.admission import Admitted
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
@@ -118,8 +118,8 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     if headers != {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}:
         raise RefusedReply(Reason.MALFORMED, site, f"feature sums: {headers}")
     sums = read_state(site, record)
-    for name, tensor in sums.items():
-        check_finite_sums(site, tensor, f"feature sums {name}")
-    if bool((sums[GRAM].diagonal() < 0).any()) or bool((sums[TARGETS][-1] < 0).any()):
-        raise RefusedReply(Reason.MOMENTS, site, "feature sums: a sum of squares or a count is negative")
+    check_gram(site, sums[GRAM], "feature sums")
+    check_finite_sums(site, sums[TARGETS], "feature sums of the classes")
+    if bool((sums[TARGETS][-1] < 0).any()):
+        raise RefusedReply(Reason.MOMENTS, site, "a class has fewer than no samples", "feature sums")
     return sums

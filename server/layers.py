@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from alignment.least_squares import gram_sizes, merge_layers
 from server.sites import Sites
-from server.sums import check_finite_sums
+from server.sums import check_gram
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import CONFIG, GRAM, LAYERS, State, to_arrays
@@ -64,9 +64,7 @@ def _reader(layers: Mapping[str, int]) -> Callable[[str, Message], dict[str, Ten
             raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {odd[0]!r}: unexpected or missing {odd[1]}")
         grams = read_state(site, record)
         for name, tensor in grams.items():
-            check_finite_sums(site, tensor, f"Gram matrix of {name}")
-            if bool((tensor.diagonal() < 0).any()):
-                raise RefusedReply(Reason.MOMENTS, site, "a sum of squares is negative", f"Gram matrix of {name}")
+            check_gram(site, tensor, f"Gram matrix of {name}")
         return grams
 
     return read

@@ -15,6 +15,8 @@ from strategies.settings import Settings
 
 # Σx² · n is at least (Σx)², but for rounding.
 ROUNDING = 1e-6
+# Gram matrices are summed in fp32 where the network computes in it.
+GRAM_ROUNDING = 1e-5
 Measure = Callable[[nn.Module, list[Tensor]], Mapping[str, Tensor]]
 
 
@@ -57,6 +59,20 @@ def check_moments(site: str, moments: Moments) -> None:
             raise RefusedReply(Reason.MOMENTS, site, f"{float(count):g} values", f"moments of {layer}")
         if bool((squares * count * (1 + ROUNDING) + ROUNDING < sums.square()).any()):
             raise RefusedReply(Reason.MOMENTS, site, "a variance is negative", f"moments of {layer}")
+
+
+def check_gram(site: str, gram: Tensor, what: str) -> None:
+    """Raises `RefusedReply` unless ``gram``, square, could be a sum of outer products xxᵀ."""
+    check_finite_sums(site, gram, what)
+    if bool((gram.diagonal() < 0).any()):
+        raise RefusedReply(Reason.MOMENTS, site, "a sum of squares is negative", what)
+    trace = gram.diagonal().sum().item()
+    if bool(((gram - gram.T).abs() > GRAM_ROUNDING * trace).any()):
+        raise RefusedReply(Reason.MOMENTS, site, "expected a symmetric matrix", what)
+    # Positive semidefinite, but for rounding: a decomposition exists once a little is added.
+    room = torch.eye(len(gram), dtype=torch.float64) * (GRAM_ROUNDING * trace or 1.0)
+    if torch.linalg.cholesky_ex(gram.double() + room).info.item():
+        raise RefusedReply(Reason.MOMENTS, site, "no samples give these sums", what)
 
 
 def check_finite_sums(site: str, tensor: Tensor, what: str) -> None:

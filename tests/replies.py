@@ -50,3 +50,18 @@ def same_floats(left: ArrayRecord, right: ArrayRecord) -> bool:
     """Whether the floating point entries are equal, bit for bit."""
     names = [name for name in left if left[name].dtype.startswith("float")]
     return all(left[name].numpy().tobytes() == right[name].numpy().tobytes() for name in names)
+
+
+def spoilt_grams(gram: Tensor) -> dict[str, Tensor]:
+    """By attack, what a site could send in place of the sums of xxᵀ that it was asked for."""
+    lopsided, impossible = gram.clone(), gram.clone()
+    lopsided[0, -1] = 2 * gram.diagonal().sum()
+    # Squares as they were, and products larger than they allow.
+    impossible[0, -1] = impossible[-1, 0] = 2 * gram.diagonal().sum()
+    return {
+        "wrong shape": gram[:-1],
+        "not finite": gram * torch.nan,
+        "negative": -gram,
+        "lopsided": lopsided,
+        "impossible": impossible,
+    }

@@ -11,6 +11,7 @@ from server.store import RunStore
 from server.summary import read_rounds
 from strategies.protocol import CLASS_COUNTS, FEATURES, METRICS, TRAIN
 from tests.inprocess import honest, play_in_process, quick_settings
+from tests.replies import spoilt_grams
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 16, "learning_rate": 0.1, "epochs": 6, "align_at": "site"}
 
@@ -78,14 +79,13 @@ def test_class_counts_that_cannot_be_are_refused(tmp_path: Path, counts: object)
     assert sorted(record.weights) == ["site-3", "site-us"]
 
 
-@pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative"])
+@pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative", "lopsided", "impossible"])
 def test_feature_sums_that_cannot_be_are_left_out(tmp_path: Path, attack: str) -> None:
     def spoil(partition: int, reply: Message) -> Message:
         if partition == 1 and reply.metadata.message_type == FEATURES:
             (record,) = reply.content.array_records.values()
             gram = torch.from_numpy(record["gram"].numpy().copy())
-            spoilt = {"wrong shape": gram[:-1], "not finite": gram * torch.nan, "negative": -gram}[attack]
-            record["gram"] = Array(spoilt.numpy())
+            record["gram"] = Array(spoilt_grams(gram)[attack].numpy())
         return reply
 
     def silence(partition: int, reply: Message) -> Message | None:

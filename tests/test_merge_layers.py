@@ -12,6 +12,7 @@ from server.store import RunStore
 from server.summary import read_rounds
 from strategies.protocol import GRAM
 from tests.inprocess import play_in_process, quick_settings
+from tests.replies import spoilt_grams
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
 
@@ -47,7 +48,7 @@ def test_a_site_that_sends_no_gram_matrices_leaves_the_mean(tmp_path: Path) -> N
     assert silent.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
 
 
-@pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative", "missing"])
+@pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative", "lopsided", "impossible", "missing"])
 def test_gram_matrices_that_cannot_be_are_left_out(tmp_path: Path, attack: str) -> None:
     def tamper(partition: int, reply: Message) -> Message:
         if partition == 1 and reply.metadata.message_type == GRAM:
@@ -57,8 +58,7 @@ def test_gram_matrices_that_cannot_be_are_left_out(tmp_path: Path, attack: str) 
             if attack == "missing":
                 del record[name]
             else:
-                spoilt = {"wrong shape": gram[:-1], "not finite": gram * torch.nan, "negative": -gram}[attack]
-                record[name] = Array(spoilt.numpy())
+                record[name] = Array(spoilt_grams(gram)[attack].numpy())
         return reply
 
     attacked = play_in_process(quick_settings(tmp_path / "attacked", merge="least-squares"), tamper=tamper)
