@@ -13,6 +13,7 @@ from alignment.joint_group import JointGroup, MoverEdge, meets_itself
 from alignment.outwards import outward_start
 from alignment.pair import Pair
 from alignment.plain_group import PlainGroup
+from alignment.spec import PermutationSpec
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ class _Root:
     """A group that is no family, and what it depended on when it was last found to be at its best."""
 
     def __init__(self, pair: Pair, name: str, edges: Sequence[MoverEdge], tolerance: float) -> None:
-        is_joint = name in pair.spec.parents.values() or any(meets_itself(edge) for _, edge in edges)
-        self._is_exact = not is_joint
+        joint = is_joint(pair.spec, name, edges)
+        self._is_exact = not joint
         self._movers = {mover: None for own, edge in edges for mover in (own, *(m for _, m in edge.others))}
         self._settled: dict[Mover, Tensor] | None = None
         self._solver: Solver = (
             JointGroup(pair, name, edges, tolerance)
-            if is_joint
+            if joint
             else PlainGroup(pair, name, [edge for _, edge in edges], tolerance)
         )
 
@@ -90,3 +91,8 @@ class _Root:
         return self._settled is not None and all(
             position.index(mover) is index for mover, index in self._settled.items()
         )
+
+
+def is_joint(spec: PermutationSpec, root: str, edges: Sequence[MoverEdge]) -> bool:
+    """Whether a visit to ``root`` is more than one linear assignment: it has families, or meets itself on a tensor."""
+    return root in spec.parents.values() or any(meets_itself(edge) for _, edge in edges)

@@ -8,6 +8,7 @@ from torch import Tensor
 from alignment.columns import candidate_rows, is_everything, reference_rows, runs
 from alignment.flat import Edge, Position
 from alignment.pair import Pair
+from alignment.permutation import identity_permutation
 
 KEEP_ONE_IN = 16
 FEW_COLUMNS = 256
@@ -36,8 +37,18 @@ def certain_assignment(
     return nearest if bool((distance.amin(1) >= taken + MARGIN * scale).all()) else None
 
 
+def nearest_neighbours(pair: Pair, edges: Sequence[Edge], keep_one_in: int, few: int = FEW_COLUMNS) -> Tensor:
+    """At most min_j ‖R_i − C_j‖² over j ≠ i, for each unit i of the reference, all else where it is.
+
+    ``keep_one_in`` columns one is looked at, but no fewer than ``few`` of a tensor.
+    """
+    home = Position(pair.spec, identity_permutation(pair.spec))
+    distance, scale = _partial_distances(pair, edges, home, keep_one_in, few)
+    return distance.fill_diagonal_(torch.inf).amin(1) - MARGIN * scale
+
+
 def _partial_distances(
-    pair: Pair, edges: Sequence[Edge], position: Position, keep_one_in: int
+    pair: Pair, edges: Sequence[Edge], position: Position, keep_one_in: int, few: int = FEW_COLUMNS
 ) -> tuple[Tensor, Tensor]:
     """‖R_i − C_j‖² over the columns kept, and the sizes that its rounding errors are relative to."""
     units = edges[0].flat.shape[edges[0].axis]
@@ -45,7 +56,7 @@ def _partial_distances(
     wanted, given = torch.zeros(2, units, dtype=pair.dtype)
     for edge in edges:
         indices = {mover: position.index(mover) for _, mover in edge.others}
-        stride = max(1, min(keep_one_in, edge.columns // FEW_COLUMNS))
+        stride = max(1, min(keep_one_in, edge.columns // few))
         for run in runs(edge, _sample(edge, stride)):
             rows = reference_rows(pair, edge, run)
             columns = candidate_rows(pair, edge, indices, run)

@@ -77,11 +77,11 @@ class Pair:
 
     def objective(self, permutation: Permutation) -> float:
         """Σ ⟨W_ref, P(W_cand)⟩ over the scored tensors, in fp64."""
-        still = fsum(dot(self.reference[name], self.candidate[name]) for name in self._partly_still)
+        still = fsum(dot(self.reference[name], self.candidate[name]) for name in self.still)
         unmoved = fsum(
             dot(block.of(self.reference[block.tensor]), block.of(self.candidate[block.tensor]))
             for block in self.blocks
-            if block.tensor in self._partly_still
+            if block.tensor in self.still
         )
         return still - unmoved + self.value(self.blocks, permutation)
 
@@ -108,8 +108,8 @@ class Pair:
             yield dot(wanted.index_select(first, run), chunk)
 
     @cached_property
-    def _partly_still(self) -> frozenset[str]:
-        """The scored tensors that blocks do not cover."""
+    def still(self) -> frozenset[str]:
+        """The scored tensors that blocks do not cover, or not wholly."""
         covered: Counter[str] = Counter()
         for block in self.blocks:
             covered[block.tensor] += torch.Size(block.view).numel()

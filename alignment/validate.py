@@ -10,12 +10,17 @@ from alignment.spec import PermutationSpec, State
 
 def check_pair(spec: PermutationSpec, reference: State, candidate: State) -> None:
     """Raises `StateError` unless both states fit the spec and each other and are finite."""
+    check_fit(spec, reference, candidate)
+    check_finite(reference, "reference")
+    check_finite(candidate, "candidate")
+
+
+def check_fit(spec: PermutationSpec, reference: State, candidate: State) -> None:
+    """Raises `StateError` unless both states fit the spec and each other."""
     spec.check_state(reference, "reference")
     spec.check_state(candidate, "candidate")
     if unshared := sorted(set(reference) ^ set(candidate)):
         raise StateError(f"tensor {unshared[0]!r} is not in both the reference and the candidate")
-    check_finite(reference, "reference")
-    check_finite(candidate, "candidate")
 
 
 def check_finite(state: State, role: str) -> None:

@@ -1,6 +1,6 @@
 """Time and peak memory of aggregation on the server, side by side with Flower's FedAvg on the same replies.
 
-python -m benchmarks.aggregation --sites 10            # time: nothing to permute, ratio of medians
+python -m benchmarks.aggregation --sites 10            # time: nothing to permute, nothing moved
 python -m benchmarks.aggregation --memory 5 50         # peak memory by number of sites
 
 Replies have the size of ResNet-50 (25.6 million numbers) and are made one by one, as a stream would bring them. FedAvg
@@ -22,8 +22,9 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.task_identity import TaskIdentity
-from torch import Tensor
+from torch import Tensor, nn
 
+from alignment import derive_spec
 from alignment.spec import PermutationSpec
 from models import Architecture, build
 from strategies.fed_rebasin import FedRebasin
@@ -33,9 +34,14 @@ from strategies.spool import Spool
 Timed = dict[str, float]
 
 
+def built() -> tuple[nn.Module, list[Tensor]]:
+    """A ResNet-50, and inputs for it."""
+    return build(Architecture("resnet50", (3, 224, 224), 1000, 0, 0, ""), 0), [torch.zeros(1, 3, 64, 64)]
+
+
 def network(seed: int) -> dict[str, Tensor]:
     """The tensors of a ResNet-50, near those of every other seed."""
-    model = build(Architecture("resnet50", (3, 224, 224), 1000, 0, 0, ""), 0)
+    model, _ = built()
     generator = torch.Generator().manual_seed(seed)
     return {
         name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
@@ -55,28 +61,36 @@ def stream(n_sites: int) -> Iterator[Message]:
         yield reply(number, to_arrays(network(number)))
 
 
-def rebasin(folder: Path, sent: dict[str, Tensor]) -> FedRebasin:
-    """The strategy with nothing to permute, as FedAvg has."""
-    strategy = FedRebasin(spec=PermutationSpec.by_hand(sent, {}), spool=Spool(folder))
+def rebasin(folder: Path, sent: dict[str, Tensor], spec: PermutationSpec | None = None) -> FedRebasin:
+    """The strategy with nothing to permute, as FedAvg has; or with the groups of ``spec``, all to be found in place."""
+    strategy = FedRebasin(spec=spec or PermutationSpec.by_hand(sent, {}), spool=Spool(folder))
     strategy.remember(to_arrays(sent), {}, apart=False)
     return strategy
 
 
 def times(n_sites: int, repeats: int) -> Timed:
-    """Median seconds of both, on the same replies in memory, alternating; and their ratio."""
+    """Median seconds of each, on the same replies in memory, alternating; and ratios to FedAvg's.
+
+    ``recognising`` is what matching adds: all sites began at the same network, and every unit is found where it was.
+    """
     sent = network(-1)
     replies = [reply(number, to_arrays(network(number))) for number in range(n_sites)]
-    found: dict[str, list[float]] = {"fedavg": [], "rebasin": []}
+    found: dict[str, list[float]] = {"fedavg": [], "rebasin": [], "matched": []}
     with tempfile.TemporaryDirectory() as folder:
-        ours = rebasin(Path(folder), sent)
+        plain = rebasin(Path(folder) / "plain", sent)
+        matched = rebasin(Path(folder) / "matched", sent, derive_spec(*built()))
         for _ in range(repeats):
-            for name, strategy in (("fedavg", FedAvg()), ("rebasin", ours)):
+            for name, strategy in (("fedavg", FedAvg()), ("rebasin", plain), ("matched", matched)):
                 start = time.perf_counter()
                 strategy.aggregate_train(2, replies)
                 found[name].append(time.perf_counter() - start)
-    ratios = [ours / theirs for ours, theirs in zip(found["rebasin"], found["fedavg"], strict=True)]
+    rounds = [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
+    ratios = {
+        "ratio": statistics.median(each["rebasin"] / each["fedavg"] for each in rounds),
+        "recognising": statistics.median((each["matched"] - each["rebasin"]) / each["fedavg"] for each in rounds),
+    }
     medians = {name: statistics.median(each) for name, each in found.items()}
-    return {**medians, "ratio": statistics.median(ratios), "sites": n_sites, "repeats": repeats}
+    return {**medians, **ratios, "sites": n_sites, "repeats": repeats}
 
 
 def peak(strategy: str, n_sites: int) -> float:

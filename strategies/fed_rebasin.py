@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alignment.matching import Matching, judged
 from alignment.permutation import Permutation, invert
+from alignment.separation import Separation
 from alignment.spec import PermutationSpec, State
 from alignment.weight_matching import match_weights
 from strategies.admission import Admitted, admit
@@ -112,6 +113,7 @@ class FedRebasin(FedAvg):
         self.malicious = malicious
         self.judge = judge or _no_more
         self._sent: State = {}
+        self._separation: Separation | None = None
         self._apart = True
         self._collected = Collected(0)
 
@@ -136,6 +138,7 @@ class FedRebasin(FedAvg):
         """
         self._sent = to_state(arrays)
         self._apart = apart
+        self._separation = None
         self.names = {node_id: name or str(node_id) for node_id, name in names.items()}
 
     def aggregate_train(
@@ -212,7 +215,11 @@ class FedRebasin(FedAvg):
         matchings = {
             site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
         }
-        moved = {site: PermutedState(self.spec, m.permutation, came[site]) for site, m in matchings.items()}
+        moved = {
+            site: PermutedState(self.spec, matching.permutation, came[site])
+            for site, matching in matchings.items()
+            if any(matching.moved.values())
+        }
         aligned, seconds = {**came, **moved}, self._collected.seconds
         return MergedRound(name, reference, admitted, matchings, aligned, came, refused, seconds)
 
@@ -267,12 +274,19 @@ class FedRebasin(FedAvg):
 
     def match_by_weights(self, reference: State, one: Admitted, start: Permutation | None = None) -> Matching:
         """The matching of one reply, whatever else came and in whatever order: its randomness is the site's own."""
+        if reference is self._sent and start is None and (at_home := self._at_home(one)) is not None:
+            return at_home
         digest = hashlib.sha256(f"{self.seed}/{self._collected.server_round}/{one.site}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
         # A network that was trained from the reference begins at the identity, and belongs there or near; a site's
         # proposal is refined, not looked for anew.
         restarts = 1 if reference is self._sent or start is not None else self.restarts
         return match_weights(self.spec, reference, one.state, start, generator, restarts)
+
+    def _at_home(self, one: Admitted) -> Matching | None:
+        """The matching of a network that was trained from the one that went out and is proved to need none."""
+        self._separation = self._separation or Separation(self.spec, self._sent)
+        return self._separation.at_home(one.state)
 
     def _known_reference(self) -> State | None:
         """The reference, where it does not depend on which replies come."""
