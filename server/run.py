@@ -148,7 +148,7 @@ class Run:
             admitted = f"{len(merged.replies)} replies admitted ({', '.join(merged.replies)})"
             logger.warning("round %d is void: %s, min-sites is %d", number, admitted, self.settings.min_sites)
             return state, _record(number, "void", merged, watch)
-        return self._finish(number, merged, watch)
+        return self._finish(number, merged, first, watch)
 
     def _securely(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         """A round in which it sees their mean alone: there is nothing to match, to probe or to guard."""
@@ -168,7 +168,7 @@ class Run:
         scored = _scored(answers)
         return state, _record(number, "merged", nothing, watch).model_copy(update={**scored, "weights": opened.weights})
 
-    def _finish(self, number: int, collected: MergedRound, watch: Stopwatch) -> tuple[State, RoundRecord]:
+    def _finish(self, number: int, collected: MergedRound, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
             paths = self._probe(number, collected)
         merged, decisions = guard(collected, paths if self.settings.guard else {})
@@ -176,7 +176,7 @@ class Run:
         state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
-        baselines = self._baselines(number, collected, watch)
+        baselines = self._baselines(number, collected, watch) if first else {}
         record = _record(number, "merged", collected, watch).model_copy(
             update={
                 **_scored(answers),
@@ -224,10 +224,10 @@ class Run:
 
     def _baselines(self, number: int, merged: MergedRound, watch: Stopwatch) -> dict[str, Score]:
         found: dict[str, Score] = {}
-        if self.settings.baselines and number == 1:
+        if self.settings.baselines:
             with watch.phase("baselines"):
                 found |= measure_baselines(self.sites, self.model, merged, number)
-        if self.settings.variants and number == 1:
+        if self.settings.variants:
             with watch.phase("variants"):
                 found |= measure_variants(self.sites, self.model, self.strategy, merged, number)
         return found

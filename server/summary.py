@@ -41,19 +41,17 @@ def summarise(store: RunStore, seconds: float = 0.0, pooled: Score | None = None
 
 
 def _scores(rounds: list[RoundRecord], pooled: Score | None) -> dict[str, Score]:
-    """Every score by name: the sites, what they could do together, the means of round 1, the later rounds."""
-    baselines = rounds[0].baselines if rounds else {}
+    """Every score by name: the sites, what they could do together, the means of the first merge, the later rounds."""
+    merges = [record for record in rounds if record.outcome == "merged"]
+    baselines = merges[0].baselines if merges else {}
     means = (NAIVE, NAIVE + RECALIBRATED, ALIGNED, ALIGNED + RECALIBRATED)
-    sites = [name for site in _sites(rounds) for name in (site, site + CORRECTED)]
+    sites = [name for site in (sorted(merges[0].weights) if merges else ()) for name in (site, site + CORRECTED)]
     scores = {name: baselines[name] for name in (*sites, ENSEMBLE) if name in baselines}
     if pooled is not None:
         scores[POOLED] = pooled
     scores |= {name: baselines[name] for name in means if name in baselines}
-    # What round 1 came to stands among the means already, unless its last layer or its mixture was made otherwise.
-    known = bool(baselines) and rounds[0].merged == baselines.get(ALIGNED + RECALIBRATED)
-    later = rounds[1:] if known else rounds
+    # What it came to stands among the means already, unless its last layer or its mixture was made otherwise.
+    known = bool(baselines) and merges[0].merged == baselines.get(ALIGNED + RECALIBRATED)
+    later = merges[1:] if known else merges
     return scores | {f"round-{record.round}": record.merged for record in later if record.merged is not None}
 
-
-def _sites(rounds: list[RoundRecord]) -> list[str]:
-    return sorted(rounds[0].weights) if rounds else []

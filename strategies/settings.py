@@ -190,8 +190,8 @@ class Settings(BaseModel, frozen=True):
     probe_points: OrUsual = 25
     """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3."""
     baselines: bool = False
-    """Also measure, in round 1, each site alone, prior-corrected, their ensemble and the naive mean. Sites then send
-    their class counts, and see each other's networks."""
+    """Also measure, in the first round that merges, each site alone, prior-corrected, their ensemble and the naive
+    mean. Sites then send their class counts, and see each other's networks."""
     variants: bool = False
     """Among the `baselines`, also the naive and the aligned mean with each other kind of last layer and of merge."""
 

@@ -10,7 +10,7 @@ from server.app import play
 from server.resume import begin
 from server.run import VoidError
 from server.store import RunStore
-from server.summary import read_rounds
+from server.summary import read_rounds, summarise
 from strategies.protocol import TRAIN
 from tests.attacks.federation import fail
 from tests.inprocess import InProcessGrid, Tamper, play_in_process, quick_settings
@@ -51,6 +51,17 @@ def test_after_a_void_first_round_sites_still_start_apart(tmp_path: Path) -> Non
     (moved,), (expected,) = (each.matchings.values() for each in (merged, first))
     assert expected.gain > 0
     assert moved.gain == pytest.approx(expected.gain, rel=0.2)
+
+
+def test_what_is_compared_with_is_measured_when_a_round_merges_for_the_first_time(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, rounds=3, baselines=True, variants=True, **QUICK)
+    store = play_in_process(settings, tamper=failing({1}))
+    void, first, later = read_rounds(store)
+    assert not void.baselines and not later.baselines
+    assert {"site-us", "ensemble", "naive", "aligned.recalibrated"} <= first.baselines.keys()
+    accuracy = summarise(store).accuracy
+    assert {"site-us", "site-eu", "ensemble", "round-3"} <= accuracy.keys()
+    assert "round-1" not in accuracy
 
 
 def test_too_many_void_rounds_end_the_run(tmp_path: Path) -> None:
