@@ -54,4 +54,3 @@ def _scores(rounds: list[RoundRecord], pooled: Score | None) -> dict[str, Score]
     known = bool(baselines) and merges[0].merged == baselines.get(ALIGNED + RECALIBRATED)
     later = merges[1:] if known else merges
     return scores | {f"round-{record.round}": record.merged for record in later if record.merged is not None}
-
