@@ -110,14 +110,14 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = _rows(layer, inputs[0].detach())
+        x = inputs_as_rows(layer, inputs[0].detach())
         gram = (x.T @ x).double().cpu()
         sums[name] = sums[name] + gram if name in sums else gram
 
     return add
 
 
-def _rows(layer: nn.Module, inputs: Tensor) -> Tensor:
+def inputs_as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     """One row for each time that the layer's weights are applied."""
     rows = _patches(layer, inputs) if isinstance(layer, nn.Conv2d) else inputs.flatten(0, -2)
     return rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)

@@ -84,12 +84,16 @@ class Process:
         """kill -9 of it and of all that it started."""
         assert self.running is not None
         # nginx overwrites its environment, and is known by the session alone; Flower's processes leave the session.
-        for process_id in processes_of(Path(self.environment["FLWR_HOME"])):
-            with suppress(ProcessLookupError):
-                os.kill(process_id, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         with suppress(ProcessLookupError):
             os.killpg(self.running.pid, signal.SIGKILL)
         self.running.wait()
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to all that it started."""
+        for process_id in processes_of(Path(self.environment["FLWR_HOME"])):
+            with suppress(ProcessLookupError):
+                os.kill(process_id, number)
 
     def end(self) -> None:
         """Ends it and all that it started."""

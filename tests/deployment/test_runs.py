@@ -133,6 +133,23 @@ def test_the_others_go_on_after_kill_9_of_a_site_and_it_rejoins_by_itself(federa
     assert sorted(rounds[-1].weights) == ["site-eu", "site-us"]
 
 
+def test_a_site_that_answers_after_the_deadline_is_late_and_in_the_next_rounds(federation: Deployment) -> None:
+    run = federation.run("late", rounds=3, **SHORT, **{"round-deadline-seconds": 40})
+    reach(federation.store("late"), 1, "train", federation)
+    federation.services["site-eu"].signal(signal.SIGSTOP)
+    try:
+        reach(federation.store("late"), 2, "train", federation)
+    finally:
+        federation.services["site-eu"].signal(signal.SIGCONT)
+    rounds = finish(federation, run, "late")
+    assert [record.outcome for record in rounds] == ["merged"] * 3
+    assert [(refused.site, refused.reason) for refused in rounds[0].refused] == [("site-eu", "LATE")]
+    assert sorted(rounds[0].weights) == ["site-us"]
+    # Its answer to round 1 comes while round 2 is played, and is no answer to round 2.
+    assert {refused.reason for record in rounds[1:] for refused in record.refused} <= {"LATE"}
+    assert sorted(rounds[-1].weights) == ["site-eu", "site-us"]
+
+
 def kill_server_app(made: Deployment) -> None:
     """kill -9 of the ServerApp alone."""
     home = Path(made.services["superexec"].environment["FLWR_HOME"])
