@@ -5,7 +5,6 @@ from functools import lru_cache
 
 import torch
 
-from client.partition import partition_rows
 from client.site import Site
 from client.sources import DataError, Samples, read_samples
 from strategies.settings import Settings
@@ -28,6 +27,9 @@ def load_site_data(site: Site, settings: Settings) -> SiteData:
     samples = read_samples(site.data)
     _check(samples, site, settings)
     if site.n_partitions > 1:
+        # Of simulated sites alone: it imports more than torch does, and each message to a site starts a process.
+        from client.partition import partition_rows
+
         labels = samples.targets.numpy()
         samples = samples.take(partition_rows(labels, settings, site.partition, site.n_partitions))
     held_out = _held_out_rows(samples, settings.held_out, site.seed(settings.seed, "held-out"))

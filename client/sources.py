@@ -1,6 +1,6 @@
 """Where samples come from: scikit-learn's digits, a path that `datasets` reads, or a function of the site's own."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -8,15 +8,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image
-from datasets import load_dataset as untyped_load_dataset  # pyright: ignore[reportUnknownVariableType]
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from strategies.errors import OperatorError
 
 DIGITS = "digits"
-load_dataset = cast(Callable[..., object], untyped_load_dataset)
 
 
 class DataError(OperatorError):
@@ -65,11 +61,14 @@ def read_samples(data: str) -> Samples:
 
     A function takes nothing and returns inputs and targets. Raises `DataError` that says what was looked for and where.
     """
+    # Imported where they are needed: each message to a site starts a process, and these take longer than torch.
     if data == DIGITS:
         return _digits()
     if ":" in data and not Path(data).exists():
         return _from_function(data)
-    return _from_path(Path(data))
+    from client.tables import read_table
+
+    return checked(data, read_table(Path(data)))
 
 
 def describe_samples(samples: Samples) -> tuple[str, int]:
@@ -79,6 +78,8 @@ def describe_samples(samples: Samples) -> tuple[str, int]:
 
 
 def _digits() -> Samples:
+    from sklearn.datasets import load_digits
+
     bunch = cast(Any, load_digits())
     # 17 grey levels, 0..16, as bytes: 16 · 15 = 240.
     pixels = torch.from_numpy(np.asarray(bunch.images)).mul(15).to(torch.uint8).unsqueeze(1)
@@ -97,10 +98,10 @@ def _from_function(data: str) -> Samples:
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"data {data!r}: expected a function that returns inputs and classes; {what}") from error
-    return _checked(data, samples)
+    return checked(data, samples)
 
 
-def _checked(data: str, samples: Samples) -> Samples:
+def checked(data: str, samples: Samples) -> Samples:
     """``samples``, if there are any, each with one class number that is not negative."""
     if samples.targets.ndim != 1 or len(samples.inputs) != len(samples.targets) or not len(samples):
         shapes = f"inputs of shape {tuple(samples.inputs.shape)} and classes of shape {tuple(samples.targets.shape)}"
@@ -108,60 +109,3 @@ def _checked(data: str, samples: Samples) -> Samples:
     if int(samples.targets.min()) < 0:
         raise DataError(f"data {data!r}: classes are numbered from 0, got {int(samples.targets.min())}")
     return samples
-
-
-def _from_path(path: Path) -> Samples:
-    if not path.exists():
-        raise DataError(
-            f"data {str(path)!r}: no such file or folder. Expected 'digits', 'module:function', or a path that "
-            "datasets.load_dataset reads: a folder of parquet files, or of images in one folder per class."
-        )
-    table = _load(path)
-    image, label = _columns(path, table)
-    images, labels = cast(Iterable[object], table[image]), cast(Iterable[int], table[label])
-    pixels = [_pixels(path, each) for each in images]
-    shapes = [each.shape for each in pixels]
-    for number, shape in enumerate(shapes):
-        if shape != shapes[0]:
-            raise DataError(
-                f"data {str(path)!r}: image {number} is {_size(shape)}, image 0 is {_size(shapes[0])}; expected all of "
-                "one size and mode. Resize or convert them first."
-            )
-    samples = Samples(torch.from_numpy(np.stack(pixels)), torch.tensor(list(labels), dtype=torch.int64))
-    return _checked(str(path), samples)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "channels x height x width " + "x".join(str(size) for size in shape)
-
-
-def _load(path: Path) -> Dataset:
-    name, files = ("parquet", {"data_files": str(path)}) if path.is_file() else (str(path), {})
-    try:
-        loaded = load_dataset(name, **files)
-    except Exception as error:
-        raise DataError(f"data {str(path)!r}: datasets.load_dataset failed: {error}") from error
-    assert isinstance(loaded, DatasetDict)
-    # A folder with a split of its own for testing keeps it to itself: only training data is cut up over sites.
-    return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
-
-
-def _columns(path: Path, table: Dataset) -> tuple[str, str]:
-    features = cast(Mapping[str, object], table.features)
-    images = [name for name, feature in features.items() if isinstance(feature, Image)]
-    labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    labels = labels or [name for name, feature in features.items() if getattr(feature, "dtype", "") == "int64"]
-    if len(images) != 1 or not labels:
-        shown = ", ".join(f"{name} ({feature})" for name, feature in features.items())
-        raise DataError(f"data {str(path)!r}: expected one image column and one label column, got {shown}")
-    return images[0], labels[0]
-
-
-def _pixels(path: Path, image: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    # A palette image holds indices into its palette: a colour as a number means nothing.
-    if getattr(image, "mode", "") == "P":
-        image = cast(Any, image).convert("RGB")
-    array = np.asarray(image, dtype=np.uint8)
-    if array.ndim not in (2, 3):
-        raise DataError(f"data {str(path)!r}: expected images of two or three axes, got shape {array.shape}")
-    return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))

@@ -1,6 +1,8 @@
 """A package imports only what the table in CONTRIBUTING.md allows; nothing can unpickle or evaluate."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +53,13 @@ def test_a_client_knows_of_strategies_only_what_both_sides_share() -> None:
 def test_alignment_knows_no_flower_no_files_and_no_clock() -> None:
     for path, tree in sources("alignment"):
         assert not {name.partition(".")[0] for name in imported(tree)} & FOREIGN_TO_ALIGNMENT, path
+
+
+def test_a_site_that_is_sent_a_message_loads_no_library_of_tables_or_plots() -> None:
+    """Each message starts a process at the site."""
+    program = "import sys, client.app; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert not {"datasets", "flwr_datasets", "pandas", "sklearn", "matplotlib"} & set(loaded.stdout.split())
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "scripts", "benchmarks"])

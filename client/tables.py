@@ -1,0 +1,71 @@
+"""Samples of a folder or file of images or parquet, as `datasets` reads it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Image
+from datasets import load_dataset as untyped_load_dataset  # pyright: ignore[reportUnknownVariableType]
+
+from client.sources import DataError, Samples
+
+load_dataset = cast(Callable[..., object], untyped_load_dataset)
+
+
+def read_table(path: Path) -> Samples:
+    """All samples of ``path``. Raises `DataError` that says what was looked for and where."""
+    if not path.exists():
+        raise DataError(
+            f"data {str(path)!r}: no such file or folder. Expected 'digits', 'module:function', or a path that "
+            "datasets.load_dataset reads: a folder of parquet files, or of images in one folder per class."
+        )
+    table = _load(path)
+    image, label = _columns(path, table)
+    images, labels = cast(Iterable[object], table[image]), cast(Iterable[int], table[label])
+    pixels = [_pixels(path, each) for each in images]
+    shapes = [each.shape for each in pixels]
+    for number, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise DataError(
+                f"data {str(path)!r}: image {number} is {_size(shape)}, image 0 is {_size(shapes[0])}; expected all of "
+                "one size and mode. Resize or convert them first."
+            )
+    return Samples(torch.from_numpy(np.stack(pixels)), torch.tensor(list(labels), dtype=torch.int64))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "channels x height x width " + "x".join(str(size) for size in shape)
+
+
+def _load(path: Path) -> Dataset:
+    name, files = ("parquet", {"data_files": str(path)}) if path.is_file() else (str(path), {})
+    try:
+        loaded = load_dataset(name, **files)
+    except Exception as error:
+        raise DataError(f"data {str(path)!r}: datasets.load_dataset failed: {error}") from error
+    assert isinstance(loaded, DatasetDict)
+    # A folder with a split of its own for testing keeps it to itself: only training data is cut up over sites.
+    return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
+
+
+def _columns(path: Path, table: Dataset) -> tuple[str, str]:
+    features = cast(Mapping[str, object], table.features)
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    labels = labels or [name for name, feature in features.items() if getattr(feature, "dtype", "") == "int64"]
+    if len(images) != 1 or not labels:
+        shown = ", ".join(f"{name} ({feature})" for name, feature in features.items())
+        raise DataError(f"data {str(path)!r}: expected one image column and one label column, got {shown}")
+    return images[0], labels[0]
+
+
+def _pixels(path: Path, image: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    # A palette image holds indices into its palette: a colour as a number means nothing.
+    if getattr(image, "mode", "") == "P":
+        image = cast(Any, image).convert("RGB")
+    array = np.asarray(image, dtype=np.uint8)
+    if array.ndim not in (2, 3):
+        raise DataError(f"data {str(path)!r}: expected images of two or three axes, got shape {array.shape}")
+    return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))
