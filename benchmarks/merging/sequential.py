@@ -10,7 +10,9 @@ the trainings that `benchmarks.merging.trainings` or `benchmarks.merging.quality
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -37,7 +39,8 @@ def main() -> None:
     parser.add_argument("--data", choices=("digits", "cifar10"), default="cifar10")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0")
     parser.add_argument("--samples", type=int, default=500, help="of each site")
-    parser.add_argument("--sweeps", type=int, default=2)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 20], help="runs of layers solved together")
+    parser.add_argument("--sweeps", type=int, default=1)
     parser.add_argument("--matching", choices=("joint", "weights"), default="joint")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -48,10 +51,13 @@ def main() -> None:
         grams = [gram_sums(net, list(part), list(gram_sizes(net))) for net, part in trial.sites()]
         own = [net.state_dict() for net in trial.networks]
         scores["at once"] = trial.accuracy(trial.with_state(merge_layers(mean.state_dict(), own, grams)))
-        for sweep in range(arguments.sweeps):
-            for layer in track(list(gram_sizes(mean)), f"seed {seed}, sweep {sweep + 1}"):
-                trial.solve(mean, layer)
-            scores[f"sweep {sweep + 1}"] = trial.accuracy(mean)
+        layers = list(gram_sizes(mean))
+        for steps in arguments.steps:
+            merged = trial.with_state(mean.state_dict())
+            for sweep in range(arguments.sweeps):
+                for run in track(_runs(layers, steps), f"seed {seed}, {steps} steps, sweep {sweep + 1}"):
+                    trial.solve(merged, run)
+                scores[f"{steps} steps, sweep {sweep + 1}"] = trial.accuracy(merged)
         print(f"seed {seed}: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()), flush=True)
 
 
@@ -92,25 +98,27 @@ class Trial:
         return [(network, self._batches(part)) for network, part in zip(self.networks, self.parts, strict=True)]
 
     @torch.no_grad()
-    def solve(self, mean: nn.Module, layer: str) -> None:
-        """Solves one layer of ``mean``, in place, and renews the statistics behind it."""
-        total, wanted = 0.0, 0.0
+    def solve(self, mean: nn.Module, layers: Sequence[str]) -> None:
+        """Solves some layers of ``mean``, in place, all on its features as they are, and renews its statistics."""
+        total: dict[str, Tensor] = {}
+        wanted: dict[str, Tensor] = {}
         for network, batches in self.sites():
-            weight = cast(nn.Conv2d, network.get_submodule(layer)).weight.flatten(1).double()
+            rows = {layer: _matrix(network, layer) for layer in layers}
             for batch in batches:
-                ours, theirs = _inputs(mean, layer, batch), _inputs(network, layer, batch)
-                total = total + (ours.T @ ours).double()
-                wanted = wanted + (ours.T @ theirs).double() @ _with_bias(network, layer, weight).T
-        assert isinstance(total, Tensor)
-        assert isinstance(wanted, Tensor)
-        own = cast(nn.Conv2d, mean.get_submodule(layer))
-        strength = RIDGE * total.diagonal().mean()
-        before = _with_bias(mean, layer, own.weight.flatten(1).double())
-        solved = solve(total + strength * torch.eye(len(total)).double(), wanted + strength * before.T).T
-        n_inputs = own.weight[0].numel()
-        own.weight.copy_(solved[:, :n_inputs].reshape(own.weight.shape))
-        if own.bias is not None:
-            own.bias.copy_(solved[:, n_inputs])
+                ours, theirs = _inputs(mean, layers, batch), _inputs(network, layers, batch)
+                for layer in layers:
+                    _add(total, layer, (ours[layer].T @ ours[layer]).double())
+                    _add(wanted, layer, (ours[layer].T @ theirs[layer]).double() @ rows[layer].T)
+        for layer in layers:
+            own = cast(nn.Conv2d, mean.get_submodule(layer))
+            gram = total[layer]
+            strength = RIDGE * gram.diagonal().mean()
+            before = _matrix(mean, layer)
+            solved = solve(gram + strength * torch.eye(len(gram)).double(), wanted[layer] + strength * before.T).T
+            n_inputs = own.weight[0].numel()
+            own.weight.copy_(solved[:, :n_inputs].reshape(own.weight.shape))
+            if own.bias is not None:
+                own.bias.copy_(solved[:, n_inputs])
         recalibrate(mean, self._all())
 
     def accuracy(self, network: nn.Module) -> float:
@@ -131,22 +139,41 @@ class Trial:
         return [inputs for inputs, _ in samples.batches(BATCH, torch.device("cpu"))]
 
 
+def _runs(layers: Sequence[str], steps: int) -> list[Sequence[str]]:
+    cuts = [len(layers) * k // steps for k in range(steps + 1)]
+    return [layers[start:stop] for start, stop in pairwise(cuts) if stop > start]
+
+
 def _some(samples: Samples, most: int) -> Samples:
     return samples.take(torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:most])
 
 
-def _inputs(network: nn.Module, layer: str, batch: Tensor) -> Tensor:
-    """What the layer's weights are applied to, one row for each time."""
-    caught: list[Tensor] = []
-    found = network.get_submodule(layer)
-    with found.register_forward_pre_hook(lambda module, inputs: caught.append(inputs_as_rows(module, inputs[0]))):
+def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _inputs(network: nn.Module, layers: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
+    """What each layer's weights are applied to, one row for each time."""
+    caught: dict[str, Tensor] = {}
+
+    def catch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            caught[name] = inputs_as_rows(layer, inputs[0])
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name in layers:
+            hooks.enter_context(network.get_submodule(name).register_forward_pre_hook(catch(name)))
         network(batch)
-    return caught[0]
+    return caught
 
 
-def _with_bias(network: nn.Module, layer: str, weight: Tensor) -> Tensor:
-    bias = cast(nn.Conv2d, network.get_submodule(layer)).bias
-    return weight if bias is None else torch.cat((weight, bias.double()[:, None]), 1)
+def _matrix(network: nn.Module, layer: str) -> Tensor:
+    """The layer's weights with one row for each output, its bias a last column."""
+    found = cast(nn.Conv2d, network.get_submodule(layer))
+    rows = found.weight.flatten(1).double()
+    return rows if found.bias is None else torch.cat((rows, found.bias.double()[:, None]), 1)
 
 
 if __name__ == "__main__":
