@@ -4,6 +4,10 @@ RegMean (arXiv 2212.09849, equation 2): the layer W̄ whose outputs are nearest 
 each on its own inputs, min Σ_i ‖W̄ X_i − W_i X_i‖², is W̄ᵀ = (Σ G_i)⁻¹ Σ G_i W_iᵀ with G_i = X_i X_iᵀ. Off-diagonals of
 G_i are shrunk by α (there α = 0.9), since layers are merged each on its own.
 
+Or one layer after another, on the merged network's own features X̄_i, as in RegMean++ (arXiv 2508.03121), and
+fitted to what each network's layer puts out on its own, Y_i = W_i X_i: min Σ_i ‖W̄ X̄_i − Y_i‖², which is solved by
+W̄ᵀ = (Σ X̄_i X̄_iᵀ)⁻¹ Σ X̄_i Y_iᵀ. Layers behind then make up for what those before got wrong.
+
 Grams are plain tensors by layer name; a bias is a weight of an input that is always 1. They are sums over samples.
 """
 
@@ -21,6 +25,8 @@ from alignment.errors import StateError
 from alignment.solving import solve
 from alignment.spec import State
 
+HOLD = 1e-3
+"""How firmly a layer is held where it is when it is fitted to outputs, as a share of its mean squared inputs."""
 RIDGE = 1e-6
 """Share of its mean diagonal that is added to a summed Gram matrix, for inputs that never vary."""
 
@@ -76,6 +82,49 @@ def merge_layers(
     return solved
 
 
+def output_sums(
+    merged: nn.Module, own: nn.Module, batches: Iterable[Batch], layers: Sequence[str]
+) -> dict[str, tuple[Float64[Tensor, "inputs inputs"], Float64[Tensor, "inputs outputs"]]]:
+    """For each of ``layers``, Σ x̄ x̄ᵀ of its inputs in ``merged`` and Σ x̄ yᵀ with its outputs y in ``own``.
+
+    Both networks run on the same samples, in eval mode, without gradients, and are not touched. Raises `ValueError`
+    without batches.
+    """
+    student, teacher = network_with(merged), network_with(own)
+    outputs: dict[str, Tensor] = {}
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    with ExitStack() as hooks, torch.no_grad():
+        for name in layers:
+            hooks.enter_context(teacher.get_submodule(name).register_forward_hook(_keeper(outputs, name)))
+            seen = student.get_submodule(name).register_forward_pre_hook(_fitter(sums, outputs, name))
+            hooks.enter_context(seen)
+        for inputs in inputs_of(batches, student):
+            teacher(inputs)
+            student(inputs)
+    return sums
+
+
+def fit_layers(merged: State, sums: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """``merged`` with each layer that ``sums`` speaks of fitted to the outputs wanted of it; see the top of this file.
+
+    ``sums`` are those of `output_sums`, added over networks. Raises `StateError` for sums of other shapes than the
+    layer's.
+    """
+    fitted = dict(merged)
+    for layer, (gram, across) in sums.items():
+        now = _matrix(merged, layer).T
+        if tuple(gram.shape) != (len(now), len(now)) or across.shape != now.shape:
+            got = f"{tuple(gram.shape)} and {tuple(across.shape)}"
+            raise StateError(f"sums of {layer!r}: expected {(len(now), len(now))} and {tuple(now.shape)}, got {got}")
+        # Where nothing ever came in, the layer stays as it is.
+        strength = HOLD * gram.diagonal().mean().item() or 1.0
+        held = gram.double() + strength * torch.eye(len(now), dtype=torch.float64)
+        wanted = solve(held, across.double() + strength * now).T
+        for key, part in _parts(merged, layer, wanted).items():
+            fitted[key] = part.reshape(merged[key].shape).to(merged[key].device, merged[key].dtype)
+    return fitted
+
+
 def _matrix(state: State, layer: str) -> Tensor:
     """The layer's weights with one row for each output, its bias a last column."""
     weight, bias = _keys(layer)
@@ -113,6 +162,26 @@ def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Ten
         x = inputs_as_rows(layer, inputs[0].detach())
         gram = (x.T @ x).double().cpu()
         sums[name] = sums[name] + gram if name in sums else gram
+
+    return add
+
+
+def _keeper(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
+    def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        channels = 1 if isinstance(layer, nn.Conv2d) else -1
+        outputs[name] = output.detach().movedim(channels, -1).flatten(0, -2)
+
+    return keep
+
+
+def _fitter(
+    sums: dict[str, tuple[Tensor, Tensor]], outputs: Mapping[str, Tensor], name: str
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs_as_rows(layer, inputs[0].detach())
+        gram, across = (x.T @ x).double().cpu(), (x.T @ outputs[name]).double().cpu()
+        before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
+        sums[name] = (before[0] + gram, before[1] + across)
 
     return add
 

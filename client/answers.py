@@ -1,5 +1,6 @@
 """Answers to what the server asks of networks that it sends: moments and sums over the site's own samples."""
 
+import copy
 from collections.abc import Iterator
 from typing import cast
 
@@ -11,18 +12,22 @@ from alignment.barrier import LossSums
 from alignment.batch_norm import batch_norm_moments
 from alignment.heads import feature_sums
 from alignment.interpolate import interpolate
-from alignment.least_squares import gram_sums
+from alignment.least_squares import gram_sums, output_sums
 from alignment.repair import corrected_moments, unit_moments
 from client.sources import Samples
 from models import head_name
 from strategies.protocol import (
+    ACROSS,
     CANDIDATE_END,
     CORRECTED,
     ENSEMBLE,
     GOALS,
+    GRAMS,
     LAMBDAS,
     LAYERS,
     LOG_PRIOR,
+    MERGED,
+    OWN,
     REFERENCE_END,
     SCALES,
     SETTLED,
@@ -96,6 +101,20 @@ def gram_answer(model: nn.Module, message: Message, samples: Samples) -> dict[st
         batches = [inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device)]
         answers[name] = to_arrays({layer: gram.float() for layer, gram in gram_sums(model, batches, layers).items()})
     return answers
+
+
+def outputs_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+    """What fits layers of the merged network to the outputs of the site's own, in single precision."""
+    layers = [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
+    sent = dict(networks(message))
+    own = copy.deepcopy(model)
+    model.load_state_dict(dict(sent[MERGED]))
+    own.load_state_dict(dict(sent[OWN]))
+    batches = (inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device))
+    sums = output_sums(model, own, batches, layers)
+    grams = {layer: gram.float() for layer, (gram, _) in sums.items()}
+    across = {layer: products.float() for layer, (_, products) in sums.items()}
+    return {GRAMS: to_arrays(grams), ACROSS: to_arrays(across)}
 
 
 def sums_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, LossSums]:

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from alignment.barrier import LossSums
 from alignment.batches import network_with
 from client.aligning import aligned_answer
-from client.answers import features_answer, gram_answer, judge, moments_answer, outputs, repair_answer, sums_answer
+from client.answers import (
+    features_answer,
+    gram_answer,
+    judge,
+    moments_answer,
+    outputs,
+    outputs_answer,
+    repair_answer,
+    sums_answer,
+)
 from client.bench import Bench, set_up
 from client.data import class_counts
 from client.handlers import Handler, scrubbed
@@ -177,6 +186,11 @@ def gram(bench: Bench, message: Message) -> Mapping[str, object]:
     return gram_answer(bench.model, message, statistics_samples(bench, message))
 
 
+def fit_outputs(bench: Bench, message: Message) -> Mapping[str, object]:
+    """What fits layers of the merged network to the outputs of the site's own."""
+    return outputs_answer(bench.model, message, statistics_samples(bench, message))
+
+
 def evaluate(bench: Bench, message: Message) -> Mapping[str, object]:
     """Loss and accuracy sums of the networks sent, and of the site's own when asked, on its held-out samples.
 
@@ -210,5 +224,6 @@ app.query("recalibrate")(answering(recalibrate))
 app.query("repair")(answering(repair))
 app.query("features")(answering(features))
 app.query("gram")(answering(gram))
+app.query("outputs")(answering(fit_outputs))
 app.evaluate()(answering(evaluate))
 app.query("probe")(answering(probe))

@@ -1,19 +1,22 @@
 """Layers merged in closed form, from the Gram matrices of their inputs at every site."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
-from alignment.least_squares import gram_sizes, merge_layers
+from alignment.least_squares import fit_layers, gram_sizes, merge_layers
+from server.recalibration import recalibrate
 from server.sites import Sites
-from server.sums import check_gram
+from server.sums import check_finite_sums, check_gram
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
-from strategies.protocol import CONFIG, GRAM, LAYERS, State, to_arrays
+from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
 
 logger = getLogger("fedrebasin")
+Record = ArrayRecord | ConfigRecord | MetricRecord
 MEGABYTE = 1_000_000
 BYTES = 4
 
@@ -42,6 +45,33 @@ def merge_by_least_squares(
     return merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], settings.gram_shrinkage)
 
 
+def merge_in_sequence(
+    sites: Sites, model: nn.Module, mean: State, aligned: Mapping[str, State], round_number: int
+) -> dict[str, Tensor]:
+    """``mean`` with one layer after another fitted to what that layer puts out in the sites' aligned networks.
+
+    Each costs two trips: the sums that fit it, and the statistics of what comes behind. Every site is sent the network
+    so far beside its own. ``mean`` as it is when not every site answers.
+    """
+    settings = sites.settings
+    sizes = affordable(gram_sizes(model), settings.gram_limit_megabytes)
+    state: dict[str, Tensor] = recalibrate(sites, model, {MERGED: mean}, round_number)[MERGED]
+    for layer, size in sizes.items():
+        shared = {MERGED: to_arrays(state), CONFIG: ConfigRecord({LAYERS: [layer]})}
+
+        def content(site: str, shared: Mapping[str, Record] = shared) -> RecordDict:
+            return RecordDict({OWN: to_arrays(aligned[site]), **shared})
+
+        outputs = len(state[f"{layer}.weight".removeprefix(".")])
+        answers = sites.answers(OUTPUTS, content, round_number, _fitting(layer, size, outputs), only=aligned)
+        if answers.keys() != aligned.keys():
+            logger.warning("round %d: merged by the mean, since sums over %s are missing", round_number, layer)
+            return dict(mean)
+        fitted = fit_layers(state, {layer: _pooled([answers[site] for site in aligned])})
+        state = recalibrate(sites, model, {MERGED: fitted}, round_number)[MERGED]
+    return state
+
+
 def affordable(sizes: Mapping[str, int], limit_megabytes: float) -> dict[str, int]:
     """The layers whose Gram matrices fit into the limit together, the smallest first, in the order of the network."""
     left = limit_megabytes * MEGABYTE
@@ -53,15 +83,42 @@ def affordable(sizes: Mapping[str, int], limit_megabytes: float) -> dict[str, in
     return {name: rows for name, rows in sizes.items() if name in chosen}
 
 
+def _pooled(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    grams, across = zip(*parts, strict=True)
+    return torch.stack(grams).double().sum(0), torch.stack(across).double().sum(0)
+
+
+def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tuple[Tensor, Tensor]]:
+    """What reads the sums of a layer with so many inputs and outputs."""
+
+    def read(site: str, reply: Message) -> tuple[Tensor, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, shape in ((GRAMS, (size, size)), (ACROSS, (size, outputs))):
+            record = reply.content.array_records.get(name, ArrayRecord())
+            _check_headers(site, record, {layer: shape})
+            found[name] = read_state(site, record)[layer]
+        check_gram(site, found[GRAMS], f"Gram matrix of {layer}")
+        check_finite_sums(site, found[ACROSS], f"products of {layer}")
+        return found[GRAMS], found[ACROSS]
+
+    return read
+
+
+def _check_headers(site: str, record: ArrayRecord, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raises `RefusedReply` unless ``record`` claims single-precision tensors of these names and shapes."""
+    wanted = {name: ("float32", shape) for name, shape in shapes.items()}
+    headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
+    if headers != wanted:
+        odd = next(iter(sorted(set(headers.items()) ^ set(wanted.items()))))
+        raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {odd[0]!r}: unexpected or missing {odd[1]}")
+
+
 def _reader(layers: Mapping[str, int]) -> Callable[[str, Message], dict[str, Tensor]]:
-    wanted = {name: ("float32", (rows, rows)) for name, rows in layers.items()}
+    shapes = {name: (rows, rows) for name, rows in layers.items()}
 
     def read(site: str, reply: Message) -> dict[str, Tensor]:
         record = reply.content.array_records.get(site, ArrayRecord())
-        headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
-        if headers != wanted:
-            odd = next(iter(sorted(set(headers.items()) ^ set(wanted.items()))))
-            raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {odd[0]!r}: unexpected or missing {odd[1]}")
+        _check_headers(site, record, shapes)
         grams = read_state(site, record)
         for name, tensor in grams.items():
             check_gram(site, tensor, f"Gram matrix of {name}")

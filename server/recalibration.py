@@ -14,9 +14,7 @@ from alignment.moments import Moments, pool_moments
 from alignment.repair import fold, goals_between, unit_moments
 from server.sites import Sites
 from server.sums import moments_reader
-from strategies.protocol import CONFIG, GOALS, RECALIBRATE, REPAIR, SETTLED, State, to_arrays
-
-MERGED = "merged"
+from strategies.protocol import CONFIG, GOALS, MERGED, RECALIBRATE, REPAIR, SETTLED, State, to_arrays
 
 
 def recalibrate(

@@ -13,10 +13,10 @@ from server.baselines import measure_baselines
 from server.evaluation import evaluate, pool
 from server.guard import guard
 from server.heads import average_by_counts, solve_heads
-from server.layers import merge_by_least_squares
+from server.layers import merge_by_least_squares, merge_in_sequence
 from server.mixing import Search
 from server.probing import probe
-from server.recalibration import MERGED, keeps_statistics, recalibrate, repair
+from server.recalibration import keeps_statistics, recalibrate, repair
 from server.records import (
     BarrierRecord,
     MatchingRecord,
@@ -36,7 +36,7 @@ from server.variants import measure_variants
 from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
 from strategies.files import sha256_of
-from strategies.protocol import OWN, State
+from strategies.protocol import MERGED, OWN, State
 from strategies.rounds import MergedRound
 from strategies.settings import Settings
 from strategies.spool import SpooledState
@@ -198,6 +198,9 @@ class Run:
         if settings.merge == "least-squares":
             with watch.phase("least squares"):
                 state = merge_by_least_squares(self.sites, self.model, state, merged.aligned, number)
+        if settings.merge == "sequential":
+            with watch.phase("sequential"):
+                state = merge_in_sequence(self.sites, self.model, state, merged.aligned, number)
         with watch.phase("head"):
             if settings.head == "counts":
                 state = average_by_counts(self.model, state, merged.aligned, merged.replies, settings.classes)

@@ -12,6 +12,8 @@ message                server sends                                a site answer
 ``query.repair``       networks by name; ``goals`` for one          moments of each layer's outputs of each
 ``query.features``     networks by name                            of each, Σφφᵀ and Σφyᵀ of its last layer's inputs
 ``query.gram``         its aligned network; names of ``layers``     the Gram matrix of each layer's inputs
+``query.outputs``      the merged and its aligned network;         of each layer, the Gram matrix of its inputs in the
+                       names of ``layers``                         one, and its products with the outputs in the other
 ``evaluate``           networks by name, ``config``                for each the sums of loss and of right answers
 ``query.probe``        two ends, ``lambdas``, moments of each      the same sums at each λ
 =====================  ==========================================  ===================================================
@@ -50,6 +52,7 @@ RECALIBRATE = "query.recalibrate"
 REPAIR = "query.repair"
 FEATURES = "query.features"
 GRAM = "query.gram"
+OUTPUTS = "query.outputs"
 EVALUATE = "evaluate"
 PROBE = "query.probe"
 
@@ -73,6 +76,9 @@ LOG_PRIOR = "log-prior."
 CORRECTED = ".corrected"
 ENSEMBLE = "ensemble"
 OWN = "own"
+MERGED = "merged"
+GRAMS = "grams"
+ACROSS = "across"
 
 # A loss of zero may come out a little below.
 ROUNDING = 1e-9

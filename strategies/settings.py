@@ -172,9 +172,10 @@ class Settings(BaseModel, frozen=True):
     """Most training samples of a site in the statistics that it sends of a network; 0: all."""
     path_samples: OrUsual = 2000
     """The same at each point of a line."""
-    merge: Literal["mean", "least-squares"] = "mean"
+    merge: Literal["mean", "least-squares", "sequential"] = "mean"
     """How layers are merged: by their weighted `mean`; or, linear and convolutional ones, by `least-squares` from Gram
-    matrices of their inputs, which each site sends (RegMean)."""
+    matrices of their inputs, which each site sends (RegMean); or `sequential`: one after another, each fitted, on what
+    the merged ones before feed it, to what it puts out in the sites' networks. That takes two trips for each layer."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
     """What is left of the Gram matrices' off-diagonals."""
     gram_limit_megabytes: Positive = 64.0
@@ -193,7 +194,7 @@ class Settings(BaseModel, frozen=True):
     """Also measure, in the first round that merges, each site alone, prior-corrected, their ensemble and the naive
     mean. Sites then send their class counts, and see each other's networks."""
     variants: bool = False
-    """Among the `baselines`, also the naive and the aligned mean with each other kind of last layer and of merge."""
+    """Among the `baselines`, also the naive and the aligned mean with each other kind of last layer, and least squares."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Layers merged in closed form: nearest, on each network's own inputs, to what each network's layer gives."""
 
+import copy
 from collections.abc import Sequence
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from alignment.errors import StateError
 from alignment.interpolate import interpolate
-from alignment.least_squares import gram_sizes, gram_sums, merge_layers
+from alignment.least_squares import HOLD, fit_layers, gram_sizes, gram_sums, merge_layers, output_sums
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(5, 3), (40, 5)),
@@ -108,3 +109,53 @@ def test_a_gram_matrix_of_another_layer_is_refused() -> None:
     _, states, _ = networks(*LAYERS[0])
     with pytest.raises(StateError, match=r"Gram matrix of 'only': expected \(6, 6\), got \(5, 5\)"):
         merge_layers(states[0], states, [{"only": torch.eye(5)}] * 2)
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS)
+def test_a_fitted_layer_is_nearest_to_the_outputs_wanted_but_for_being_held(
+    layer: nn.Module, shape: tuple[int, ...]
+) -> None:
+    model, states, inputs = networks(layer, shape)
+    merged = interpolate(states[0], states[1], 0.5)
+    student, teacher = copy.deepcopy(model), copy.deepcopy(model)
+    student.load_state_dict(merged)
+    parts: list[tuple[Tensor, Tensor]] = []
+    for state, x in zip(states, inputs, strict=True):
+        teacher.load_state_dict(state)
+        parts.append(output_sums(student, teacher, [x[:3], x[3:]], ["only"])["only"])
+    sums = (parts[0][0] + parts[1][0], parts[0][1] + parts[1][1])
+    fitted = fit_layers(merged, {"only": sums})
+
+    def loss(of: dict[str, Tensor]) -> Tensor:
+        moved = torch.stack([(of[key] - merged[key]).square().sum() for key in merged]).sum()
+        return error(model, of, states, inputs) + HOLD * sums[0].diagonal().mean() * moved
+
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        other = {k: t + 1e-3 * torch.randn(t.shape, generator=generator, dtype=t.dtype) for k, t in fitted.items()}
+        assert loss(fitted) < loss(other)
+
+
+def test_a_network_that_is_fitted_to_itself_stays_as_it_is() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)).double()
+    x = torch.randn(50, 2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fitted = fit_layers(model.state_dict(), output_sums(model, model, [x], ["0", "3"]))
+    assert all(fitted[name].allclose(tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_layer_makes_up_for_what_those_before_it_got_wrong() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3)).double()
+    student = copy.deepcopy(teacher)
+    x = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        student.get_submodule("0").get_parameter("weight").add_(0.1)
+    before = (student(x) - teacher(x)).square().mean()
+    student.load_state_dict(fit_layers(student.state_dict(), output_sums(student, teacher, [x], ["1"])))
+    assert (student(x) - teacher(x)).square().mean() < 0.01 * before
+
+
+def test_sums_of_another_layer_are_an_error() -> None:
+    layer = nn.Linear(3, 2)
+    with pytest.raises(StateError, match=r"sums of '': expected \(4, 4\) and \(4, 2\), got \(3, 3\) and \(4, 2\)"):
+        fit_layers(layer.state_dict(), {"": (torch.eye(3), torch.zeros(4, 2))})

@@ -10,7 +10,7 @@ from server.layers import affordable
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
-from strategies.protocol import GRAM
+from strategies.protocol import GRAM, GRAMS, OUTPUTS
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import spoilt_grams
 
@@ -63,6 +63,39 @@ def test_gram_matrices_that_cannot_be_are_left_out(tmp_path: Path, attack: str) 
 
     attacked = play_in_process(quick_settings(tmp_path / "attacked", merge="least-squares"), tamper=tamper)
     mean = play_in_process(quick_settings(tmp_path / "mean"))
+    assert attacked.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
+
+
+def test_layers_fitted_one_after_another_beat_all_at_once(tmp_path: Path) -> None:
+    found = {
+        merge: loss(play_in_process(quick_settings(tmp_path / merge, merge=merge, **RESNET)))
+        for merge in ("mean", "least-squares", "sequential")
+    }
+    assert found["sequential"] < min(found["mean"], found["least-squares"])
+
+
+@pytest.mark.parametrize("attack", ["silent", "wrong shape", "not finite", "negative", "lopsided", "impossible"])
+def test_a_site_that_sends_no_sums_or_such_as_cannot_be_leaves_the_mean(tmp_path: Path, attack: str) -> None:
+    asked = 0
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        nonlocal asked
+        if partition != 1 or reply.metadata.message_type != OUTPUTS:
+            return reply
+        asked += 1
+        if asked < 2:  # the first layer is fitted by then
+            return reply
+        if attack == "silent":
+            return None
+        record = reply.content.array_records[GRAMS]
+        (name,) = record
+        record[name] = Array(spoilt_grams(torch.from_numpy(record[name].numpy().copy()))[attack].numpy())
+        return reply
+
+    settings = quick_settings(tmp_path / "attacked", merge="sequential", round_deadline_seconds=0.5)
+    attacked = play_in_process(settings, tamper=tamper)
+    mean = play_in_process(quick_settings(tmp_path / "mean"))
+    assert asked == 2
     assert attacked.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
 
 

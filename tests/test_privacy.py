@@ -30,9 +30,11 @@ from strategies.protocol import (
     GRAM,
     LAMBDAS,
     LAYERS,
+    MERGED,
     METRICS,
     N_EXAMPLES,
     NETWORK,
+    OUTPUTS,
     OWN,
     PROBE,
     REFERENCE_END,
@@ -218,14 +220,14 @@ def untrained(settings: Settings) -> dict[str, Tensor]:
     return build(Architecture(*settings.network), settings.seed).state_dict()
 
 
-@pytest.mark.parametrize("message_type", [NETWORK, ALIGN, PROBE, REPAIR, FEATURES, GRAM])
+@pytest.mark.parametrize("message_type", [NETWORK, ALIGN, PROBE, REPAIR, FEATURES, GRAM, OUTPUTS])
 @pytest.mark.parametrize("privacy", KINDS)
 def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, message_type: str) -> None:
     """Each would be answered without it."""
     settings = private_settings(tmp_path, privacy)
     play_in_process(settings.model_copy(update={"privacy": "none"}), 3)
     network = to_arrays(untrained(settings))
-    names = (ARRAYS,) if message_type == ALIGN else (REFERENCE_END, CANDIDATE_END)
+    names = {ALIGN: (ARRAYS,), OUTPUTS: (MERGED, OWN)}.get(message_type, (REFERENCE_END, CANDIDATE_END))
     config = ConfigRecord({LAYERS: ["fc"], **({LAMBDAS: [0.5]} if message_type == PROBE else {})})
     content = RecordDict({**dict.fromkeys(names, network), CONFIG: config})
     open_reply = ask(settings.model_copy(update={"privacy": "none"}), message_type, content)

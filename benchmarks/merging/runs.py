@@ -18,10 +18,18 @@ ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True,
 FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 6}
 CHECKPOINT = "checkpoint.safetensors"
 ROUNDS: dict[str, object] = {"rounds": 5, "probe-points": 0, "guard": False, "later-epochs": 1}
+SEQUENTIAL: dict[str, object] = {
+    **{"rounds": 1, "align-at": "both", "site-matching": "joint", "merge": "sequential"},
+    **{"probe-points": 0, "guard": False},
+}
 ONCE: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
     "joint": ONE_SHOT | {"align-at": "both", "site-matching": "joint"},
+    # One layer after another, without and with the head that pooled data would give; and what that is worth by itself.
+    "sequential": SEQUENTIAL,
+    "sequential-ridge": SEQUENTIAL | {"head": "ridge"},
+    "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
     "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},
 }
 ONWARDS: dict[str, dict[str, object]] = {
@@ -32,6 +40,7 @@ ONWARDS: dict[str, dict[str, object]] = {
     "rounds-scratch": ROUNDS | {"start": "shared"},
     # The head that pooled data would give, after every round; and the ensemble as a teacher of each site.
     "rounds-ridge": ROUNDS | {"head": "ridge"},
+    "rounds-sequential": ROUNDS | {"merge": "sequential", "head": "ridge"},
     "rounds-distilled": ROUNDS | {"distillation": 1.0},
 }
 METHODS = ONCE | ONWARDS

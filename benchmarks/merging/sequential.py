@@ -1,11 +1,11 @@
-"""A trial that was dropped: least squares one layer after another, on the merged network's own features.
+"""A trial: how many neighbouring layers can be fitted at once to what the sites' layers put out?
 
 python -m benchmarks.merging.sequential --data cifar10 --seeds 1
 
 Each layer W̄ is solved so that its outputs, on what the merged network feeds it, are nearest to those of the sites'
 aligned layers on what those feed them: min Σ_i ‖W̄ X̄_i − W_i X_i‖², each site's samples in both networks. Layers
-behind then see what was solved before. docs/decisions/0012-no-sequential-least-squares.md has what came of it. Needs
-the trainings that `benchmarks.merging.trainings` or `benchmarks.merging.quality` leave.
+behind then see what was solved before. docs/decisions/0012-sequential-least-squares.md has what came of it; the merge
+itself is `merge = sequential`. Needs the trainings that `benchmarks.merging.trainings` leaves.
 """
 
 import argparse

@@ -7,14 +7,16 @@ from benchmarks.merging.pooled import kept_pooled
 from benchmarks.merging.runs import ONWARDS, Played
 from server.records import Score
 
-# Title, method whose run tells it, and the name of the network in the record; None: the network that was merged.
+# Title, method whose run tells it, and the name of the network in the record; None: the network that was merged. The
+# runs of both ways of `EITHER` measure the same baselines.
+EITHER = ("joint", "activations")
 COLUMNS: tuple[tuple[str, str, str | None], ...] = (
-    ("best site", "activations", "best"),
-    ("best site, corrected", "activations", "best.corrected"),
-    ("ensemble", "activations", "ensemble"),
-    ("naive", "activations", "naive"),
-    ("naive, recalibrated", "activations", "naive.recalibrated"),
-    ("weights", "activations", "weights.recalibrated"),
+    ("best site", "either", "best"),
+    ("best site, corrected", "either", "best.corrected"),
+    ("ensemble", "either", "ensemble"),
+    ("naive", "either", "naive"),
+    ("naive, recalibrated", "either", "naive.recalibrated"),
+    ("weights", "either", "weights.recalibrated"),
     ("activations", "activations", "aligned.recalibrated"),
     ("then weights", "activations", "then-weights.recalibrated"),
     ("joint", "joint", "aligned.recalibrated"),
@@ -23,6 +25,9 @@ COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("joint + least squares", "joint", "aligned.recalibrated.least-squares"),
     ("weights + least squares", "joint", "weights.recalibrated.least-squares"),
     ("naive + ridge", "joint", "naive.recalibrated.ridge"),
+    ("naive + sequential + ridge", "sequential-none", None),
+    ("joint + sequential", "sequential", None),
+    ("joint + sequential + ridge", "sequential-ridge", None),
     ("search", "search", None),
     ("pooled training", "pooled", "pooled"),
 )
@@ -39,7 +44,7 @@ def show(found: Iterable[Played]) -> None:
     _table(["cost", "barrier naive", "activations", "joint", "seconds", "MB from a site", "MB to it"], rows, _costs)
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
     for row, played in further.items():
-        corrected = [_best(run, ".corrected").accuracy for run in played.get("activations", ())]
+        corrected = [_best(run, ".corrected").accuracy for run in _of(played, "either")]
         print(f"\n{row}: best corrected site {_spread(corrected)}\n")
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
         _table(["accuracy after", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
@@ -63,9 +68,9 @@ def _networks(quantity: str) -> Callable[[Mapping[str, Sequence[Played]]], list[
 
 
 def _costs(played: Mapping[str, Sequence[Played]]) -> list[str]:
-    activations, joint = played.get("activations", ()), played.get("joint", ())
+    activations, joint, either = (_of(played, method) for method in ("activations", "joint", "either"))
     return [
-        _spread([r.first.barrier.naive for r in activations if r.first.barrier and r.first.barrier.naive is not None]),
+        _spread([r.first.barrier.naive for r in either if r.first.barrier and r.first.barrier.naive is not None]),
         _spread([r.first.barrier.aligned for r in activations if r.first.barrier]),
         _spread([r.first.barrier.aligned for r in joint if r.first.barrier]),
         _spread([sum(r.first.seconds.values()) for r in joint], 0),
@@ -83,7 +88,15 @@ def _scores(played: Mapping[str, Sequence[Played]], method: str, name: str | Non
     if method == "pooled":
         tasks = {run.task.name: run.task for runs in played.values() for run in runs}
         return [score for task in tasks.values() if (score := kept_pooled(task)) is not None]
-    return [score for run in played.get(method, ()) if (score := _score(run, name)) is not None]
+    return [score for run in _of(played, method) if (score := _score(run, name)) is not None]
+
+
+def _of(played: Mapping[str, Sequence[Played]], method: str) -> Sequence[Played]:
+    """The runs of a method; of ``either``, one for each seed."""
+    if method != "either":
+        return played.get(method, ())
+    by_task = {run.task.name: run for method in reversed(EITHER) for run in played.get(method, ())}
+    return [by_task[name] for name in sorted(by_task)]
 
 
 def _score(run: Played, name: str | None) -> Score | None:
