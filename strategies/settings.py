@@ -194,7 +194,7 @@ class Settings(BaseModel, frozen=True):
     """Also measure, in the first round that merges, each site alone, prior-corrected, their ensemble and the naive
     mean. Sites then send their class counts, and see each other's networks."""
     variants: bool = False
-    """Among the `baselines`, also the naive and the aligned mean with each other kind of last layer, and least squares."""
+    """Among the `baselines`, also the naive and the aligned mean with each other last layer, and by least squares."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:

@@ -19,8 +19,12 @@ FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "m
 CHECKPOINT = "checkpoint.safetensors"
 ROUNDS: dict[str, object] = {"rounds": 5, "probe-points": 0, "guard": False, "later-epochs": 1}
 SEQUENTIAL: dict[str, object] = {
-    **{"rounds": 1, "align-at": "both", "site-matching": "joint", "merge": "sequential"},
-    **{"probe-points": 0, "guard": False},
+    "rounds": 1,
+    "align-at": "both",
+    "site-matching": "joint",
+    "merge": "sequential",
+    "probe-points": 0,
+    "guard": False,
 }
 ONCE: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
