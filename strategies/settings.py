@@ -6,20 +6,14 @@ only keys that stand there; a test keeps the two equal.
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from strategies.conflicts import conflicts
 from strategies.errors import SettingsError
+from strategies.explain import problems
 
-type_names = {
-    "int_type": "an integer",
-    "float_type": "a number",
-    "string_type": "text",
-    "bool_type": "true or false",
-}
 # Patterns in words.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SHAPE = r"^\d+(x\d+)*$"
@@ -235,8 +229,7 @@ def parse_settings(run_config: Mapping[str, object]) -> Settings:
     try:
         return _together(Settings.model_validate(config))
     except ValidationError as error:
-        problems = [_explain(str(e["loc"][0]), e["type"], e["msg"], e["input"]) for e in error.errors()]
-        raise SettingsError("\n".join(problems)) from None
+        raise SettingsError("\n".join(problems(error, Settings, pattern_words))) from None
 
 
 def _together(settings: Settings) -> Settings:
@@ -263,12 +256,3 @@ def settings_table() -> str:
 
 def _fields() -> dict[str, object]:
     return {str(field.alias): field.annotation for field in Settings.model_fields.values()}
-
-
-def _explain(key: str, kind: str, message: str, got: object) -> str:
-    if kind == "extra_forbidden":
-        near = get_close_matches(key, _fields(), n=1, cutoff=0)
-        return f"setting {key!r}: there is no such setting; the nearest is {near[0]!r}"
-    pattern = message.partition("match pattern ")[2].strip("'")
-    expected = pattern_words.get(pattern) or type_names.get(kind, message.removeprefix("Input should be "))
-    return f"setting {key!r}: expected {expected}, got {got!r} ({type(got).__name__})"

@@ -147,10 +147,13 @@ def test_a_renewed_kit_leaves_the_sites_own_settings_and_secrets(tmp_path: Path)
     ("line", "told"),
     [
         ("dat = 'digits'", "'dat': there is no such setting; the nearest is 'data'"),
-        ("data = 3", "'data': Input should be a valid string, got 3"),
+        ("data = 3", "setting 'data': expected text, got 3 (int)"),
         ("threads = 1", "'data' is missing"),
         ("data = ", "not TOML"),
-        ("data = 'digits'\nmemory = '4 GB'", "'memory': String should match pattern"),
+        (
+            "data = 'digits'\nmemory = '4 GB'",
+            "setting 'memory': expected megabytes or gigabytes such as 512m or 4g, got '4 GB' (str)",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_sites_settings_is_said(tmp_path: Path, line: str, told: str) -> None:

@@ -3,15 +3,15 @@
 import fcntl
 import os
 import tomllib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from strategies.errors import SettingsError
+from strategies.explain import problems
 from strategies.files import write_bytes
 
 PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
@@ -23,6 +23,8 @@ class FileSettings(BaseModel, frozen=True):
     model_config = ConfigDict(
         extra="forbid", strict=True, alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
     )
+    patterns: ClassVar[Mapping[str, str]] = {}
+    """Its regular expressions in words."""
 
 
 S = TypeVar("S", bound=FileSettings)
@@ -71,14 +73,6 @@ def read_settings(path: Path, model: type[S]) -> S:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
     except ValidationError as error:
-        keys = [str(field.alias) for field in model.model_fields.values()]
-        problems = [_explain(str(e["loc"][0]), e["type"], e["msg"], e["input"], keys) for e in error.errors()]
-        raise SettingsError("\n".join(f"{path}: {problem}" for problem in problems)) from None
-
-
-def _explain(key: str, kind: str, message: str, got: object, keys: list[str]) -> str:
-    if kind == "extra_forbidden":
-        return f"{key!r}: there is no such setting; the nearest is {get_close_matches(key, keys, n=1, cutoff=0)[0]!r}"
-    if kind == "missing":
-        return f"{key!r} is missing"
-    return f"{key!r}: {message}, got {got!r}"
+        raise SettingsError(
+            "\n".join(f"{path}: {problem}" for problem in problems(error, model, model.patterns))
+        ) from None

@@ -6,9 +6,15 @@ from typing import Annotated
 from pydantic import Field
 
 from cli.enrolment.files import FileSettings
-from strategies.settings import NAME
+from strategies.settings import NAME, pattern_words
 
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
+MEMORY = r"^\d+[mg]$"
+PATTERNS = {
+    **pattern_words,
+    ADDRESS: "host:port, an IPv6 address in brackets",
+    MEMORY: "megabytes or gigabytes such as 512m or 4g",
+}
 Address = Annotated[str, Field(pattern=ADDRESS)]
 Name = Annotated[str, Field(pattern=NAME)]
 OrNone = Annotated[int, Field(ge=0)] | None
@@ -36,6 +42,8 @@ def tls_name(address: str, role: str) -> str:
 class Federation(FileSettings, frozen=True):
     """``federation.toml`` in the server's folder."""
 
+    patterns = PATTERNS
+
     name: Name = "fedrebasin"
     proxy: Address
     """Where the sites dial."""
@@ -58,6 +66,8 @@ class Federation(FileSettings, frozen=True):
 class Membership(FileSettings, frozen=True):
     """``membership.toml`` in a kit: what the federation says to one site. Not to be changed there."""
 
+    patterns = PATTERNS
+
     federation: Name
     site: Name
     proxy: Address
@@ -77,13 +87,15 @@ class Membership(FileSettings, frozen=True):
 class SiteSettings(FileSettings, frozen=True):
     """``site.toml`` in a site's folder: the site's own."""
 
+    patterns = PATTERNS
+
     data: str
     """``digits``, a path of a folder or file, or ``module:function``."""
     data_folder: str = ""
     """With containers: the folder of this machine that they see at /data, read-only."""
     threads: Annotated[int, Field(ge=0)] = 0
     checkpoint: str = ""
-    memory: Annotated[str, Field(pattern=r"^\d+[mg]$")] = "4g"
+    memory: Annotated[str, Field(pattern=MEMORY)] = "4g"
     """With containers: most memory for training."""
     least_free_gigabytes: Annotated[float, Field(ge=0)] = 5.0
     partition: OrNone = None
