@@ -11,7 +11,7 @@ W̄ᵀ = (Σ X̄_i X̄_iᵀ)⁻¹ Σ X̄_i Y_iᵀ. Layers behind then make up fo
 Grams are plain tensors by layer name; a bias is a weight of an input that is always 1. They are sums over samples.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from math import prod
 
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.batches import Batch, inputs_of, network_with
 from alignment.channels import named_modules
 from alignment.errors import StateError
@@ -123,6 +124,25 @@ def fit_layers(merged: State, sums: Mapping[str, tuple[Tensor, Tensor]]) -> dict
         for key, part in _parts(merged, layer, wanted).items():
             fitted[key] = part.reshape(merged[key].shape).to(merged[key].device, merged[key].dtype)
     return fitted
+
+
+def fitted_in_sequence(
+    model: nn.Module, merged: State, states: Sequence[State], shares: Sequence[float], batches: Iterable[Batch]
+) -> Iterator[dict[str, Tensor]]:
+    """``merged`` after each layer in its turn is fitted to the outputs of aligned ``states``; the last is the result.
+
+    All networks run on the same ``batches``, which are gone through twice for each layer; ``shares`` weigh them.
+    BatchNorm statistics are those of the batches. Raises what `output_sums` and `fit_layers` raise.
+    """
+    state = dict(merged)
+    for layer in gram_sizes(model):
+        student = network_with(model, state)
+        parts = [output_sums(student, network_with(model, each), batches, [layer])[layer] for each in states]
+        weighed = [(share * gram, share * across) for share, (gram, across) in zip(shares, parts, strict=True)]
+        grams, products = zip(*weighed, strict=True)
+        state = fit_layers(state, {layer: (torch.stack(grams).sum(0), torch.stack(products).sum(0))})
+        state = write_moments(state, batch_norm_moments(network_with(model, state), batches))
+        yield state
 
 
 def _matrix(state: State, layer: str) -> Tensor:

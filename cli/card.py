@@ -54,6 +54,7 @@ class Card(Record, frozen=True):
     parameters: int
     network: dict[str, str | int]
     method: str
+    layers: str = "mean"
     steps: int | None
     seed: int
     inputs: list[InputRecord]
@@ -129,6 +130,7 @@ and averaged.
 | network | {{ network }} |
 | parameters | {{ card.parameters }} |
 | method | {{ card.method }}{{ ", %d steps"|format(card.steps) if card.steps }} |
+| layers | {{ card.layers }} |
 | seed | {{ card.seed }} |
 | units that may move | {{ card.units }} in {{ card.groups }} groups |
 | proof | outputs differ by at most {{ "%.2g"|format(card.proof) }} under random permutations of all groups |

@@ -9,7 +9,7 @@ from alignment import Matching, PermutationSpec, match_activations, match_straig
 from cli.bars import Bars
 from cli.evidence import Evidence
 from cli.networks import Network, State
-from cli.options import Method, OptionError
+from cli.options import Layers, Method, OptionError
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,12 @@ class Matcher:
             )
 
 
-def require_data(method: Method, data: str) -> None:
-    """Raises `OptionError` when ``method`` looks at samples and there are none."""
+def require_data(method: Method, data: str, layers: Layers = Layers.MEAN) -> None:
+    """Raises `OptionError` when ``method`` or ``layers`` looks at samples and there are none."""
+    if layers is not Layers.MEAN and not data:
+        raise OptionError(
+            f"--layers {layers} looks at samples: add --data PATH, or use --layers mean, which needs none"
+        )
     if method is not Method.WEIGHTS and not data:
         raise OptionError(
             f"--method {method} looks at samples: add --data PATH, or use --method weights, which needs none"

@@ -15,7 +15,7 @@ from cli.evidence import read_evidence
 from cli.match import require_data
 from cli.merging import Plan, write_merge
 from cli.networks import Description
-from cli.options import Method, OptionError
+from cli.options import Layers, Method, OptionError
 from cli.output import Format, people, print_json, print_table, warn
 from cli.paths import cards_of, check_network_output
 from server.records import Score
@@ -28,6 +28,7 @@ def merge(
         Path, typer.Option("--output", "-o", help="OUT.safetensors; the card goes to OUT.md and OUT.json.")
     ],
     method: options.MatchBy = Method.WEIGHTS,
+    layers: options.MergeBy = Layers.MEAN,
     data: options.Data = "",
     held_out: options.HeldOut = "",
     steps: options.Steps = 100,
@@ -56,11 +57,11 @@ def merge(
     fedrebasin merge a.safetensors b.safetensors --model resnet20 --data digits -o ab.safetensors
     """
     check_network_output(output, inputs, force)
-    require_data(method, data)
+    require_data(method, data, layers)
     shares = parse_weights(weights, len(inputs))
     said = Description(model, shape, classes, width, depth, norm, example)
     evidence = read_evidence(data, held_out, seed, batch_size)
-    plan = Plan(inputs, said, shares, method, steps, evidence, seed, points)
+    plan = Plan(inputs, said, shares, method, layers, steps, evidence, seed, points)
     with bars() as shown:
         card = write_merge(plan, output, shown)
     if answer is Format.JSON:

@@ -9,6 +9,7 @@ from torch import Tensor
 from alignment import Matching, PermutationSpec, check_spec, permute
 from alignment.batches import network_with
 from alignment.interpolate import weighted_mean
+from alignment.least_squares import fitted_in_sequence, gram_sizes
 from cli.bars import Advance, Bars
 from cli.card import Card, DataRecord, InputRecord, matching_record, network_record, share_moved, versions
 from cli.evidence import Batches, Evidence
@@ -16,7 +17,7 @@ from cli.fitting import fitting_state
 from cli.match import Matcher
 from cli.measure import Judge
 from cli.networks import Description, Network, NetworkFile, State, find_network, read_file
-from cli.options import Method
+from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
 from server.records import BarrierRecord
@@ -31,6 +32,7 @@ class Plan:
     said: Description
     weights: Sequence[float]
     method: Method
+    layers: Layers
     steps: int
     evidence: Evidence | None
     seed: int
@@ -56,7 +58,10 @@ def write_merge(plan: Plan, output: Path, shown: Bars) -> Card:
     """Merges, writes the network and its card, and returns the card."""
     aligned = align(plan, shown)
     judge = Judge(aligned.network, plan.evidence, shown) if plan.evidence is not None else None
-    merged = _mean([aligned.brought(k) for k in range(len(aligned.states))], plan, judge)
+    states = [aligned.brought(k) for k in range(len(aligned.states))]
+    merged = _mean(states, plan, judge)
+    if plan.layers is Layers.SEQUENTIAL:
+        merged = _fitted(merged, states, plan, aligned.network, shown)
     kept = {name: merged[name] for name in aligned.files[0].state}
     try:
         write_tensors(output, kept)
@@ -98,6 +103,18 @@ def _mean(states: Sequence[State], plan: Plan, judge: Judge | None) -> dict[str,
     return judge.recalibrated(mean) if judge is not None and judge.network.has_batch_norm else mean
 
 
+def _fitted(
+    merged: dict[str, Tensor], states: Sequence[State], plan: Plan, network: Network, shown: Bars
+) -> dict[str, Tensor]:
+    """``merged`` with every layer fitted in its turn."""
+    assert plan.evidence is not None
+    with shown.stretch("fitting layers", len(gram_sizes(network.module))) as advance:
+        for state in fitted_in_sequence(network.module, merged, states, plan.weights, plan.evidence.data):
+            merged = state
+            advance()
+    return merged
+
+
 def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merged: State) -> Card:
     network, evidence = aligned.network, plan.evidence
     naive = judge.scores([_mean(aligned.states, plan, judge)])[0] if judge is not None else None
@@ -108,6 +125,7 @@ def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merge
         parameters=sum(parameter.numel() for parameter in network.module.parameters()),
         network=network_record(network.architecture),
         method=plan.method,
+        layers=plan.layers,
         steps=plan.steps if plan.method is Method.STRAIGHT_THROUGH else None,
         seed=plan.seed,
         inputs=_inputs(plan, aligned, judge),

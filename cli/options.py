@@ -25,6 +25,13 @@ class Method(StrEnum):
     STRAIGHT_THROUGH = "straight-through"
 
 
+class Layers(StrEnum):
+    """How layers are merged, once units are matched."""
+
+    MEAN = "mean"
+    SEQUENTIAL = "sequential"
+
+
 NETWORK = "The network"
 Model = Annotated[
     str,
@@ -94,6 +101,13 @@ MatchBy = Annotated[
     typer.Option(
         help="weights needs no data. activations correlates units on --data: on networks with BatchNorm it is worth "
         "more. straight-through descends on the loss of the middle, on --data: the slowest."
+    ),
+]
+MergeBy = Annotated[
+    Layers,
+    typer.Option(
+        help="mean averages them. sequential fits one after another, on --data, to what it puts out in the inputs: "
+        "worth more where networks differ, and slower."
     ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of straight-through.")]

@@ -62,6 +62,29 @@ def test_merging_shuffled_copies_gives_the_network_itself(tmp_path: Path, capsys
         torch.testing.assert_close(merged[name], tensor)
 
 
+@pytest.mark.parametrize("kind", ["pair", "residuals"])
+def test_layers_fitted_in_sequence_beat_their_mean(
+    tmp_path: Path, capsys: Capsys, kind: str, request: pytest.FixtureRequest
+) -> None:
+    inputs: tuple[Path, Path] = request.getfixturevalue(kind)
+    named = MLP if kind == "pair" else RESNET
+    losses: dict[str, float] = {}
+    for layers in ("mean", "sequential"):
+        output = tmp_path / f"{layers}.safetensors"
+        wanted = ("--layers", layers, named, DATA, HELD_OUT, "-o", output)
+        assert run(capsys, "merge", *inputs, *wanted).code == 0
+        card = card_of(output)
+        losses[layers] = card["merged"]["loss"]
+        assert card["layers"] == layers
+    assert losses["sequential"] < losses["mean"]
+
+
+def test_layers_are_fitted_on_samples(tmp_path: Path, capsys: Capsys, pair: tuple[Path, Path]) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "--layers", "sequential", "-o", tmp_path / "out.safetensors")
+    assert ran.code == 19
+    assert "--layers sequential looks at samples: add --data PATH" in ran.err
+
+
 @pytest.mark.parametrize("method", ["weights", "activations", "straight-through"])
 def test_half_precision_is_matched_by_every_method_and_comes_back_in_it(
     tmp_path: Path, capsys: Capsys, method: str
