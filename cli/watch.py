@@ -100,10 +100,12 @@ def _merge(now: Snapshot) -> list[Text]:
     lines = [f"merge of round {now.merged_round}"]
     if now.barrier is not None:
         lines.append(f"barrier naive {_number(now.barrier.naive)}, aligned {_number(now.barrier.aligned)} nats")
-    names = {"merged": "merged", "best_site": "best site", "sites_mean": "mean of sites", "ensemble": "ensemble"}
-    known = [f"{text} {now.accuracy[name]:.3f}" for name, text in names.items() if name in now.accuracy]
-    if known:
-        lines.append("accuracy " + ", ".join(known))
+    if "merged" in now.accuracy:
+        alone = f"{now.accuracy['best_site']:.3f}" if "best_site" in now.accuracy else "unknown"
+        lines.append(f"accuracy merged {now.accuracy['merged']:.3f}, best site alone {alone}")
+    if "best_before_merge" in now.accuracy:
+        best, mean = (now.accuracy[f"{name}_before_merge"] for name in ("best", "mean"))
+        lines.append(f"sites before this merge: best {best:.3f}, mean {mean:.3f}")
     return [Text(line, "" if number else "dim") for number, line in enumerate(lines)]
 
 

@@ -89,12 +89,25 @@ ACCURACY = _of_run(
     "accuracy",
     "gauge",
     "ratio",
-    "On the union of held-out samples: merged; best_site, sites_mean; ensemble and naive where measured.",
+    "On the union of held-out samples: merged; best_site and sites_mean, alone, before the first merge;"
+    " best_before_merge and mean_before_merge, as they went into the last; ensemble and naive where measured.",
     "network",
 )
 LOSS = _of_run("loss", "gauge", "nats", "Cross-entropy of the same networks on the same samples.", "network")
+SITE_ALONE = _of_run(
+    "site_alone_accuracy",
+    "gauge",
+    "ratio",
+    "Of the site's network alone, before the first merge, on the union of held-out samples; corrected where measured.",
+    SITE,
+)
 SITE_ACCURACY = _of_run(
-    "site_accuracy", "gauge", "ratio", "Of the site's own network: held_out at home, or the union.", SITE, "held_out"
+    "site_accuracy",
+    "gauge",
+    "ratio",
+    "Of the network that the site gave to the last merge: held_out at home, or the union.",
+    SITE,
+    "held_out",
 )
 SITE_LOSS = _of_run("site_loss", "gauge", "nats", "Cross-entropy of the same.", SITE, "held_out")
 GAIN = _of_run(

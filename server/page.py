@@ -53,14 +53,18 @@ summary { cursor: pointer; }
 in {{ merged|length }} of {{ rounds|length }} round{{ "" if rounds|length == 1 else "s" }}.
 {% if last.merged and last.best_site %}
 On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of
-cases; the best site's own network is in {{ "%.1f"|format(100 * last.best_site.accuracy) }} %.
+cases; the best site's own network, before anything was merged, was in
+{{ "%.1f"|format(100 * last.best_site.accuracy) }} %.
+{% elif last.merged %}
+On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of
+cases. How a site does alone was not measured.
 {% endif %}</p>
 <div class="cards">
 {% if summary.barrier %}
 <div class="card">barrier, naive<b>{{ summary.barrier.naive|score }}</b></div>
 <div class="card">barrier, aligned<b>{{ summary.barrier.aligned|score }}</b></div>
 {% endif %}
-{% for name, text in (("merged", "merged"), ("best_site", "best site alone"), ("sites_mean", "mean of sites")) %}
+{% for name, text in (("merged", "merged"), ("best_site", "best site alone"), ("sites_mean", "mean of sites alone")) %}
 {% if last[name] %}
 <div class="card">{{ text }}<b>{{ "%.1f"|format(100 * last[name].accuracy) }} %</b></div>
 {% endif %}
@@ -97,7 +101,7 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 <h2>Sites</h2>
 <table class="stack">
 <tr><th>site</th><th>merged</th><th>share</th><th>barrier naive</th><th>barrier aligned</th><th>accuracy at home</th>
-<th>accuracy on the union</th><th>received</th><th>sent</th><th class="text">left out</th></tr>
+<th>accuracy alone, on the union</th><th>received</th><th>sent</th><th class="text">left out</th></tr>
 {% for site in sites %}
 <tr><td>{{ site.site }}</td>
 <td data-name="merged">{{ site.rounds|length }} of {{ rounds|length }}</td>
@@ -105,7 +109,7 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 <td data-name="barrier naive">{{ site.naive.barrier|score if site.naive else "–" }}</td>
 <td data-name="barrier aligned">{{ site.aligned.barrier|score if site.aligned else "–" }}</td>
 <td data-name="accuracy at home">{{ site.at_home.accuracy|score if site.at_home else "–" }}</td>
-<td data-name="accuracy on the union">{{ site.on_union.accuracy|score if site.on_union else "–" }}</td>
+<td data-name="accuracy alone, on the union">{{ site.alone.accuracy|score if site.alone else "–" }}</td>
 <td data-name="received">{{ site.received|size }}</td><td data-name="sent">{{ site.sent|size }}</td>
 <td class="text" data-name="left out">
 {%- for number, reason in site.refused %}round {{ number }}: {{ reason }}{{ "" if loop.last else "; " }}
@@ -114,7 +118,7 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 </table>
 <p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in; the
 barrier is that of the first merge, from the reference, which has none. Accuracy is that of the site's own network: at
-home, on its own held-out samples, as last measured; on the union, on those of all sites, as first measured. Bytes are
+home, on its own held-out samples, as last measured; alone, on those of all sites, before the first merge. Bytes are
 counted at the server, over all rounds.</p>
 
 <h2>Rounds</h2>

@@ -8,7 +8,7 @@ from server.contributions import contributions, reason_of
 from server.drawing import course_charts, path_charts
 from server.page import PAGE
 from server.records import RoundRecord, Score, SitePaths
-from server.scores import network_scores
+from server.scores import network_scores, sites_alone
 from server.store import RunStore
 from server.summary import read_rounds, summarise
 
@@ -33,7 +33,7 @@ def write_report(store: RunStore, seconds: float = 0.0, pooled: Score | None = N
             rounds=rounds,
             merged=merged,
             n_refused=sum(len(record.refused) for record in rounds),
-            last=network_scores(merged[-1]) if merged else {},
+            last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             sites=contributions(rounds),
             course=course_charts(rounds),
             figures=[_figure(probed, site, paths) for site, paths in _shown(probed)] if probed else [],

@@ -44,7 +44,7 @@ class Snapshot(BaseModel, frozen=True):
 
 def snapshot(run: Run, now: float) -> Snapshot:
     """The run at the time ``now``, in seconds since 1970."""
-    status, merged = run.status, run.tail.tally.merged
+    status, merged, alone = run.status, run.tail.tally.merged, run.tail.tally.alone
     return Snapshot(
         run=run.told.run,
         federation=run.told.federation,
@@ -60,7 +60,7 @@ def snapshot(run: Run, now: float) -> Snapshot:
         sites=[_site(run, site) for site in sorted({*status.joined, *status.asked, *status.refused})],
         merged_round=merged.round if merged else None,
         barrier=merged.barrier if merged else None,
-        accuracy={name: score.accuracy for name, score in network_scores(merged).items()} if merged else {},
+        accuracy={name: score.accuracy for name, score in network_scores(merged, alone).items()} if merged else {},
     )
 
 

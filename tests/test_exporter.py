@@ -66,6 +66,7 @@ def scraper(tmp_path: Path) -> Scraper:
         ('loss_barrier_nats{federation="federation",site="site-eu",stage="aligned"}', 0.1),
         ('accuracy_ratio{federation="federation",network="merged"}', 0.95),
         ('accuracy_ratio{federation="federation",network="best_site"}', 0.9),
+        ('site_alone_accuracy_ratio{federation="federation",site="site-eu"}', 0.8),
         ('accuracy_ratio{federation="federation",network="ensemble"}', 0.97),
         ('accuracy_ratio{federation="federation",network="naive"}', 0.6),
         ('loss_nats{federation="federation",network="best_site"}', 0.3),
@@ -112,9 +113,11 @@ def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path, scraper: Sc
     assert scraper.value('unreadable_lines{federation="federation"}') == 0
 
 
-def test_sites_on_the_end_of_a_path_are_known_without_baselines(tmp_path: Path, scraper: Scraper) -> None:
+def test_without_baselines_sites_are_known_before_the_merge_and_not_alone(tmp_path: Path, scraper: Scraper) -> None:
     write_run(tmp_path / "run", [COMPLETE.model_copy(update={"baselines": {}})])
-    assert scraper.value('accuracy_ratio{federation="federation",network="best_site"}') == 0.9
+    assert scraper.value('accuracy_ratio{federation="federation",network="best_site"}') is None
+    assert scraper.value('site_alone_accuracy_ratio{federation="federation",site="site-eu"}') is None
+    assert scraper.value('accuracy_ratio{federation="federation",network="best_before_merge"}') == 0.9
     assert scraper.value('site_accuracy_ratio{federation="federation",held_out="union",site="site-eu"}') == 0.8
     assert scraper.value('accuracy_ratio{federation="federation",network="ensemble"}') is None
 

@@ -45,6 +45,7 @@ def test_a_snapshot_tells_phase_sites_barrier_and_time_left(tmp_path: Path) -> N
     assert now.merged_round == 1
     assert now.barrier == COMPLETE.barrier
     told = {"merged": 0.95, "naive": 0.6, "ensemble": 0.97, "best_site": 0.9, "sites_mean": 0.85}
+    told |= {"best_before_merge": 0.9, "mean_before_merge": 0.85}
     assert now.accuracy == pytest.approx(told)
     assert {site.site: site.barrier_aligned for site in now.sites}["site-eu"] == 0.1
 
@@ -66,8 +67,14 @@ def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.Captu
     done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE]))
     assert done.code == 0
     assert "barrier naive 1.100, aligned 0.100 nats" in done.out
-    assert "accuracy merged 0.950, best site 0.900, mean of sites 0.850, ensemble 0.970" in done.out
+    assert "accuracy merged 0.950, best site alone 0.900" in done.out
+    assert "sites before this merge: best 0.900, mean 0.850" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_where_no_site_was_measured_alone_it_says_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE.model_copy(update={"baselines": {}})]))
+    assert "accuracy merged 0.950, best site alone unknown" in done.out
 
 
 def test_a_failed_run_ends_the_command_as_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,8 @@ HELPED = Section(
     (
         Panel(
             "Merged over best site",
-            "Accuracy of the merged network less that of the best site alone, on the same samples. Above 0 it helped.",
+            "Accuracy of the merged network less that of the best site alone, before the first merge. Above 0 it"
+            " helped. Empty where no site was measured alone.",
             "percentunit",
             (
                 Query(
@@ -168,7 +169,8 @@ HELPED = Section(
         ),
         Panel(
             "Accuracy on the union of held-out data",
-            "Merged, best site and mean of sites; ensemble and naive mean in rounds in which they were measured.",
+            "Merged. Best site and mean of sites: alone, before the first merge. Best and mean before merge: as they"
+            " went into the last. Ensemble and naive mean in rounds in which they were measured.",
             "percentunit",
             one(m.ACCURACY, "{{network}}"),
             width=6,
@@ -310,7 +312,8 @@ EACH_SITE = Section(
     (
         Panel(
             "Sites",
-            "One row a site: what came of its networks over the time shown, and how its own stands in the last merge.",
+            "One row a site: what came of its networks over the time shown, how the one in the last merge stood,"
+            " and how it did alone, before the first.",
             "none",
             (
                 Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict=admitted')}))", "admitted"),
@@ -321,6 +324,7 @@ EACH_SITE = Section(
                 Query(f"max by (site) ({of(m.BARRIER, 'stage=aligned')})", "aligned"),
                 Query(f"max by (site) ({of(m.SITE_ACCURACY, 'held_out=home')})", "at home"),
                 Query(f"max by (site) ({of(m.SITE_ACCURACY, 'held_out=union')})", "on the union"),
+                Query(f"max by (site) ({of(m.SITE_ALONE)})", "alone"),
             ),
             "table",
             24,
@@ -330,6 +334,7 @@ EACH_SITE = Section(
                 ("share", "percentunit"),
                 ("at home", "percentunit"),
                 ("on the union", "percentunit"),
+                ("alone", "percentunit"),
             ),
         ),
     ),
