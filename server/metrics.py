@@ -49,12 +49,18 @@ RUN = _of_run(
     "run", "info", "", "What the newest run is.", "model", "data", "start", "align_at", "merge", "head", "privacy"
 )
 PHASE = _of_run("phase", "info", "", "What the run is doing now.", "phase")
-RUN_STATE = _of_run("run_state", "gauge", "", "1 for the state that the run is in: active, finished, failed.", "state")
+RUN_STATE = _of_run(
+    "run_state",
+    "gauge",
+    "",
+    "1 for the state that the run is in: active, finished, failed; or dead: not ended, and played by no process.",
+    "state",
+)
 RUN_STARTED = _of_run("run_started", "gauge", "timestamp_seconds", "When the newest run began.")
 PROGRESS = _of_run("progress", "gauge", "timestamp_seconds", "When the run last got a reply or changed its phase.")
 PHASE_STARTED = _of_run("phase_started", "gauge", "timestamp_seconds", "When the phase began.")
 PHASE_DEADLINE = _of_run(
-    "phase_deadline", "gauge", "timestamp_seconds", "Until when replies are waited for; absent when none are."
+    "phase_deadline", "gauge", "timestamp_seconds", "Until when replies, or sites to join, are waited for; else absent."
 )
 ROUND_DEADLINE = _of_run("round_deadline", "gauge", "seconds", "Longest wait for the replies to one question, as set.")
 CURRENT_ROUND = _of_run("current_round", "gauge", "", "The round that is being played.")

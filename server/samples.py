@@ -5,13 +5,12 @@ from typing import NamedTuple
 
 from server import metrics as m
 from server.follow import Run
-from server.live import Status
+from server.live import STATES, Status
 from server.records import RoundRecord, Score
 from server.scores import network_scores, sites_before
 from server.tally import ADMITTED, Durations, Tally
 from strategies.errors import Reason
 
-STATES = ("active", "finished", "failed")
 # Series start at zero, since Prometheus sees no increase in a series that starts at one.
 VERDICTS = (ADMITTED, *(reason.name.lower() for reason in Reason))
 DECISIONS = ("aligned", "undone", "unmoved")
@@ -29,6 +28,7 @@ def run_samples(run: Run) -> Iterator[Sample]:
     """All samples of a run; of what is not known there is none."""
     tally = run.tail.tally
     yield from _of_settings(run)
+    yield from (Sample(m.RUN_STATE, (each,), float(each == run.state)) for each in STATES)
     yield from _of_status(run.status)
     yield from _of_sites(run.status, tally)
     yield from _sums(tally)
@@ -53,9 +53,7 @@ def _of_settings(run: Run) -> Iterator[Sample]:
 
 
 def _of_status(status: Status) -> Iterator[Sample]:
-    state = status.phase if status.has_ended else "active"
     yield Sample(m.PHASE, (status.phase,), 1)
-    yield from (Sample(m.RUN_STATE, (each,), float(each == state)) for each in STATES)
     yield Sample(m.CURRENT_ROUND, (), status.round)
     yield Sample(m.RUN_STARTED, (), status.started)
     yield Sample(m.PHASE_STARTED, (), status.since)

@@ -10,7 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from server.certificates import expiries
 from server.exporter import ExporterError, Listening, RunCollector, start_exporter
 from server.follow import Follower
+from server.store import RunStore
 from server.tail import Tail
 from tests.certificates import Authority
 from tests.commands import run as command
-from tests.stores import COMPLETE, VOID, line, write_run
+from tests.stores import COMPLETE, TRAINING, VOID, line, write_run
 
 US = '{federation="federation",site="site-us"'
 
@@ -145,6 +146,30 @@ def test_a_run_that_starts_anew_under_its_name_is_read_anew(tmp_path: Path, scra
         path.unlink()
     write_run(run, [VOID])
     assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "lock", "state"),
+    [
+        (TRAINING, None, "active"),
+        (TRAINING, "held", "active"),
+        (TRAINING, "free", "dead"),
+        ({"phase": "failed"}, "free", "failed"),
+        ({"phase": "finished"}, "free", "finished"),
+    ],
+)
+def test_a_run_that_nobody_plays_is_dead_unless_it_has_ended(
+    tmp_path: Path, scraper: Scraper, status: dict[str, object], lock: str | None, state: str
+) -> None:
+    run = write_run(tmp_path / "run", [], status)
+    with RunStore(run).held() if lock == "held" else nullcontext():
+        if lock == "free":
+            (run / ".lock").touch()
+        states = {
+            each: scraper.value(f'run_state{{federation="federation",state="{each}"}}')
+            for each in ("active", "finished", "failed", "dead")
+        }
+    assert states == {each: float(each == state) for each in states}
 
 
 def nothing(folder: Path) -> None:

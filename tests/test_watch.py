@@ -11,17 +11,7 @@ from server.follow import Folder, Run
 from server.snapshot import snapshot
 from tests.commands import run as command
 from tests.observability.replay import replay
-from tests.stores import COMPLETE, VOID, write_run
-
-TRAINING: dict[str, object] = {
-    "round": 3,
-    "phase": "train",
-    "since": 1_700_003_800.0,
-    "deadline": 1_700_003_900.0,
-    "asked": ["site-3", "site-eu", "site-us"],
-    "replied": ["site-3", "site-us"],
-    "refused": {"site-3": "NOT_FINITE"},
-}
+from tests.stores import COMPLETE, TRAINING, VOID, write_run
 
 
 def read(folder: Path) -> Run:
@@ -60,7 +50,40 @@ def test_as_json_it_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixtur
     write_run(tmp_path / "here", [COMPLETE], TRAINING)
     done = command(capsys, "watch", "here", "--runs", tmp_path, "--format", "json")
     assert done.code == 0
-    assert json.loads(done.out)["merged_round"] == 1
+    now = json.loads(done.out)
+    assert (now["merged_round"], now["state"], now["exit_code"]) == (1, "active", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [('{"round": 3, "pha', "Invalid JSON"), ('["not", "ours"]', "should be an object"), ('{"round": "x"}', "round: ")],
+)
+def test_a_status_that_is_none_ends_the_command_with_the_file_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    run = write_run(tmp_path / "run", [])
+    (run / "status.json").write_text(content)
+    done = command(capsys, "watch", run)
+    assert done.code == 13
+    assert f"{run / 'status.json'}: not the status of a run: " in done.err
+    assert said in done.err
+    assert "start it again under the same name" in done.err
+
+
+def test_a_dead_run_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING)
+    (run / ".lock").touch()
+    done = command(capsys, "watch", run)
+    assert done.code == 15
+    assert "run 'run': no process plays it any more; it was in round 3, phase 'train'" in done.err
+    assert "it resumes" in done.err
+
+
+def test_what_is_printed_elsewhere_than_on_a_terminal_ends_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE]))
+    assert done.out.endswith("mean 0.850\n")
 
 
 def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +115,12 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are(
     assert done.code == 13
     assert "no run 'tuesday'" in done.err
     assert "there are: monday" in done.err
+
+
+def test_a_folder_of_runs_that_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "watch", "tuesday", "--runs", tmp_path / "missing")
+    assert done.code == 13
+    assert f"{tmp_path / 'missing'} is no folder; name the folder of the runs with --runs" in done.err
 
 
 def test_it_follows_a_growing_run_to_its_end(tmp_path: Path) -> None:
