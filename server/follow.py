@@ -128,9 +128,13 @@ class Folder:
 
 @dataclass
 class Follower:
-    """The runs under ``directory``. A call of `newest` costs what is new since the last, and a look at each folder."""
+    """The runs under ``directory``. A call of `newest` costs what is new since the last, and a look at each folder.
+
+    problem  why the folder could not be read at that call; empty where it could
+    """
 
     directory: Path
+    problem: str = ""
     _folders: dict[str, Folder] = field(default_factory=dict[str, Folder])
 
     def newest(self) -> dict[str, Run]:
@@ -153,8 +157,9 @@ class Follower:
         try:
             with os.scandir(self.directory) as entries:
                 paths = {entry.name: Path(entry.path) for entry in entries if entry.is_dir()}
-        except OSError:
-            paths = {}
+            self.problem = ""
+        except OSError as error:
+            paths, self.problem = {}, error.strerror or str(error)
         self._folders = {name: self._folders.get(name) or Folder.at(path) for name, path in paths.items()}
         runs = (folder.run() for folder in self._folders.values())
         return (run for run in runs if run is not None)

@@ -45,6 +45,9 @@ BUILD = Metric("build", "info", "", ("version", "python"), "Versions of the expo
 CERTIFICATE_EXPIRY = Metric(
     "certificate_expiry", "gauge", "timestamp_seconds", ("certificate",), "When a certificate is no longer valid."
 )
+RUN_STORE = Metric(
+    "run_store_readable", "gauge", "", (), "1 where the folder of runs can be read; 0: nothing below is known."
+)
 RUN = _of_run(
     "run", "info", "", "What the newest run is.", "model", "data", "start", "align_at", "merge", "head", "privacy"
 )
@@ -138,7 +141,13 @@ RECALIBRATION_SAMPLES = _of_run(
 )
 OBJECTIVE = _of_run("matching_objective", "gauge", "", "Σ ⟨reference, permuted⟩ over all permuted tensors.", SITE)
 OBJECTIVE_GAIN = _of_run("matching_objective_gain", "gauge", "", "The objective less that of the identity.", SITE)
-SWEEPS = _of_run("matching_sweeps", "gauge", "", "Passes over the groups until the matching stood.", SITE)
+SWEEPS = _of_run(
+    "matching_sweeps",
+    "gauge",
+    "",
+    "Passes over the groups until the matching stood; 0: the proposal of the site was taken.",
+    SITE,
+)
 MATCHING_DURATION = _of_run("matching_duration", "gauge", "seconds", "What matching took, at site and server.", SITE)
 MOVED = _of_run("units_moved", "gauge", "ratio", "Fraction of a group's units that alignment moved.", SITE, "group")
 

@@ -7,21 +7,21 @@ BARRIER = Section(
     "The barrier, site by site",
     (
         Panel(
-            "Naive",
-            "Greatest loss on the line to each site's network as it was trained, above the mean of the ends, in nats.",
+            "Naive, nats",
+            "Greatest loss on the line to each site's network as it was trained, above the mean of the ends.",
             "none",
             one(m.BARRIER, "{{site}}", "stage=naive"),
             decimals=3,
         ),
         Panel(
-            "Aligned",
+            "Aligned, nats",
             "The same with the site's units in the reference's order.",
             "none",
             one(m.BARRIER, "{{site}}", "stage=aligned"),
             decimals=3,
         ),
         Panel(
-            "Taken off by alignment",
+            "Taken off by alignment, nats",
             "Naive less aligned, by site. Below 0 alignment made it worse, and the guard undoes it.",
             "none",
             (

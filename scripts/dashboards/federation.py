@@ -16,15 +16,20 @@ from scripts.dashboards.panels import (
     rises,
 )
 from server import metrics as m
+from server.live import STATES
+
+STATE_COLOURS = {"active": "blue", "finished": GOOD, "failed": BAD, "dead": BAD}
+# The state's number, from 1, which a panel can give a text and a colour; a legend it could not.
+STATE_NUMBER = " or ".join(f"{of(m.RUN_STATE, f'state={state}')} * {number}" for number, state in enumerate(STATES, 1))
 
 UP = Section(
     "Is it up, and where does it stand?",
     (
         Panel(
             "Exporter",
-            "Whether Prometheus reaches the exporter. If not, nothing below is known.",
+            "Whether Prometheus reaches the exporter, and that the folder of runs. If not, nothing below is known.",
             "bool_yes_no",
-            (Query(f"up{{{JOB_AND_INSTANCE}}}", "{{instance}}"),),
+            (Query(f"up{{{JOB_AND_INSTANCE}}}", "{{instance}}"), *one(m.RUN_STORE, "run store")),
             "stat",
             3,
             4,
@@ -32,13 +37,14 @@ UP = Section(
         ),
         Panel(
             "Run",
-            "Active, finished or failed. A failed run says why in status.json; see FedrebasinRoundStalled.",
+            "Active, finished or failed; dead where it has not ended and no process plays it. A failed run says why in"
+            " status.json; see FedrebasinRoundStalled.",
             "none",
-            (Query(f"{of(m.RUN_STATE)} == 1", "{{state}}"),),
+            (Query(f"sum without (state) ({STATE_NUMBER})", "{{federation}}"),),
             "stat",
             3,
             4,
-            names_only=True,
+            texts=tuple((number, state, STATE_COLOURS[state]) for number, state in enumerate(STATES, 1)),
         ),
         Panel(
             "Phase",
@@ -79,11 +85,20 @@ UP = Section(
         ),
         Panel(
             "Left to the deadline",
-            "Until replies are no longer waited for; empty while none are.",
+            "Until replies, or sites to join, are no longer waited for; empty while none are.",
             "s",
             (Query(f"{of(m.PHASE_DEADLINE)} - time()", "{{federation}}"),),
             "stat",
             3,
+            4,
+        ),
+        Panel(
+            "Alerts",
+            "What Prometheus' rules find, pending or firing; each has a paragraph in the runbook.",
+            "none",
+            (),
+            "alertlist",
+            24,
             4,
         ),
     ),
@@ -155,9 +170,10 @@ HELPED = Section(
             8,
             NEGATIVE_IS_BAD,
             decimals=1,
+            empty="unknown",
         ),
         Panel(
-            "Barrier, naive and aligned",
+            "Barrier in nats, naive and aligned",
             "Per site: the greatest loss on the line from the reference, above the mean of its ends. Aligned should be"
             " far below naive; equal where nothing had to move.",
             "none",
@@ -177,7 +193,7 @@ HELPED = Section(
             decimals=1,
         ),
         Panel(
-            "Barrier over time",
+            "Barrier over time, nats",
             "The greatest over the sites, naive and aligned, in nats.",
             "none",
             (Query(f"max by (federation, stage) ({of(m.BARRIER)})", "{{stage}}"),),
