@@ -117,7 +117,8 @@ def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:
 
 def show(summary: Summary, report: Path) -> None:
     """The table, the barrier, and where the report lies."""
-    rows = [(name, f"{summary.accuracy[name]:.3f}", f"{summary.loss[name]:.3f}") for name in summary.accuracy]
+    names = {name: f"{name}  ← the merge" if name == summary.merge else name for name in summary.accuracy}
+    rows = [(text, f"{summary.accuracy[name]:.3f}", f"{summary.loss[name]:.3f}") for name, text in names.items()]
     print_table(f"{summary.run}: on the union of held-out data", ("network", "accuracy", "loss, nats"), rows)
     if summary.barrier is not None:
         naive = "not known" if summary.barrier.naive is None else f"{summary.barrier.naive:.3f}"

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -120,5 +121,7 @@ def _draw_barrier(probed: Sequence[RoundRecord], axes: Axes) -> None:
 
 def _by_round(axes: Axes) -> None:
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    last = max(float(number) for line in axes.get_lines() for number in np.asarray(line.get_xdata()))
+    further = MaxNLocator(nbins=8, integer=True).tick_values(1, last)
+    axes.set_xticks([1, *(int(tick) for tick in further if 1 < tick <= last)])
     axes.legend(frameon=False)

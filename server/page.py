@@ -20,6 +20,7 @@ th:first-child, td:first-child, .text { text-align: left; }
 th, td:first-child, .text { white-space: normal; }
 td:first-child, td.text { overflow-wrap: anywhere; min-width: 4.5rem; }
 th { vertical-align: bottom; }
+.merge td { font-weight: bold; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; margin: 1rem 0; }
 .card { padding: .6rem 1rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--soft); }
 .card b { display: block; font-size: 1.6rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
@@ -40,6 +41,7 @@ summary { cursor: pointer; }
   .stack td { border: 0; padding: .1rem 0; text-align: right; white-space: normal; }
   .stack td::after { content: ""; display: block; clear: both; }
   .stack td::before { content: attr(data-name); float: left; padding-right: 1rem; }
+  .stack td.words { text-align: left; }
   .stack td:first-child { font-weight: bold; text-align: left; }
   .stack tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
   .cards { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
@@ -49,6 +51,9 @@ summary { cursor: pointer; }
 </head>
 <body>
 <h1>{{ summary.run }}</h1>
+{% if when %}
+<p class="note">{{ when }}</p>
+{% endif %}
 <p>{{ sites|length }} sites trained apart, on data that stayed with each of them. Their networks were merged into one
 in {{ merged|length }} of {{ rounds|length }} round{{ "" if rounds|length == 1 else "s" }}.
 {% if last.merged and last.best_site %}
@@ -58,6 +63,10 @@ cases; the best site's own network, before anything was merged, was in
 {% elif last.merged %}
 On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of
 cases. How a site does alone was not measured.
+{% endif %}
+{% if last.merged %}
+These are {{ last.merged.count }} samples that no network was trained on: one of them more or less is
+{{ "%.2f"|format(100 / last.merged.count) }} % of cases.
 {% endif %}</p>
 <div class="cards">
 {% if summary.barrier %}
@@ -67,6 +76,8 @@ cases. How a site does alone was not measured.
 {% for name, text in (("merged", "merged"), ("best_site", "best site alone"), ("sites_mean", "mean of sites alone")) %}
 {% if last[name] %}
 <div class="card">{{ text }}<b>{{ "%.1f"|format(100 * last[name].accuracy) }} %</b></div>
+{% elif last.merged and name == "best_site" %}
+<div class="card">{{ text }}<b>unknown</b></div>
 {% endif %}
 {% endfor %}
 <div class="card">replies refused<b>{{ n_refused }}</b></div>
@@ -78,12 +89,14 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 {% endif %}
 
 <h2>Accuracy and loss on the union of held-out data</h2>
-<div class="wide"><table>
-<tr><th>network</th><th>accuracy</th><th>loss, nats</th></tr>
-{% for name, accuracy in summary.accuracy.items() %}
-<tr><td>{{ name|replace(".", ".\u200b") }}</td><td>{{ accuracy|score }}</td><td>{{ summary.loss[name]|score }}</td></tr>
+<table class="stack">
+<tr><th>network</th><th class="text">what it is</th><th>accuracy</th><th>loss, nats</th></tr>
+{% for row in networks %}
+<tr{{ ' class="merge"'|safe if row.is_merge }}><td>{{ row.name|replace(".", ".\u200b") }}</td>
+<td class="text words" data-name="">{{ row.sentence }}{{ ": the merge" if row.name == summary.merge }}</td>
+<td data-name="accuracy">{{ row.accuracy|score }}</td><td data-name="loss, nats">{{ row.loss|score }}</td></tr>
 {% endfor %}
-</table></div>
+</table>
 
 {% if course %}
 <h2>Round by round</h2>
@@ -124,7 +137,7 @@ counted at the server, over all rounds.</p>
 <h2>Rounds</h2>
 <table class="stack">
 <tr><th>round</th><th class="text">outcome</th><th class="text">reference</th><th class="text">merged</th>
-<th class="text">refused</th><th>accuracy</th><th>seconds</th></tr>
+<th class="text">refused</th><th>accuracy</th><th>loss, nats</th><th>seconds</th></tr>
 {% for record in rounds %}
 <tr><td data-name="round">{{ record.round }}</td><td class="text" data-name="outcome">{{ record.outcome }}</td>
 <td class="text" data-name="reference">{{ record.reference or "–" }}</td>
@@ -133,6 +146,7 @@ counted at the server, over all rounds.</p>
 {%- for one in record.refused %}{{ one.site }}: {{ one.reason|reason }}{{ "" if loop.last else "; " }}
 {%- else %}none{% endfor %}</td>
 <td data-name="accuracy">{{ record.merged.accuracy|score if record.merged else "–" }}</td>
+<td data-name="loss, nats">{{ record.merged.loss|score if record.merged else "–" }}</td>
 <td data-name="seconds">{{ "%.1f"|format(record.seconds.values()|sum) }}</td></tr>
 {% endfor %}
 </table>

@@ -63,7 +63,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
     document = json.loads(finished[1])
-    assert set(document) == {"accuracy", "loss", "barrier", "seconds", "run"}
+    assert set(document) == {"accuracy", "loss", "barrier", "merge", "seconds", "run"}
+    assert document["merge"] == "round-1"
     assert set(document["barrier"]) == {"naive", "aligned", "definition"}
     assert list(document["accuracy"]) == list(document["loss"])
     assert list(document["accuracy"]) == [
