@@ -98,8 +98,7 @@ ACCURACY = _of_run(
     "accuracy",
     "gauge",
     "ratio",
-    "On the union of held-out samples: merged; best_site and sites_mean, alone, before the first merge;"
-    " best_before_merge and mean_before_merge, as they went into the last; ensemble and naive where measured.",
+    "On the union: merged; best_site, sites_mean: alone; best_ and mean_before_merge; ensemble, naive where measured.",
     "network",
 )
 LOSS = _of_run("loss", "gauge", "nats", "Cross-entropy of the same networks on the same samples.", "network")

@@ -58,7 +58,7 @@ summary { cursor: pointer; }
 in {{ merged|length }} of {{ rounds|length }} round{{ "" if rounds|length == 1 else "s" }}.
 {% if last.merged and last.best_site %}
 On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of
-cases; the best site's own network, before anything was merged, was in
+cases; the best site's own network, before anything was merged{{ corrected }}, was in
 {{ "%.1f"|format(100 * last.best_site.accuracy) }} %.
 {% elif last.merged %}
 On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of

@@ -15,6 +15,7 @@ from server.scores import network_scores, sites_alone
 from server.store import RunStore
 from server.summary import ROUND, Summary, read_rounds, summarise
 from server.wording import sentence
+from strategies.protocol import CORRECTED
 
 MOST_FIGURES = 8
 
@@ -48,6 +49,7 @@ def write_report(store: RunStore, seconds: float = 0.0, pooled: Score | None = N
             when=_when(rounds),
             networks=list(_networks(summary, merged)),
             merged=merged,
+            corrected=" and with its class frequencies taken out" if _is_corrected(merged) else "",
             n_refused=sum(len(record.refused) for record in rounds),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             sites=contributions(rounds),
@@ -75,6 +77,10 @@ def _networks(summary: Summary, merged: list[RoundRecord]) -> Iterator[Row]:
     for name, accuracy in summary.accuracy.items():
         if name not in rounds or name in ends:
             yield Row(name, sentence(name), accuracy, summary.loss[name], name in ends)
+
+
+def _is_corrected(merged: list[RoundRecord]) -> bool:
+    return bool(merged) and any(site + CORRECTED in merged[0].baselines for site in merged[0].weights)
 
 
 def _when(rounds: list[RoundRecord]) -> str:
