@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR, STYLE
 from server.records import RoundRecord
-from server.scores import network_scores
+from server.scores import network_scores, sites_alone
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "observability" / "recorded" / "rounds.jsonl"
@@ -66,12 +66,13 @@ def barriers(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
 
 
 def accuracies(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
-    """Did the merge help? Accuracy of merged, best site and mean of sites."""
-    merged = [(record.round, network_scores(record)) for record in rounds if record.merged is not None]
+    """Did the merge help? Accuracy of merged, of the best site alone, and of the best as it went into the merge."""
+    alone = sites_alone(rounds)
+    merged = [(record.round, network_scores(record, alone)) for record in rounds if record.merged is not None]
     for name, label, colour in (
         ("merged", "merged", ALIGNED_COLOUR),
-        ("best_site", "best site", NAIVE_COLOUR),
-        ("sites_mean", "mean of sites", GREY),
+        ("best_site", "best site alone", NAIVE_COLOUR),
+        ("best_before_merge", "best site before the merge", GREY),
     ):
         numbers = [number for number, _ in merged]
         axes.plot(numbers, [found[name].accuracy for _, found in merged], color=colour, label=label, marker=".")

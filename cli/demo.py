@@ -3,17 +3,17 @@
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.status import Status
 
 from cli.interrupts import terminable
-from cli.output import Format, people, print_json, print_table, progress
+from cli.output import Format, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
 from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
 from client.sources import DIGITS, describe_samples, read_samples
@@ -106,14 +106,19 @@ def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:
             _play(plan, config)
             pooled = _pooled(plan) if plan.with_pooled else None
     except KeyboardInterrupt:
+        plan.store.tell_end("interrupted", Interrupted.exit_code)
         raise Interrupted("interrupted; nothing is left running") from None
+    except OperatorError as error:
+        plan.store.tell_end(str(error), error.exit_code)
+        raise
     seconds = time.monotonic() - start
     return summarise(plan.store, seconds, pooled), write_report(plan.store, seconds, pooled)
 
 
 def show(summary: Summary, report: Path) -> None:
     """The table, the barrier, and where the report lies."""
-    rows = [(name, f"{summary.accuracy[name]:.3f}", f"{summary.loss[name]:.3f}") for name in summary.accuracy]
+    names = {name: f"{name}  ← the merge" if name == summary.merge else name for name in summary.accuracy}
+    rows = [(text, f"{summary.accuracy[name]:.3f}", f"{summary.loss[name]:.3f}") for name, text in names.items()]
     print_table(f"{summary.run}: on the union of held-out data", ("network", "accuracy", "loss, nats"), rows)
     if summary.barrier is not None:
         naive = "not known" if summary.barrier.naive is None else f"{summary.barrier.naive:.3f}"
@@ -126,28 +131,55 @@ def _play(plan: Demo, config: Mapping[str, object]) -> None:
     """Plays the run on a SuperLink of its own, whose log is kept beside the results."""
     home = short_folder()
     try:
-        with progress.status("starting Flower") as status, local_superlink(home, plan.port) as link:
+        with _shown("starting Flower") as show_phase, local_superlink(home, plan.port) as link:
             run_id = link.submit(config, plan.n_sites)
             try:
-                _wait(link, run_id, plan.store, status)
+                _wait(link, run_id, plan.store, show_phase)
             finally:
-                plan.store.directory.mkdir(parents=True, exist_ok=True)
-                plan.store.write_text("flower.log", link.run_log(run_id))
+                _keep_log(link, run_id, plan.store)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
+def _keep_log(link: SuperLink, run_id: str, store: RunStore) -> None:
+    """Keeps what the run printed. A log that cannot be kept must not hide why the run ended."""
+    try:
+        store.make()
+        store.write_text("flower.log", link.run_log(run_id))
+    except (OSError, OperatorError) as error:
+        warn(f"the run's log is not kept: {error}")
+
+
+@contextmanager
+def _shown(first: str) -> Generator[Callable[[str], None]]:
+    """Shows the latest of what it is called with: on a terminal in one place, elsewhere a line whenever it changes."""
+    if progress.is_terminal:
+        with progress.status(first) as status:
+            yield status.update
+        return
+    said = ""
+
+    def show_line(text: str) -> None:
+        nonlocal said
+        if text != said:
+            progress.print(text, highlight=False)
+        said = text
+
+    show_line(first)
+    yield show_line
+
+
 def _pooled(plan: Demo) -> Score:
-    with progress.status("training on the pooled data"):
+    with _shown("training on the pooled data"):
         return train_pooled(plan.settings, plan.n_sites)
 
 
-def _wait(link: SuperLink, run_id: str, store: RunStore, status: Status) -> None:
+def _wait(link: SuperLink, run_id: str, store: RunStore, show_phase: Callable[[str], None]) -> None:
     """Returns when the run has completed. Flower is asked rarely, since each question starts a process."""
     asked = time.monotonic()
     while True:
-        now = store.read_json("status.json") or {"round": 0, "phase": "starting"}
-        status.update(f"round {now['round']}: {now['phase']}")
+        now = store.told() or {"round": 0, "phase": "starting"}
+        show_phase(f"round {now['round']}: {now['phase']}")
         if now["phase"] in ("finished", "failed") or time.monotonic() - asked > 15:
             asked = time.monotonic()
             said = link.status(run_id)
@@ -155,13 +187,13 @@ def _wait(link: SuperLink, run_id: str, store: RunStore, status: Status) -> None
                 return
             if said.startswith("finished"):
                 error = FlowerError(f"the run ended as {said}: {_reason(link, run_id, store)}")
-                error.exit_code = int(str((store.read_json("status.json") or {}).get("exit-code", error.exit_code)))
+                error.exit_code = int(str(store.told().get("exit-code") or error.exit_code))
                 raise error
         time.sleep(0.3)
 
 
 def _reason(link: SuperLink, run_id: str, store: RunStore) -> str:
-    told = (store.read_json("status.json") or {}).get("reason")
+    told = store.told().get("reason")
     log = link.run_log(run_id).splitlines()
     # All sites are simulated here, so that what real ones would keep in their own logs stands in this one.
     said = dict.fromkeys(found[1].strip() for line in log if (found := SITE_LINE.search(line)))

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from cli.options import OptionError
-from cli.output import progress
-from server.exporter import Listening, RunCollector, start_exporter
+from cli.output import progress, warn
+from server.certificates import unusable
+from server.exporter import ExporterError, Listening, RunCollector, start_exporter
 from server.follow import Follower
 
 TLS = "TLS"
@@ -35,9 +36,15 @@ def exporter(
     if (certificate is None) != (key is None) or (client_ca is not None and certificate is None):
         raise OptionError("--certificate and --key go together, and --client-ca needs both")
     watched = tuple(watch_certificates or ()) + ((certificate,) if certificate is not None else ())
+    if runs.exists() and not runs.is_dir():
+        raise ExporterError(f"--runs {runs}: a file; expected the folder that holds the runs")
+    for problem in unusable(tuple(watch_certificates or ())):
+        warn(f"--watch-certificates {problem}; of it nothing is exported until that is put right")
     follower = Follower(runs)
     # Before anybody asks: half a history would look like a history.
     follower.catch_up()
+    if follower.problem:
+        warn(f"--runs {runs}: {follower.problem}; no run is shown until that is put right")
     # Before any thread is there: the threads that serve inherit that these signals wait for us.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     try:

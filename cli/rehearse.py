@@ -24,9 +24,9 @@ from cli.interrupts import terminable
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.rehearsal import RehearsalError, generator, output_change, recovered
-from cli.serve import reason
+from cli.serve import early_end
 from cli.simulate import join
-from cli.superlink import FlowerError, SuperLink, short_folder
+from cli.superlink import SuperLink, short_folder
 from cli.supervise import RunningSite, scratch_folder
 from models import Architecture, build, example_inputs
 from server.records import BarrierRecord, RoundRecord
@@ -171,7 +171,7 @@ def _play(link: SuperLink, site: SiteFolder, rehearsal: Rehearsal) -> RoundRecor
         run_id = link.submit(rehearsal.settings.model_dump(by_alias=True), None)
         status = link.wait(run_id)
         if status != "finished:completed":
-            raise FlowerError(f"the run ended as {status}: {reason(link, run_id, rehearsal.store)}")
+            raise early_end(link, run_id, rehearsal.store, status)
     finally:
         running.end()
     return read_rounds(rehearsal.store)[0]

@@ -32,19 +32,26 @@ def run(
     settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
     store = RunStore(runs / settings.run)
     status = "finished:completed"
-    if (store.read_json("status.json") or {}).get("phase") != "finished":
+    if store.told().get("phase") != "finished":
         with reach_superlink(server, federation) as link:
             run_id = link.submit(settings.model_dump(by_alias=True), None)
             status = link.wait(run_id)
             if status != "finished:completed":
-                raise FlowerError(f"the run ended as {status}: {reason(link, run_id, store)}")
+                raise early_end(link, run_id, store, status)
     if output is Format.JSON:
         print_json({"run": settings.run, "status": status, "store": str(store.directory)})
     else:
         people.print(f"{settings.run}: {status}; see {store.directory}", soft_wrap=True)
 
 
+def early_end(link: SuperLink, run_id: str, store: RunStore, status: str) -> FlowerError:
+    """The error of a run that ended early; the store knows it too, where the ServerApp died and could not say it."""
+    error = FlowerError(f"the run ended as {status}: {reason(link, run_id, store)}")
+    store.tell_end(str(error), error.exit_code)
+    return error
+
+
 def reason(link: SuperLink, run_id: str, store: RunStore) -> str:
     """Why it ended early, as the ServerApp said, else as its log ends."""
-    told = (store.read_json("status.json") or {}).get("reason")
+    told = store.told().get("reason")
     return str(told or "\n".join(link.run_log(run_id).splitlines()[-20:]))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cli.options import Output
 from cli.output import Format, people, print_json
+from cli.superlink import FlowerError
 from server.follow import Folder
 from server.snapshot import WAITING, SiteNow, Snapshot, snapshot
 from server.store import StoreError
@@ -35,16 +36,22 @@ def watch(
         print_json(look(folder).model_dump())
         return
     with Live(console=people, auto_refresh=False) as live:
-        while True:
-            now = look(folder)
+        while (now := look(folder)).state == "active":
             live.update(shown(now), refresh=True)
-            if now.phase in ("finished", "failed"):
-                break
             time.sleep(1 / LOOKS_PER_SECOND)
-    if now.phase == "failed":
+        live.update(shown(now), refresh=True)
+    if not people.is_terminal:
+        people.print()
+    if now.state == "failed":
         error = FailedRun(f"run {now.run!r} failed: {now.reason}")
         error.exit_code = now.exit_code or OperatorError.exit_code
         raise error
+    if now.state == "dead":
+        raise FlowerError(
+            f"run {now.run!r}: no process plays it any more; it was in round {now.round}, phase {now.phase!r}, and did "
+            "not say why it ended: look at the log of its ServerApp. Start it again under the same name: it resumes "
+            "after its last finished round."
+        )
 
 
 def find(run: Path, runs: Path) -> Path:
@@ -52,6 +59,8 @@ def find(run: Path, runs: Path) -> Path:
     for path in (run, runs / run):
         if (path / "settings.json").is_file():
             return path
+    if not runs.is_dir():
+        raise StoreError(f"no run {str(run)!r} here, and {runs} is no folder; name the folder of the runs with --runs")
     there = sorted(path.parent.name for path in runs.glob("*/settings.json"))
     raise StoreError(f"no run {str(run)!r}, here or under {runs}; there are: {', '.join(there) or 'none'}")
 
@@ -61,6 +70,11 @@ def look(folder: Folder) -> Snapshot:
     run = folder.run()
     if run is None:
         raise StoreError(f"{folder.told.path}: not the settings of a run; was it written by another version?")
+    if folder.status.problem:
+        raise StoreError(
+            f"{folder.status.path}: not the status of a run: {folder.status.problem}. A run that goes on writes it "
+            "anew with its next step: watch it again then. One that nobody plays: start it again under the same name."
+        )
     while True:
         run.tail.read()
         if not run.tail.unread:
@@ -72,7 +86,10 @@ def shown(now: Snapshot) -> Group:
     head = Text.assemble((now.run, "bold"), f"  round {now.round} of {now.rounds}  ", (now.phase, "bold cyan"))
     head.append(f"  {_clock(now.seconds_in_phase)}")
     if now.seconds_left is not None:
-        head.append(f"  {now.replied} of {now.asked} replied, {_clock(now.seconds_left)} left", "yellow")
+        replied = f"{now.replied} of {now.asked} replied, " if now.asked else ""
+        head.append(f"  {replied}{_clock(now.seconds_left)} left", "yellow")
+    if now.state == "dead":
+        head.append("  played by no process", "red")
     return Group(head, _sites(now), *_merge(now))
 
 
@@ -100,10 +117,12 @@ def _merge(now: Snapshot) -> list[Text]:
     lines = [f"merge of round {now.merged_round}"]
     if now.barrier is not None:
         lines.append(f"barrier naive {_number(now.barrier.naive)}, aligned {_number(now.barrier.aligned)} nats")
-    names = {"merged": "merged", "best_site": "best site", "sites_mean": "mean of sites", "ensemble": "ensemble"}
-    known = [f"{text} {now.accuracy[name]:.3f}" for name, text in names.items() if name in now.accuracy]
-    if known:
-        lines.append("accuracy " + ", ".join(known))
+    if "merged" in now.accuracy:
+        alone = f"{now.accuracy['best_site']:.3f}" if "best_site" in now.accuracy else "unknown"
+        lines.append(f"accuracy merged {now.accuracy['merged']:.3f}, best site alone {alone}")
+    if "best_before_merge" in now.accuracy:
+        best, mean = (now.accuracy[f"{name}_before_merge"] for name in ("best", "mean"))
+        lines.append(f"sites before this merge: best {best:.3f}, mean {mean:.3f}")
     return [Text(line, "" if number else "dim") for number, line in enumerate(lines)]
 
 

@@ -13,6 +13,7 @@ from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
 from models.errors import ModelError
 from server.heads import class_counts
+from server.live import failure
 from server.report import write_report
 from server.resume import Beginning, FinishedError, begin
 from server.run import Run
@@ -43,7 +44,9 @@ def main(grid: Grid, context: Context) -> None:
     try:
         with store.held():
             try:
-                play(grid, settings, store, begin(store, settings))
+                beginning = begin(store, settings)
+                store.status(len(beginning.rounds), "starting")
+                play(grid, settings, store, beginning)
                 write_report(store)
                 store.status(settings.rounds, "finished")
             except FinishedError:
@@ -69,7 +72,7 @@ def _store_of(run_config: Mapping[str, object]) -> RunStore:
 def _tell_failure(store: RunStore, error: Exception) -> None:
     code = error.exit_code if isinstance(error, OperatorError) else OperatorError.exit_code
     reason = str(error) if isinstance(error, OperatorError | ModelError) else f"{type(error).__name__}: {error}"
-    store.tell({"phase": "failed", "reason": reason, "exit-code": code, "deadline": None})
+    store.tell(failure(reason, code))
 
 
 def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) -> None:

@@ -27,6 +27,19 @@ def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound, round
     return {name: Score.of(each) for name, each in pool(sums).items()}
 
 
+def measure_alone(sites: Sites, merged: MergedRound, round_number: int) -> dict[str, Score]:
+    """The score of each site's network alone, by site; one at a time, so that no message holds more than one.
+
+    An aligned network stands for one that its site kept to itself: it is the same function.
+    """
+    found: dict[str, Score] = {}
+    for site, aligned in merged.aligned.items():
+        sums = pool(evaluate(sites, {site: merged.raw.get(site, aligned)}, round_number))
+        if site in sums:
+            found[site] = Score.of(sums[site])
+    return found
+
+
 def plain_means(merged: MergedRound) -> dict[str, State]:
     """The weighted means of the networks as they were trained and as they were aligned."""
     weights = list(merged.weights.values())

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from server.records import PathRecord, RoundRecord, Score
-from server.scores import scores_on_union
 
 
 class Contribution(NamedTuple):
@@ -13,6 +12,7 @@ class Contribution(NamedTuple):
     rounds   the rounds into whose merge its network went
     share    its weight in the last merge that it was in, 0..1
     refused  the rounds in which it was left out, with the reasons
+    at_home, alone  its network on its own held-out samples, as last measured; on all, before the first merge
     naive, aligned  the path to it in the first merge that was probed; none of the reference itself
     """
 
@@ -21,7 +21,7 @@ class Contribution(NamedTuple):
     share: float | None
     refused: list[tuple[int, str]]
     at_home: Score | None
-    on_union: Score | None
+    alone: Score | None
     naive: PathRecord | None
     aligned: PathRecord | None
     received: int
@@ -36,6 +36,7 @@ def contributions(rounds: Sequence[RoundRecord]) -> list[Contribution]:
 
 def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
     merged = [record for record in rounds if record.outcome == "merged" and site in record.weights]
+    first = next((record for record in rounds if record.outcome == "merged"), None)
     probed = next((record for record in rounds if record.paths), None)
     paths = probed.paths.get(site) if probed else None
     last = merged[-1] if merged else None
@@ -47,7 +48,7 @@ def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
             (record.round, reason_of(one.reason)) for record in rounds for one in record.refused if one.site == site
         ],
         at_home=next((record.own[site] for record in reversed(rounds) if site in record.own), None),
-        on_union=next((found[site] for record in rounds if site in (found := scores_on_union(record))), None),
+        alone=first.baselines.get(site) if first and site in first.weights else None,
         naive=paths.naive if paths else None,
         aligned=paths.aligned if paths else None,
         received=sum(record.traffic[site].received for record in rounds if site in record.traffic),

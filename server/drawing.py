@@ -6,12 +6,13 @@ from functools import partial
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from server.records import PathRecord, RoundRecord, SitePaths
-from server.scores import network_scores
+from server.scores import network_scores, sites_alone
 
 NAIVE_COLOUR = "#c2571a"
 ALIGNED_COLOUR = "#1a7fc2"
@@ -19,8 +20,8 @@ GREY = "#808080"  # legible on white and on black
 CHARTS = (("losses", "loss, nats"), ("accuracies", "accuracy"))
 NETWORKS = (
     ("merged", "merged", ALIGNED_COLOUR),
-    ("best_site", "best site", NAIVE_COLOUR),
-    ("sites_mean", "mean", GREY),
+    ("best_site", "best site alone", NAIVE_COLOUR),
+    ("best_before_merge", "best site before the merge", GREY),
 )
 STYLE: dict[Any, Any] = {
     # Without a salt of our own, ids in the SVG are random: the same numbers must give the same bytes.
@@ -96,7 +97,8 @@ def _lines(paths: SitePaths) -> list[tuple[str, PathRecord, str]]:
 
 
 def _draw_accuracy(merged: Sequence[RoundRecord], axes: Axes) -> None:
-    scores = [(record.round, network_scores(record)) for record in merged]
+    alone = sites_alone(merged)
+    scores = [(record.round, network_scores(record, alone)) for record in merged]
     for name, label, colour in NETWORKS:
         points = [(number, found[name].accuracy) for number, found in scores if name in found]
         if points:
@@ -119,5 +121,7 @@ def _draw_barrier(probed: Sequence[RoundRecord], axes: Axes) -> None:
 
 def _by_round(axes: Axes) -> None:
     axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    last = max(float(number) for line in axes.get_lines() for number in np.asarray(line.get_xdata()))
+    further = MaxNLocator(nbins=8, integer=True).tick_values(1, last)
+    axes.set_xticks([1, *(int(tick) for tick in further if 1 < tick <= last)])
     axes.legend(frameon=False)

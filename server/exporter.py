@@ -3,7 +3,8 @@
 import json
 import platform
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from logging import getLogger
@@ -47,15 +48,13 @@ class RunCollector(Collector):
 
     follower: Follower
     certificates: tuple[Path, ...] = ()
-    runs: dict[str, Run] = field(default_factory=dict[str, Run])
     _lock: Lock = field(default_factory=Lock)
 
     def collect(self) -> Iterator[Metric]:
         """A family for each row of the catalogue of which there is a sample."""
         with self._lock:
-            self.runs = self.follower.newest()
             families: dict[str, Metric] = {}
-            for metric, labels, value in self._samples():
+            for metric, labels, value in self._samples(self.follower.newest()):
                 if metric.short not in families:
                     families[metric.short] = _family(metric)
                 _add(families[metric.short], labels, value)
@@ -65,11 +64,17 @@ class RunCollector(Collector):
         """Nothing, so that registering reads nothing."""
         return iter(())
 
-    def _samples(self) -> Iterator[tuple[m.Metric, tuple[str, ...], float | Durations]]:
+    def newest(self) -> dict[str, Run]:
+        """What `Follower.newest` finds, for one asker at a time."""
+        with self._lock:
+            return self.follower.newest()
+
+    def _samples(self, runs: Mapping[str, Run]) -> Iterator[tuple[m.Metric, tuple[str, ...], float | Durations]]:
         yield m.BUILD, (version("fedrebasin"), platform.python_version()), 1.0
         for name, until in expiries(self.certificates).items():
             yield m.CERTIFICATE_EXPIRY, (name,), until
-        for federation, run in self.runs.items():
+        yield m.RUN_STORE, (), float(not self.follower.problem)
+        for federation, run in runs.items():
             for sample in run_samples(run):
                 yield sample.metric, (federation, *sample.labels), sample.value
 
@@ -124,7 +129,9 @@ def start_exporter(collector: RunCollector, listening: Listening) -> WSGIServer:
             client_auth_required=listening.client_ca is not None,
         )
     except OSError as error:
-        raise ExporterError(f"cannot listen on {listening.host}:{listening.port}: {error}") from error
+        raise ExporterError(
+            f"cannot listen on {listening.host}:{listening.port}: {error.strerror}; choose another with --port"
+        ) from error
     server.set_app(with_health(cast(Wsgi, server.get_app()), collector))
     server.RequestHandlerClass = PatientHandler
     if isinstance(server.socket, ssl.SSLSocket):
@@ -138,15 +145,21 @@ def _try_certificates(listening: Listening) -> None:
     if listening.certificate is None or listening.key is None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
+    for option, path in (("--certificate", listening.certificate), ("--client-ca", listening.client_ca)):
+        if path is not None:
+            with _told(f"{option} {path}", "a file of certificates in PEM"):
+                context.load_verify_locations(path)
+    with _told(f"--key {listening.key}", f"the key, in PEM, of the certificate in {listening.certificate}"):
         context.load_cert_chain(listening.certificate, listening.key)
-        if listening.client_ca is not None:
-            context.load_verify_locations(listening.client_ca)
+
+
+@contextmanager
+def _told(named: str, expected: str) -> Generator[None]:
+    """Raises `ExporterError`, naming the one file at fault, when what happens inside cannot use it."""
+    try:
+        yield
     except OSError as error:
-        named = ", ".join(str(path) for path in (listening.certificate, listening.key, listening.client_ca) if path)
-        raise ExporterError(
-            f"cannot use {named}: {error}; expected PEM files, the key the certificate's own"
-        ) from error
+        raise ExporterError(f"cannot use {named}: {error}; expected {expected}") from error
 
 
 class PatientHandler(WSGIRequestHandler):
@@ -182,19 +195,23 @@ def with_health(metrics: Wsgi, collector: RunCollector) -> Wsgi:
 
 
 def health(collector: RunCollector) -> dict[str, object]:
-    """That the exporter lives, and the runs that it followed at the last scrape, whose names are no labels."""
+    """That the exporter lives, whether it can read the run store, and the runs there, whose names are no labels."""
+    runs = collector.newest()
+    problem = collector.follower.problem
     return {
-        "status": "ok",
+        "status": "degraded" if problem else "ok",
         "runs-dir": str(collector.follower.directory),
+        "problem": problem,
         "runs": [
             {
                 "federation": federation,
                 "run": run.told.run,
                 "round": run.status.round,
+                "state": run.state,
                 "phase": run.status.phase,
                 "unread-bytes": run.tail.unread,
             }
-            for federation, run in collector.runs.items()
+            for federation, run in runs.items()
         ],
     }
 

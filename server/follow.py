@@ -9,6 +9,7 @@ from typing import Annotated, Generic, TypeVar
 from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, ValidationError
 
 from server.live import Status
+from server.lock import is_played
 from server.tail import Tail, read_small
 from strategies.settings import NAME
 
@@ -38,11 +39,15 @@ class Told(BaseModel, frozen=True):
 
 @dataclass
 class Cached(Generic[T]):
-    """A small JSON file, parsed again only when it has changed; what it last said while it cannot be read."""
+    """A small JSON file, parsed again only when it has changed; what it last said while it cannot be read.
+
+    problem  why it cannot be read as it is now; empty while it can, or is not there
+    """
 
     path: Path
     kind: type[T]
     value: T | None = None
+    problem: str = ""
     _seen: tuple[int, int, int] = (0, 0, 0)
 
     def read(self) -> T | None:
@@ -52,21 +57,40 @@ class Cached(Generic[T]):
         except OSError:
             return self.value
         seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-        if seen != self._seen and (content := read_small(self.path)) is not None:
-            try:
-                self.value, self._seen = self.kind.model_validate_json(content), seen
-            except ValidationError:
-                return self.value
+        if seen != self._seen:
+            self.problem = self._parse(read_small(self.path))
+            self._seen = self._seen if self.problem else seen
         return self.value
+
+    def _parse(self, content: bytes | None) -> str:
+        if content is None:
+            return "no small file that we may read"
+        try:
+            self.value = self.kind.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        return ""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run as it stands: what was asked for, what it is doing, and its finished rounds."""
+    """One run as it stands: what was asked for, what it is doing, and its finished rounds.
+
+    played  whether a process plays it; None where it has ended, or that cannot be told
+    """
 
     told: Told
     status: Status
     tail: Tail
+    played: bool | None = None
+
+    @property
+    def state(self) -> str:
+        """One of `server.live.STATES`; a run of which nobody knows whether it is played counts as active."""
+        if self.status.has_ended:
+            return self.status.phase
+        return "dead" if self.played is False else "active"
 
     @property
     def order(self) -> tuple[float, str]:
@@ -78,6 +102,7 @@ class Run:
 class Folder:
     """The files of one run."""
 
+    path: Path
     told: Cached[Told]
     status: Cached[Status]
     tail: Tail
@@ -86,19 +111,30 @@ class Folder:
     def at(cls, path: Path) -> "Folder":
         """Those under ``path``."""
         told, status = Cached(path / "settings.json", Told), Cached(path / "status.json", Status)
-        return cls(told, status, Tail(path / "rounds.jsonl"))
+        return cls(path, told, status, Tail(path / "rounds.jsonl"))
 
     def run(self) -> Run | None:
         """The run; None where there is none."""
         told = self.told.read()
-        return None if told is None else Run(told, self.status.read() or Status(), self.tail)
+        if told is None:
+            return None
+        status = self.status.read() or Status()
+        played = None if status.has_ended else is_played(self.path)
+        if played is False:
+            # One that ended since then said so before it let go of the lock.
+            status = self.status.read() or Status()
+        return Run(told, status, self.tail, played)
 
 
 @dataclass
 class Follower:
-    """The runs under ``directory``. A call of `newest` costs what is new since the last, and a look at each folder."""
+    """The runs under ``directory``. A call of `newest` costs what is new since the last, and a look at each folder.
+
+    problem  why the folder could not be read at that call; empty where it could
+    """
 
     directory: Path
+    problem: str = ""
     _folders: dict[str, Folder] = field(default_factory=dict[str, Folder])
 
     def newest(self) -> dict[str, Run]:
@@ -121,8 +157,9 @@ class Follower:
         try:
             with os.scandir(self.directory) as entries:
                 paths = {entry.name: Path(entry.path) for entry in entries if entry.is_dir()}
-        except OSError:
-            paths = {}
+            self.problem = ""
+        except OSError as error:
+            paths, self.problem = {}, error.strerror or str(error)
         self._folders = {name: self._folders.get(name) or Folder.at(path) for name, path in paths.items()}
         runs = (folder.run() for folder in self._folders.values())
         return (run for run in runs if run is not None)

@@ -8,6 +8,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 ENDS = ("finished", "failed")
+# A run that says that it goes on, and that no process plays, is dead.
+STATES = ("active", *ENDS, "dead")
 
 
 class Status(BaseModel, frozen=True):
@@ -16,7 +18,7 @@ class Status(BaseModel, frozen=True):
     started         when the run began; ``since`` when the phase did; ``updated`` when anything was last heard
     joined          the sites that are there
     asked, replied  of the question under way: who was asked, and who has answered by now
-    deadline        until when answers are waited for
+    deadline        until when answers, or sites to join, are waited for
     refused         of this round's trained networks: the reason by site
     resident_bytes  the memory of the ServerApp
     reason          why the run failed
@@ -48,6 +50,11 @@ class Status(BaseModel, frozen=True):
 def waiting_for(asked: Iterable[str], seconds: float) -> dict[str, object]:
     """What to tell when sites have been asked and have ``seconds`` to answer."""
     return {"asked": sorted(asked), "replied": [], "deadline": time.time() + seconds}
+
+
+def failure(reason: str, exit_code: int) -> dict[str, object]:
+    """What to tell when the run ends early."""
+    return {"phase": "failed", "reason": reason, "exit-code": exit_code, "deadline": None}
 
 
 def resident_bytes() -> int:

@@ -45,16 +45,25 @@ BUILD = Metric("build", "info", "", ("version", "python"), "Versions of the expo
 CERTIFICATE_EXPIRY = Metric(
     "certificate_expiry", "gauge", "timestamp_seconds", ("certificate",), "When a certificate is no longer valid."
 )
+RUN_STORE = Metric(
+    "run_store_readable", "gauge", "", (), "1 where the folder of runs can be read; 0: nothing below is known."
+)
 RUN = _of_run(
     "run", "info", "", "What the newest run is.", "model", "data", "start", "align_at", "merge", "head", "privacy"
 )
 PHASE = _of_run("phase", "info", "", "What the run is doing now.", "phase")
-RUN_STATE = _of_run("run_state", "gauge", "", "1 for the state that the run is in: active, finished, failed.", "state")
+RUN_STATE = _of_run(
+    "run_state",
+    "gauge",
+    "",
+    "1 for the state that the run is in: active, finished, failed; or dead: not ended, and played by no process.",
+    "state",
+)
 RUN_STARTED = _of_run("run_started", "gauge", "timestamp_seconds", "When the newest run began.")
 PROGRESS = _of_run("progress", "gauge", "timestamp_seconds", "When the run last got a reply or changed its phase.")
 PHASE_STARTED = _of_run("phase_started", "gauge", "timestamp_seconds", "When the phase began.")
 PHASE_DEADLINE = _of_run(
-    "phase_deadline", "gauge", "timestamp_seconds", "Until when replies are waited for; absent when none are."
+    "phase_deadline", "gauge", "timestamp_seconds", "Until when replies, or sites to join, are waited for; else absent."
 )
 ROUND_DEADLINE = _of_run("round_deadline", "gauge", "seconds", "Longest wait for the replies to one question, as set.")
 CURRENT_ROUND = _of_run("current_round", "gauge", "", "The round that is being played.")
@@ -89,12 +98,24 @@ ACCURACY = _of_run(
     "accuracy",
     "gauge",
     "ratio",
-    "On the union of held-out samples: merged; best_site, sites_mean; ensemble and naive where measured.",
+    "On the union: merged; best_site, sites_mean: alone; best_ and mean_before_merge; ensemble, naive where measured.",
     "network",
 )
 LOSS = _of_run("loss", "gauge", "nats", "Cross-entropy of the same networks on the same samples.", "network")
+SITE_ALONE = _of_run(
+    "site_alone_accuracy",
+    "gauge",
+    "ratio",
+    "Of the site's network alone, before the first merge, on the union of held-out samples; corrected where measured.",
+    SITE,
+)
 SITE_ACCURACY = _of_run(
-    "site_accuracy", "gauge", "ratio", "Of the site's own network: held_out at home, or the union.", SITE, "held_out"
+    "site_accuracy",
+    "gauge",
+    "ratio",
+    "Of the network that the site gave to the last merge: held_out at home, or the union.",
+    SITE,
+    "held_out",
 )
 SITE_LOSS = _of_run("site_loss", "gauge", "nats", "Cross-entropy of the same.", SITE, "held_out")
 GAIN = _of_run(
@@ -119,7 +140,13 @@ RECALIBRATION_SAMPLES = _of_run(
 )
 OBJECTIVE = _of_run("matching_objective", "gauge", "", "Σ ⟨reference, permuted⟩ over all permuted tensors.", SITE)
 OBJECTIVE_GAIN = _of_run("matching_objective_gain", "gauge", "", "The objective less that of the identity.", SITE)
-SWEEPS = _of_run("matching_sweeps", "gauge", "", "Passes over the groups until the matching stood.", SITE)
+SWEEPS = _of_run(
+    "matching_sweeps",
+    "gauge",
+    "",
+    "Passes over the groups until the matching stood; 0: the proposal of the site was taken.",
+    SITE,
+)
 MATCHING_DURATION = _of_run("matching_duration", "gauge", "seconds", "What matching took, at site and server.", SITE)
 MOVED = _of_run("units_moved", "gauge", "ratio", "Fraction of a group's units that alignment moved.", SITE, "group")
 

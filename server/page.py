@@ -20,6 +20,7 @@ th:first-child, td:first-child, .text { text-align: left; }
 th, td:first-child, .text { white-space: normal; }
 td:first-child, td.text { overflow-wrap: anywhere; min-width: 4.5rem; }
 th { vertical-align: bottom; }
+.merge td { font-weight: bold; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; margin: 1rem 0; }
 .card { padding: .6rem 1rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--soft); }
 .card b { display: block; font-size: 1.6rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
@@ -40,6 +41,7 @@ summary { cursor: pointer; }
   .stack td { border: 0; padding: .1rem 0; text-align: right; white-space: normal; }
   .stack td::after { content: ""; display: block; clear: both; }
   .stack td::before { content: attr(data-name); float: left; padding-right: 1rem; }
+  .stack td.words { text-align: left; }
   .stack td:first-child { font-weight: bold; text-align: left; }
   .stack tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
   .cards { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
@@ -49,20 +51,33 @@ summary { cursor: pointer; }
 </head>
 <body>
 <h1>{{ summary.run }}</h1>
+{% if when %}
+<p class="note">{{ when }}</p>
+{% endif %}
 <p>{{ sites|length }} sites trained apart, on data that stayed with each of them. Their networks were merged into one
 in {{ merged|length }} of {{ rounds|length }} round{{ "" if rounds|length == 1 else "s" }}.
 {% if last.merged and last.best_site %}
 On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of
-cases; the best site's own network is in {{ "%.1f"|format(100 * last.best_site.accuracy) }} %.
+cases; the best site's own network, before anything was merged{{ corrected }}, was in
+{{ "%.1f"|format(100 * last.best_site.accuracy) }} %.
+{% elif last.merged %}
+On the held-out samples of all sites the merged network is right in {{ "%.1f"|format(100 * last.merged.accuracy) }} % of
+cases. How a site does alone was not measured.
+{% endif %}
+{% if last.merged %}
+These are {{ last.merged.count }} samples that no network was trained on: one of them more or less is
+{{ "%.2f"|format(100 / last.merged.count) }} % of cases.
 {% endif %}</p>
 <div class="cards">
 {% if summary.barrier %}
 <div class="card">barrier, naive<b>{{ summary.barrier.naive|score }}</b></div>
 <div class="card">barrier, aligned<b>{{ summary.barrier.aligned|score }}</b></div>
 {% endif %}
-{% for name, text in (("merged", "merged"), ("best_site", "best site alone"), ("sites_mean", "mean of sites")) %}
+{% for name, text in (("merged", "merged"), ("best_site", "best site alone"), ("sites_mean", "mean of sites alone")) %}
 {% if last[name] %}
 <div class="card">{{ text }}<b>{{ "%.1f"|format(100 * last[name].accuracy) }} %</b></div>
+{% elif last.merged and name == "best_site" %}
+<div class="card">{{ text }}<b>unknown</b></div>
 {% endif %}
 {% endfor %}
 <div class="card">replies refused<b>{{ n_refused }}</b></div>
@@ -74,12 +89,14 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 {% endif %}
 
 <h2>Accuracy and loss on the union of held-out data</h2>
-<div class="wide"><table>
-<tr><th>network</th><th>accuracy</th><th>loss, nats</th></tr>
-{% for name, accuracy in summary.accuracy.items() %}
-<tr><td>{{ name|replace(".", ".\u200b") }}</td><td>{{ accuracy|score }}</td><td>{{ summary.loss[name]|score }}</td></tr>
+<table class="stack">
+<tr><th>network</th><th class="text">what it is</th><th>accuracy</th><th>loss, nats</th></tr>
+{% for row in networks %}
+<tr{{ ' class="merge"'|safe if row.is_merge }}><td>{{ row.name|replace(".", ".\u200b") }}</td>
+<td class="text words" data-name="">{{ row.sentence }}{{ ": the merge" if row.name == summary.merge }}</td>
+<td data-name="accuracy">{{ row.accuracy|score }}</td><td data-name="loss, nats">{{ row.loss|score }}</td></tr>
 {% endfor %}
-</table></div>
+</table>
 
 {% if course %}
 <h2>Round by round</h2>
@@ -97,7 +114,7 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 <h2>Sites</h2>
 <table class="stack">
 <tr><th>site</th><th>merged</th><th>share</th><th>barrier naive</th><th>barrier aligned</th><th>accuracy at home</th>
-<th>accuracy on the union</th><th>received</th><th>sent</th><th class="text">left out</th></tr>
+<th>accuracy alone, on the union</th><th>received</th><th>sent</th><th class="text">left out</th></tr>
 {% for site in sites %}
 <tr><td>{{ site.site }}</td>
 <td data-name="merged">{{ site.rounds|length }} of {{ rounds|length }}</td>
@@ -105,7 +122,7 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 <td data-name="barrier naive">{{ site.naive.barrier|score if site.naive else "–" }}</td>
 <td data-name="barrier aligned">{{ site.aligned.barrier|score if site.aligned else "–" }}</td>
 <td data-name="accuracy at home">{{ site.at_home.accuracy|score if site.at_home else "–" }}</td>
-<td data-name="accuracy on the union">{{ site.on_union.accuracy|score if site.on_union else "–" }}</td>
+<td data-name="accuracy alone, on the union">{{ site.alone.accuracy|score if site.alone else "–" }}</td>
 <td data-name="received">{{ site.received|size }}</td><td data-name="sent">{{ site.sent|size }}</td>
 <td class="text" data-name="left out">
 {%- for number, reason in site.refused %}round {{ number }}: {{ reason }}{{ "" if loop.last else "; " }}
@@ -114,13 +131,13 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 </table>
 <p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in; the
 barrier is that of the first merge, from the reference, which has none. Accuracy is that of the site's own network: at
-home, on its own held-out samples, as last measured; on the union, on those of all sites, as first measured. Bytes are
+home, on its own held-out samples, as last measured; alone, on those of all sites, before the first merge. Bytes are
 counted at the server, over all rounds.</p>
 
 <h2>Rounds</h2>
 <table class="stack">
 <tr><th>round</th><th class="text">outcome</th><th class="text">reference</th><th class="text">merged</th>
-<th class="text">refused</th><th>accuracy</th><th>seconds</th></tr>
+<th class="text">refused</th><th>accuracy</th><th>loss, nats</th><th>seconds</th></tr>
 {% for record in rounds %}
 <tr><td data-name="round">{{ record.round }}</td><td class="text" data-name="outcome">{{ record.outcome }}</td>
 <td class="text" data-name="reference">{{ record.reference or "–" }}</td>
@@ -129,6 +146,7 @@ counted at the server, over all rounds.</p>
 {%- for one in record.refused %}{{ one.site }}: {{ one.reason|reason }}{{ "" if loop.last else "; " }}
 {%- else %}none{% endfor %}</td>
 <td data-name="accuracy">{{ record.merged.accuracy|score if record.merged else "–" }}</td>
+<td data-name="loss, nats">{{ record.merged.loss|score if record.merged else "–" }}</td>
 <td data-name="seconds">{{ "%.1f"|format(record.seconds.values()|sum) }}</td></tr>
 {% endfor %}
 </table>

@@ -109,6 +109,8 @@ class TrafficRecord(Record, frozen=True):
 class RoundRecord(Record, frozen=True):
     """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged.
 
+    own                   the network that each site sent, on its own held-out samples
+    baselines             in the first round that merged, other networks on the union: each site alone, and more
     missing               the sites that took part before and were not there
     variance              by BatchNorm layer, the variance of the merged network's activations over that of its ends
     recalibration_samples the training samples that the merged network's statistics were recomputed on

@@ -1,6 +1,9 @@
 """``report.html``: a run on one self-contained page, for whoever answers for a site."""
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment
 
@@ -8,11 +11,23 @@ from server.contributions import contributions, reason_of
 from server.drawing import course_charts, path_charts
 from server.page import PAGE
 from server.records import RoundRecord, Score, SitePaths
-from server.scores import network_scores
+from server.scores import network_scores, sites_alone
 from server.store import RunStore
-from server.summary import read_rounds, summarise
+from server.summary import ROUND, Summary, read_rounds, summarise
+from server.wording import sentence
+from strategies.protocol import CORRECTED
 
 MOST_FIGURES = 8
+
+
+class Row(NamedTuple):
+    """A network, and how it does on the union of held-out samples."""
+
+    name: str
+    sentence: str
+    accuracy: float
+    loss: float
+    is_merge: bool
 
 
 def write_report(store: RunStore, seconds: float = 0.0, pooled: Score | None = None) -> Path:
@@ -31,9 +46,12 @@ def write_report(store: RunStore, seconds: float = 0.0, pooled: Score | None = N
         environment.from_string(PAGE).render(
             summary=summary,
             rounds=rounds,
+            when=_when(rounds),
+            networks=list(_networks(summary, merged)),
             merged=merged,
+            corrected=" and with its class frequencies taken out" if _is_corrected(merged) else "",
             n_refused=sum(len(record.refused) for record in rounds),
-            last=network_scores(merged[-1]) if merged else {},
+            last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             sites=contributions(rounds),
             course=course_charts(rounds),
             figures=[_figure(probed, site, paths) for site, paths in _shown(probed)] if probed else [],
@@ -50,6 +68,29 @@ def score(value: float | None) -> str:
 def size(n_bytes: int) -> str:
     """Bytes for people: 12.3 MB."""
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
+
+
+def _networks(summary: Summary, merged: list[RoundRecord]) -> Iterator[Row]:
+    """All that was measured once, and of the rounds, which have a table of their own, the first merge and the last."""
+    ends = {summary.merge, f"{ROUND}{merged[-1].round}" if merged else ""}
+    rounds = {f"{ROUND}{record.round}" for record in merged}
+    for name, accuracy in summary.accuracy.items():
+        if name not in rounds or name in ends:
+            yield Row(name, sentence(name), accuracy, summary.loss[name], name in ends)
+
+
+def _is_corrected(merged: list[RoundRecord]) -> bool:
+    return bool(merged) and any(site + CORRECTED in merged[0].baselines for site in merged[0].weights)
+
+
+def _when(rounds: list[RoundRecord]) -> str:
+    """From the beginning of the first round to the end of the last, in UTC; empty where rounds do not say it."""
+    if not rounds or not rounds[0].finished:
+        return ""
+    began = datetime.fromtimestamp(rounds[0].finished - sum(rounds[0].seconds.values()), UTC)
+    ended = datetime.fromtimestamp(rounds[-1].finished, UTC)
+    until = f"{ended:%H:%M}" if ended.date() == began.date() else f"{ended:%d %B %Y, %H:%M}"
+    return f"{began:%d %B %Y, %H:%M} to {until} UTC"
 
 
 def _shown(record: RoundRecord) -> list[tuple[str, SitePaths]]:

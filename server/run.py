@@ -9,7 +9,7 @@ from logging import getLogger
 from torch import nn
 
 from alignment.barrier import LossSums
-from server.baselines import measure_baselines
+from server.baselines import measure_alone, measure_baselines
 from server.evaluation import evaluate, pool
 from server.guard import guard
 from server.heads import average_by_counts, solve_heads
@@ -230,6 +230,10 @@ class Run:
         if self.settings.baselines:
             with watch.phase("baselines"):
                 found |= measure_baselines(self.sites, self.model, merged, number)
+        elif self.settings.probe_points > 1:
+            # Probes send each site's network to all others anyway.
+            with watch.phase("alone"):
+                found |= measure_alone(self.sites, merged, number)
         if self.settings.variants:
             with watch.phase("variants"):
                 found |= measure_variants(self.sites, self.model, self.strategy, merged, number)

@@ -1,17 +1,16 @@
 """The samples of a run: what each metric says, from the run's records and from nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from server import metrics as m
 from server.follow import Run
-from server.live import Status
-from server.records import RoundRecord
-from server.scores import network_scores, scores_on_union
+from server.live import STATES, Status
+from server.records import RoundRecord, Score
+from server.scores import network_scores, sites_before
 from server.tally import ADMITTED, Durations, Tally
 from strategies.errors import Reason
 
-STATES = ("active", "finished", "failed")
 # Series start at zero, since Prometheus sees no increase in a series that starts at one.
 VERDICTS = (ADMITTED, *(reason.name.lower() for reason in Reason))
 DECISIONS = ("aligned", "undone", "unmoved")
@@ -29,6 +28,7 @@ def run_samples(run: Run) -> Iterator[Sample]:
     """All samples of a run; of what is not known there is none."""
     tally = run.tail.tally
     yield from _of_settings(run)
+    yield from (Sample(m.RUN_STATE, (each,), float(each == run.state)) for each in STATES)
     yield from _of_status(run.status)
     yield from _of_sites(run.status, tally)
     yield from _sums(tally)
@@ -36,6 +36,7 @@ def run_samples(run: Run) -> Iterator[Sample]:
         yield Sample(m.ROUND_FINISHED, (), tally.last.finished)
         yield Sample(m.CHECKPOINT, (), tally.last.checkpoint_bytes)
     if tally.merged is not None:
+        yield from _of_scores(tally.merged, tally.alone)
         yield from _of_merge(tally.merged)
         yield from _of_matchings(tally.merged)
     yield Sample(m.UNREADABLE, (), run.tail.unreadable)
@@ -52,9 +53,7 @@ def _of_settings(run: Run) -> Iterator[Sample]:
 
 
 def _of_status(status: Status) -> Iterator[Sample]:
-    state = status.phase if status.has_ended else "active"
     yield Sample(m.PHASE, (status.phase,), 1)
-    yield from (Sample(m.RUN_STATE, (each,), float(each == state)) for each in STATES)
     yield Sample(m.CURRENT_ROUND, (), status.round)
     yield Sample(m.RUN_STARTED, (), status.started)
     yield Sample(m.PHASE_STARTED, (), status.since)
@@ -88,6 +87,17 @@ def _sums(tally: Tally) -> Iterator[Sample]:
     yield from (Sample(m.PHASE_DURATION, (phase,), durations) for phase, durations in sorted(tally.phases.items()))
 
 
+def _of_scores(record: RoundRecord, alone: Mapping[str, Score]) -> Iterator[Sample]:
+    for name, score in network_scores(record, alone).items():
+        yield Sample(m.ACCURACY, (name,), score.accuracy)
+        yield Sample(m.LOSS, (name,), score.loss)
+    yield from (Sample(m.SITE_ALONE, (site,), score.accuracy) for site, score in alone.items())
+    for held_out, scores in (("home", record.own), ("union", sites_before(record))):
+        for site, score in scores.items():
+            yield Sample(m.SITE_ACCURACY, (site, held_out), score.accuracy)
+            yield Sample(m.SITE_LOSS, (site, held_out), score.loss)
+
+
 def _of_merge(record: RoundRecord) -> Iterator[Sample]:
     total = sum(record.weights.values())
     yield from (Sample(m.SITE_WEIGHT, (site,), weight / total) for site, weight in record.weights.items() if total)
@@ -95,13 +105,6 @@ def _of_merge(record: RoundRecord) -> Iterator[Sample]:
         if paths.naive is not None:
             yield Sample(m.BARRIER, (site, "naive"), paths.naive.barrier)
         yield Sample(m.BARRIER, (site, "aligned"), paths.aligned.barrier)
-    for name, score in network_scores(record).items():
-        yield Sample(m.ACCURACY, (name,), score.accuracy)
-        yield Sample(m.LOSS, (name,), score.loss)
-    for held_out, scores in (("home", record.own), ("union", scores_on_union(record))):
-        for site, score in scores.items():
-            yield Sample(m.SITE_ACCURACY, (site, held_out), score.accuracy)
-            yield Sample(m.SITE_LOSS, (site, held_out), score.loss)
     yield from (Sample(m.VARIANCE, (layer,), ratio) for layer, ratio in record.variance.items())
     yield Sample(m.RECALIBRATION_SAMPLES, (), record.recalibration_samples)
 

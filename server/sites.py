@@ -93,6 +93,7 @@ class Sites:
         not there are ``missing``. Raises `JoinError` at the deadline.
         """
         before = {*self.names.values(), *self.missing}
+        self.tell(waiting_for((), self.settings.join_deadline_seconds))
         self._wait_for_nodes()
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
         self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}

@@ -23,15 +23,21 @@ class SiteNow(BaseModel, frozen=True):
 
 
 class Snapshot(BaseModel, frozen=True):
-    """The run now. ``seconds_left`` is until the deadline for replies; None while none are waited for."""
+    """The run now.
+
+    state         active, finished, failed, or dead: by its own word active, and played by no process
+    exit_code     with which it ended; None while it has not, or nobody knows
+    seconds_left  until the deadline for replies or for sites to join; None while none are waited for
+    """
 
     run: str
     federation: str
     round: int
     rounds: int
+    state: str
     phase: str
     reason: str
-    exit_code: int
+    exit_code: int | None
     seconds_in_phase: float
     seconds_left: float | None
     replied: int
@@ -44,15 +50,16 @@ class Snapshot(BaseModel, frozen=True):
 
 def snapshot(run: Run, now: float) -> Snapshot:
     """The run at the time ``now``, in seconds since 1970."""
-    status, merged = run.status, run.tail.tally.merged
+    status, merged, alone = run.status, run.tail.tally.merged, run.tail.tally.alone
     return Snapshot(
         run=run.told.run,
         federation=run.told.federation,
         round=status.round,
         rounds=run.told.rounds,
+        state=run.state,
         phase=status.phase,
         reason=status.reason,
-        exit_code=status.exit_code,
+        exit_code=status.exit_code if status.has_ended else None,
         seconds_in_phase=max(0.0, now - status.since) if status.since else 0.0,
         seconds_left=None if status.deadline is None else max(0.0, status.deadline - now),
         replied=len(status.replied),
@@ -60,7 +67,7 @@ def snapshot(run: Run, now: float) -> Snapshot:
         sites=[_site(run, site) for site in sorted({*status.joined, *status.asked, *status.refused})],
         merged_round=merged.round if merged else None,
         barrier=merged.barrier if merged else None,
-        accuracy={name: score.accuracy for name, score in network_scores(merged).items()} if merged else {},
+        accuracy={name: score.accuracy for name, score in network_scores(merged, alone).items()} if merged else {},
     )
 
 

@@ -4,6 +4,7 @@
 ``settings.json``                     the settings
 ``rounds.jsonl``                      one line per finished round, with the SHA-256 of its network
 ``status.json``                       what the run is doing at this moment
+``.lock``                             held by the process that plays the run
 ``checkpoints/round-0001.safetensors``  the merged networks of the last rounds
 ``result.json``                       the summary of a finished run
 ``report.html``                       the page for people
@@ -14,21 +15,24 @@ Every file is written aside, synced and renamed; ``rounds.jsonl`` is appended to
 when the network that it tells of is. All of it is JSON and safetensors: nothing here can execute.
 """
 
-import fcntl
 import json
+import os
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 from torch import Tensor
 
-from server.live import resident_bytes
+from server.live import ENDS, failure, resident_bytes
+from server.lock import NAME, is_played, take
 from strategies.errors import OperatorError
 from strategies.files import append_line, read_tensors, sha256_of, write_tensors, write_text
 
 Record = Mapping[str, object]
+logger = getLogger("fedrebasin")
 
 
 class StoreError(OperatorError):
@@ -52,23 +56,28 @@ class RunStore:
     def held(self) -> Generator[None]:
         """The folder for this process alone. Raises `StoreError` while another process plays the run."""
         self.make()
-        with (self.directory / ".lock").open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with (self.directory / NAME).open("a+", encoding="utf-8") as file:
+            if not take(file):
                 raise StoreError(
                     f"run {self.directory.name!r}: another process plays it in {self.directory}; wait for it, end it, "
                     "or name another run"
-                ) from None
-            # The lock goes with the process, however that ends.
+                )
             yield
 
     def check_new(self) -> None:
-        """Raises `StoreError` when the folder holds another run."""
-        if self.rounds_path.exists():
+        """Raises `StoreError` when the folder holds another run, or cannot be made."""
+        try:
+            taken = self.rounds_path.exists()
+            there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
+        except OSError as error:
+            raise StoreError(f"run {self.directory.name!r}: {self.directory}: {error.strerror}") from error
+        if taken:
             raise StoreError(
                 f"run {self.directory.name!r}: {self.rounds_path} exists; name another run, or remove that folder"
             )
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            problem = "not ours to write to" if there.is_dir() else "a file, expected a folder"
+            raise StoreError(f"run {self.directory.name!r}: {there} is {problem}; name another folder with --runs")
 
     def make(self) -> None:
         """Makes the folder. Raises `StoreError` where it cannot be."""
@@ -94,13 +103,36 @@ class RunStore:
 
     def status(self, round_number: int, phase: str) -> None:
         """Says what the run is doing now; no replies are waited for as yet."""
-        self.tell({"round": round_number, "phase": phase, "since": time.time(), "deadline": None})
+        said = {"round": round_number, "phase": phase, "since": time.time(), "deadline": None}
+        # A run that goes on has left behind it what ended it before.
+        self.tell({**said, "reason": "", "exit-code": 0})
+
+    def told(self) -> dict[str, object]:
+        """What ``status.json`` says; nothing where it is not there, or holds something else: it is written anew."""
+        try:
+            said = self.read_json("status.json")
+        except ValueError:
+            said = None
+        return said if isinstance(said, dict) else {}
 
     def tell(self, changes: Record) -> None:
         """Changes what ``status.json`` says of the run, and leaves the rest as it was; see `server.live`."""
         now = time.time()
-        before = self.read_json("status.json") or {"started": now, "round": 0, "phase": "starting", "since": now}
+        before = self.told() or {"started": now, "round": 0, "phase": "starting", "since": now}
         self.write_json("status.json", {**before, "updated": now, "resident_bytes": resident_bytes(), **changes})
+
+    def tell_end(self, reason: str, exit_code: int) -> None:
+        """Says that the run has failed, for one that died and could not; while a process plays it, nothing.
+
+        For whoever waited for the run. Where that one cannot read or write the store it stays as it is: `is_played`
+        tells the rest.
+        """
+        try:
+            said = self.told()
+            if said and said.get("phase") not in ENDS and not is_played(self.directory):
+                self.tell({**failure(reason, exit_code), "resident_bytes": said.get("resident_bytes", 0)})
+        except OSError as error:
+            logger.info("%s: its end is not told: %s", self.directory, error)
 
     def finish_round(self, record: Record, state: Mapping[str, Tensor]) -> None:
         """Keeps a round's network first and its line second: a line without its network never exists."""

@@ -8,14 +8,19 @@ from server.store import RunStore
 from strategies.protocol import CORRECTED, ENSEMBLE
 
 POOLED = "pooled"
+ROUND = "round-"
 
 
 class Summary(BaseModel):
-    """What `fedrebasin demo --format json` prints. Accuracies are 0..1, losses and barriers nats."""
+    """What `fedrebasin demo --format json` prints. Accuracies are 0..1, losses and barriers nats.
+
+    merge  under which name the network stands that the first merge came to; empty where none merged
+    """
 
     accuracy: dict[str, float]
     loss: dict[str, float]
     barrier: BarrierRecord | None
+    merge: str = ""
     seconds: float = 0.0
     run: str = ""
     settings: dict[str, object] = Field(default_factory=dict[str, object])
@@ -34,6 +39,7 @@ def summarise(store: RunStore, seconds: float = 0.0, pooled: Score | None = None
         accuracy={name: score.accuracy for name, score in scores.items()},
         loss={name: score.loss for name, score in scores.items()},
         barrier=next((record.barrier for record in rounds if record.barrier is not None), None),
+        merge=_merge(rounds),
         seconds=seconds,
         run=store.directory.name,
         settings=store.read_json("settings.json") or {},
@@ -50,7 +56,14 @@ def _scores(rounds: list[RoundRecord], pooled: Score | None) -> dict[str, Score]
     if pooled is not None:
         scores[POOLED] = pooled
     scores |= {name: baselines[name] for name in means if name in baselines}
-    # What it came to stands among the means already, unless its last layer or its mixture was made otherwise.
-    known = bool(baselines) and merges[0].merged == baselines.get(ALIGNED + RECALIBRATED)
-    later = merges[1:] if known else merges
-    return scores | {f"round-{record.round}": record.merged for record in later if record.merged is not None}
+    later = merges[1:] if _merge(rounds) in means else merges
+    return scores | {f"{ROUND}{record.round}": record.merged for record in later if record.merged is not None}
+
+
+def _merge(rounds: list[RoundRecord]) -> str:
+    """The name of the first merge: among the means, unless its last layer or its mixture was made otherwise."""
+    first = next((record for record in rounds if record.outcome == "merged"), None)
+    if first is None:
+        return ""
+    known = first.merged is not None and first.merged == first.baselines.get(ALIGNED + RECALIBRATED)
+    return ALIGNED + RECALIBRATED if known else f"{ROUND}{first.round}"

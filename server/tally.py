@@ -1,11 +1,12 @@
-"""What the finished rounds of a run add up to: a fold over its records, which keeps no more than the last ones."""
+"""What the finished rounds of a run add up to: a fold over its records, which keeps of them no more than the last."""
 
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 
 from server.metrics import BUCKETS_SECONDS
-from server.records import RoundRecord
+from server.records import RoundRecord, Score
+from server.scores import sites_alone
 
 ADMITTED = "admitted"
 # Of nearly every round. Series start at zero: Prometheus sees no increase in one that begins with its first value.
@@ -33,7 +34,7 @@ class Durations:
 
 @dataclass
 class Tally:
-    """Sums over the finished rounds, the last of them, and the last that merged."""
+    """Sums over the finished rounds, the last of them, the last that merged, and the sites alone before any did."""
 
     rounds: Counter[str] = field(default_factory=lambda: Counter({"merged": 0, "void": 0}))
     replies: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
@@ -43,6 +44,7 @@ class Tally:
     phases: dict[str, Durations] = field(default_factory=lambda: {phase: Durations() for phase in PHASES})
     last: RoundRecord | None = None
     merged: RoundRecord | None = None
+    alone: dict[str, Score] = field(default_factory=dict[str, Score])
 
     def add(self, record: RoundRecord) -> None:
         """Counts one more round. Its cost does not depend on how many there were."""
@@ -56,4 +58,6 @@ class Tally:
         for phase, seconds in record.seconds.items():
             self.phases.setdefault(phase, Durations()).add(seconds)
         self.last = record
-        self.merged = record if record.outcome == "merged" else self.merged
+        if record.outcome == "merged":
+            self.alone = self.alone if self.merged else sites_alone([record])
+            self.merged = record

@@ -183,9 +183,10 @@ class Settings(BaseModel, frozen=True):
     repair: bool = False
     """Of networks without BatchNorm: give the merge's units the means and deviations of the sites' (REPAIR)."""
     probe_points: OrUsual = 25
-    """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3."""
+    """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3. With any,
+    each site's network is also measured alone in the first round that merges."""
     baselines: bool = False
-    """Also measure, in the first round that merges, each site alone, prior-corrected, their ensemble and the naive
+    """Also measure, in the first round that merges, each site alone and prior-corrected, their ensemble and the naive
     mean. Sites then send their class counts, and see each other's networks."""
     variants: bool = False
     """Among the `baselines`, also the naive and the aligned mean with each other last layer, and by least squares."""

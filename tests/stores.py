@@ -77,6 +77,17 @@ FINISHED: dict[str, object] = {
 }
 
 
+TRAINING: dict[str, object] = {
+    "round": 3,
+    "phase": "train",
+    "since": 1_700_003_800.0,
+    "deadline": 1_700_003_900.0,
+    "asked": ["site-3", "site-eu", "site-us"],
+    "replied": ["site-3", "site-us"],
+    "refused": {"site-3": "NOT_FINITE"},
+}
+
+
 def line(record: RoundRecord) -> str:
     """``record`` as it stands in ``rounds.jsonl``."""
     return json.dumps(record.model_dump()) + "\n"

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.superlink import packages, processes_of, short_folder, stage_app
+import cli.demo as demo
+from cli.superlink import SuperLink, packages, processes_of, short_folder, stage_app
+from server.store import RunStore
 from tests.waiting import wait_until
 
 MINE = """
@@ -63,7 +65,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
     document = json.loads(finished[1])
-    assert set(document) == {"accuracy", "loss", "barrier", "seconds", "run"}
+    assert set(document) == {"accuracy", "loss", "barrier", "merge", "seconds", "run"}
+    assert document["merge"] == "round-1"
     assert set(document["barrier"]) == {"naive", "aligned", "definition"}
     assert list(document["accuracy"]) == list(document["loss"])
     assert list(document["accuracy"]) == [
@@ -132,6 +135,8 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, signs: list[signal
     _, err = finish(process)
     assert process.returncode == 130
     assert "interrupted; nothing is left running" in err
+    status = json.loads((tmp_path / "test" / "status.json").read_text())
+    assert (status["phase"], status["reason"], status["exit-code"]) == ("failed", "interrupted", 130)
     wait_until(lambda: processes_naming(str(tmp_path)) == [], 5, "nothing is left", every=0.1)
 
 
@@ -144,6 +149,22 @@ def test_an_interrupt_while_the_command_starts_shows_no_traceback(tmp_path: Path
     assert process.returncode in (-signal.SIGINT, 130, 1)
     assert "Traceback" not in err
     wait_until(lambda: processes_naming(str(tmp_path)) == [], 10, "nothing is left", every=0.1)
+
+
+def test_a_folder_for_runs_that_is_a_file_is_told_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    process = start_demo(runs=tmp_path / "runs")
+    _, err = finish(process, 60)
+    assert process.returncode == 13
+    assert f"{tmp_path / 'runs'} is a file, expected a folder; name another folder with --runs" in err
+    assert "Traceback" not in err
+    assert "starting Flower" not in err
+
+
+def test_a_log_that_cannot_be_kept_hides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").write_text("a file")
+    demo._keep_log(SuperLink(tmp_path, {}), "1", RunStore(tmp_path / "runs" / "test"))  # pyright: ignore[reportPrivateUsage]
+    assert "the run's log is not kept" in capsys.readouterr().err
 
 
 def test_a_port_that_is_none_is_told(tmp_path: Path) -> None:
@@ -185,6 +206,9 @@ def test_a_run_that_fails_fails_the_command_with_the_reason(tmp_path: Path) -> N
     assert "the run ended as finished:failed" in err
     assert "0 sites joined" in err
     assert "the data is gone" in err
+    # On no terminal each phase is a line.
+    assert "starting Flower\n" in err
+    assert "round 1: join\n" in err
 
 
 def vanishing_data() -> tuple[list[list[list[list[float]]]], list[int]]:

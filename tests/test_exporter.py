@@ -10,19 +10,20 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from server.certificates import expiries
+from server.certificates import expiries, unusable
 from server.exporter import ExporterError, Listening, RunCollector, start_exporter
 from server.follow import Follower
+from server.store import RunStore
 from server.tail import Tail
 from tests.certificates import Authority
 from tests.commands import run as command
-from tests.stores import COMPLETE, VOID, line, write_run
+from tests.stores import COMPLETE, TRAINING, VOID, line, write_run
 
 US = '{federation="federation",site="site-us"'
 
@@ -66,6 +67,7 @@ def scraper(tmp_path: Path) -> Scraper:
         ('loss_barrier_nats{federation="federation",site="site-eu",stage="aligned"}', 0.1),
         ('accuracy_ratio{federation="federation",network="merged"}', 0.95),
         ('accuracy_ratio{federation="federation",network="best_site"}', 0.9),
+        ('site_alone_accuracy_ratio{federation="federation",site="site-eu"}', 0.8),
         ('accuracy_ratio{federation="federation",network="ensemble"}', 0.97),
         ('accuracy_ratio{federation="federation",network="naive"}', 0.6),
         ('loss_nats{federation="federation",network="best_site"}', 0.3),
@@ -112,9 +114,11 @@ def test_a_half_written_line_waits_until_it_is_whole(tmp_path: Path, scraper: Sc
     assert scraper.value('unreadable_lines{federation="federation"}') == 0
 
 
-def test_sites_on_the_end_of_a_path_are_known_without_baselines(tmp_path: Path, scraper: Scraper) -> None:
+def test_without_baselines_sites_are_known_before_the_merge_and_not_alone(tmp_path: Path, scraper: Scraper) -> None:
     write_run(tmp_path / "run", [COMPLETE.model_copy(update={"baselines": {}})])
-    assert scraper.value('accuracy_ratio{federation="federation",network="best_site"}') == 0.9
+    assert scraper.value('accuracy_ratio{federation="federation",network="best_site"}') is None
+    assert scraper.value('site_alone_accuracy_ratio{federation="federation",site="site-eu"}') is None
+    assert scraper.value('accuracy_ratio{federation="federation",network="best_before_merge"}') == 0.9
     assert scraper.value('site_accuracy_ratio{federation="federation",held_out="union",site="site-eu"}') == 0.8
     assert scraper.value('accuracy_ratio{federation="federation",network="ensemble"}') is None
 
@@ -142,6 +146,30 @@ def test_a_run_that_starts_anew_under_its_name_is_read_anew(tmp_path: Path, scra
         path.unlink()
     write_run(run, [VOID])
     assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "lock", "state"),
+    [
+        (TRAINING, None, "active"),
+        (TRAINING, "held", "active"),
+        (TRAINING, "free", "dead"),
+        ({"phase": "failed"}, "free", "failed"),
+        ({"phase": "finished"}, "free", "finished"),
+    ],
+)
+def test_a_run_that_nobody_plays_is_dead_unless_it_has_ended(
+    tmp_path: Path, scraper: Scraper, status: dict[str, object], lock: str | None, state: str
+) -> None:
+    run = write_run(tmp_path / "run", [], status)
+    with RunStore(run).held() if lock == "held" else nullcontext():
+        if lock == "free":
+            (run / ".lock").touch()
+        states = {
+            each: scraper.value(f'run_state{{federation="federation",state="{each}"}}')
+            for each in ("active", "finished", "failed", "dead")
+        }
+    assert states == {each: float(each == state) for each in states}
 
 
 def nothing(folder: Path) -> None:
@@ -284,16 +312,56 @@ def get(url: str, context: ssl.SSLContext | None = None) -> str:
 def test_metrics_and_health_are_served_and_nothing_else(tmp_path: Path) -> None:
     write_run(tmp_path / "named", [COMPLETE])
     with served(tmp_path) as port:
-        assert "fedrebasin_rounds_total" in get(f"http://127.0.0.1:{port}/metrics")
+        # Before anything was scraped.
         (run,) = json.loads(get(f"http://127.0.0.1:{port}/health"))["runs"]
         assert (run["run"], run["phase"]) == ("named", "finished")
+        assert "fedrebasin_rounds_total" in get(f"http://127.0.0.1:{port}/metrics")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(f"http://127.0.0.1:{port}/")
 
 
 def test_a_taken_port_is_told(tmp_path: Path) -> None:
-    with served(tmp_path) as port, pytest.raises(ExporterError, match=f"cannot listen on 127.0.0.1:{port}"):
+    with (
+        served(tmp_path) as port,
+        pytest.raises(ExporterError, match=f"127.0.0.1:{port}: .*; choose another with --port"),
+    ):
         start_exporter(RunCollector(Follower(tmp_path)), Listening(port=port))
+
+
+def test_one_bad_file_of_three_is_named_and_the_others_are_not(tmp_path: Path) -> None:
+    authority = Authority("ours")
+    server, other = (authority.issue(tmp_path / name, "127.0.0.1") for name in ("server", "other"))
+    ca, bad = authority.write(tmp_path / "ca.crt"), tmp_path / "bad.crt"
+    bad.write_text("no certificate")
+    for files, named in (
+        ((server.certificate, server.key, bad), f"--client-ca {bad}"),
+        ((bad, server.key, ca), f"--certificate {bad}"),
+        ((server.certificate, other.key, ca), f"--key {other.key}"),
+    ):
+        with pytest.raises(ExporterError) as told:
+            start_exporter(RunCollector(Follower(tmp_path)), Listening("127.0.0.1", 0, *files))
+        assert str(told.value).startswith(f"cannot use {named}: ")
+        assert [option for option in ("--client-ca", "--certificate", "--key") if option in str(told.value)] == [
+            named.partition(" ")[0]
+        ]
+
+
+def test_a_run_store_that_vanishes_is_told_and_so_is_its_return(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_run(runs / "run", [COMPLETE])
+    scraper = Scraper(runs)
+    assert scraper.value("run_store_readable") == 1
+    runs.rename(tmp_path / "elsewhere")
+    assert scraper.value("run_store_readable") == 0
+    with served(runs) as port:
+        told = json.loads(get(f"http://127.0.0.1:{port}/health"))
+        assert (told["status"], told["problem"], told["runs"]) == ("degraded", "No such file or directory", [])
+        runs.write_text("no folder")
+        assert json.loads(get(f"http://127.0.0.1:{port}/health"))["problem"] == "Not a directory"
+        runs.unlink()
+        (tmp_path / "elsewhere").rename(runs)
+        assert json.loads(get(f"http://127.0.0.1:{port}/health"))["status"] == "ok"
+    assert scraper.value("run_store_readable") == 1
 
 
 def test_with_a_client_authority_only_its_clients_are_answered(
@@ -301,7 +369,7 @@ def test_with_a_client_authority_only_its_clients_are_answered(
 ) -> None:
     ours, foreign = Authority("ours"), Authority("foreign")
     server = ours.issue(tmp_path / "server", "127.0.0.1")
-    with served(tmp_path / "runs", server.certificate, server.key, ours.write(tmp_path / "ca.crt")) as port:
+    with served(tmp_path, server.certificate, server.key, ours.write(tmp_path / "ca.crt")) as port:
         url = f"https://127.0.0.1:{port}/health"
         for authority, name in ((None, "nobody"), (foreign, "foreign"), (ours, "ours")):
             context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
@@ -323,7 +391,7 @@ def test_a_client_that_connects_and_says_nothing_keeps_nobody_waiting(tmp_path: 
     authority.write(tmp_path / "ca.crt")
     context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
     with (
-        served(tmp_path / "runs", certificate=server.certificate, key=server.key) as port,
+        served(tmp_path, certificate=server.certificate, key=server.key) as port,
         socket.create_connection(("127.0.0.1", port)),
     ):
         assert '"ok"' in get(f"https://127.0.0.1:{port}/health", context)
@@ -334,7 +402,8 @@ def test_a_client_that_connects_and_says_nothing_keeps_nobody_waiting(tmp_path: 
     [
         (["--certificate", "a.crt"], 19, "--certificate and --key go together"),
         (["--client-ca", "ca.crt"], 19, "--client-ca needs both"),
-        (["--certificate", "a.crt", "--key", "a.key"], 20, "No such file"),
+        (["--certificate", "a.crt", "--key", "a.key"], 20, "cannot use --certificate a.crt: "),
+        (["--runs", "/etc/passwd"], 20, "--runs /etc/passwd: a file; expected the folder that holds the runs"),
     ],
 )
 def test_options_that_cannot_be_used_are_told(
@@ -351,8 +420,35 @@ def test_the_end_of_every_certificate_is_known(tmp_path: Path) -> None:
     authority.issue(tmp_path / "site-eu", "site-eu", days=20)
     (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nnot one\n")
     found = expiries((tmp_path, tmp_path / "missing.crt"))
-    assert list(found) == ["site-eu.crt", "site-us.crt"]
-    assert found["site-eu.crt"] - found["site-us.crt"] == pytest.approx(10 * 86400, abs=5)
+    us, eu = (str(tmp_path / f"{name}.crt") for name in ("site-us", "site-eu"))
+    assert list(found) == [eu, us]
+    assert found[eu] - found[us] == pytest.approx(10 * 86400, abs=5)
+
+
+def test_a_certificate_is_not_hidden_by_another_of_its_name(tmp_path: Path) -> None:
+    authority = Authority("ours")
+    for folder, days in (("proxy", 1), ("superlink", 800)):
+        (tmp_path / folder).mkdir()
+        authority.issue(tmp_path / folder / "server", "server", days=days)
+    registry = CollectorRegistry()
+    registry.register(RunCollector(Follower(tmp_path), (tmp_path / "proxy", tmp_path / "superlink")))
+    shown = generate_latest(registry).decode()
+    for folder in ("proxy", "superlink"):
+        path = tmp_path / folder / "server.crt"
+        assert f'fedrebasin_certificate_expiry_timestamp_seconds{{certificate="{path}"}}' in shown
+
+
+def test_places_without_certificates_are_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nnot one\n")
+    (tmp_path / "good").mkdir()
+    Authority("ours").issue(tmp_path / "good" / "site-us", "site-us")
+    places = (tmp_path / "nope", tmp_path / "empty", tmp_path / "broken.pem", tmp_path / "good")
+    assert unusable(places) == [
+        f"{tmp_path / 'nope'}: no such file or folder",
+        f"{tmp_path / 'empty'}: a folder without .crt, .pem, .cer",
+        f"{tmp_path / 'broken.pem'}: no certificate in PEM that we may read",
+    ]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])

@@ -46,6 +46,13 @@ def test_the_status_moves_with_every_reply(tmp_path: Path, told: Told) -> None:
     assert all(status["deadline"] - status["updated"] <= 60 for status in training)
 
 
+def test_while_sites_join_it_is_told_until_when_they_are_waited_for(tmp_path: Path, told: Told) -> None:
+    play_in_process(quick_settings(tmp_path, join_deadline_seconds=40.0))
+    joining = [status for status in told if status["phase"] == "join" and not status.get("joined")]
+    assert 35 < joining[-1]["deadline"] - joining[-1]["updated"] <= 40
+    assert (joining[-1]["asked"], joining[-1]["replied"]) == ([], [])
+
+
 def test_a_refusal_is_told_as_soon_as_it_is_known(tmp_path: Path, told: Told) -> None:
     def first_fails(partition: int, reply: Message) -> Message:
         if partition or reply.metadata.message_type != "train":

@@ -11,17 +11,7 @@ from server.follow import Folder, Run
 from server.snapshot import snapshot
 from tests.commands import run as command
 from tests.observability.replay import replay
-from tests.stores import COMPLETE, VOID, write_run
-
-TRAINING: dict[str, object] = {
-    "round": 3,
-    "phase": "train",
-    "since": 1_700_003_800.0,
-    "deadline": 1_700_003_900.0,
-    "asked": ["site-3", "site-eu", "site-us"],
-    "replied": ["site-3", "site-us"],
-    "refused": {"site-3": "NOT_FINITE"},
-}
+from tests.stores import COMPLETE, TRAINING, VOID, write_run
 
 
 def read(folder: Path) -> Run:
@@ -45,6 +35,7 @@ def test_a_snapshot_tells_phase_sites_barrier_and_time_left(tmp_path: Path) -> N
     assert now.merged_round == 1
     assert now.barrier == COMPLETE.barrier
     told = {"merged": 0.95, "naive": 0.6, "ensemble": 0.97, "best_site": 0.9, "sites_mean": 0.85}
+    told |= {"best_before_merge": 0.9, "mean_before_merge": 0.85}
     assert now.accuracy == pytest.approx(told)
     assert {site.site: site.barrier_aligned for site in now.sites}["site-eu"] == 0.1
 
@@ -59,15 +50,54 @@ def test_as_json_it_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixtur
     write_run(tmp_path / "here", [COMPLETE], TRAINING)
     done = command(capsys, "watch", "here", "--runs", tmp_path, "--format", "json")
     assert done.code == 0
-    assert json.loads(done.out)["merged_round"] == 1
+    now = json.loads(done.out)
+    assert (now["merged_round"], now["state"], now["exit_code"]) == (1, "active", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [('{"round": 3, "pha', "Invalid JSON"), ('["not", "ours"]', "should be an object"), ('{"round": "x"}', "round: ")],
+)
+def test_a_status_that_is_none_ends_the_command_with_the_file_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, said: str
+) -> None:
+    run = write_run(tmp_path / "run", [])
+    (run / "status.json").write_text(content)
+    done = command(capsys, "watch", run)
+    assert done.code == 13
+    assert f"{run / 'status.json'}: not the status of a run: " in done.err
+    assert said in done.err
+    assert "start it again under the same name" in done.err
+
+
+def test_a_dead_run_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING)
+    (run / ".lock").touch()
+    done = command(capsys, "watch", run)
+    assert done.code == 15
+    assert "run 'run': no process plays it any more; it was in round 3, phase 'train'" in done.err
+    assert "it resumes" in done.err
+
+
+def test_what_is_printed_elsewhere_than_on_a_terminal_ends_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE]))
+    assert done.out.endswith("mean 0.850\n")
 
 
 def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE]))
     assert done.code == 0
     assert "barrier naive 1.100, aligned 0.100 nats" in done.out
-    assert "accuracy merged 0.950, best site 0.900, mean of sites 0.850, ensemble 0.970" in done.out
+    assert "accuracy merged 0.950, best site alone 0.900" in done.out
+    assert "sites before this merge: best 0.900, mean 0.850" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_where_no_site_was_measured_alone_it_says_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE.model_copy(update={"baselines": {}})]))
+    assert "accuracy merged 0.950, best site alone unknown" in done.out
 
 
 def test_a_failed_run_ends_the_command_as_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +115,12 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are(
     assert done.code == 13
     assert "no run 'tuesday'" in done.err
     assert "there are: monday" in done.err
+
+
+def test_a_folder_of_runs_that_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = command(capsys, "watch", "tuesday", "--runs", tmp_path / "missing")
+    assert done.code == 13
+    assert f"{tmp_path / 'missing'} is no folder; name the folder of the runs with --runs" in done.err
 
 
 def test_it_follows_a_growing_run_to_its_end(tmp_path: Path) -> None:

@@ -7,21 +7,21 @@ BARRIER = Section(
     "The barrier, site by site",
     (
         Panel(
-            "Naive",
-            "Greatest loss on the line to each site's network as it was trained, above the mean of the ends, in nats.",
+            "Naive, nats",
+            "Greatest loss on the line to each site's network as it was trained, above the mean of the ends.",
             "none",
             one(m.BARRIER, "{{site}}", "stage=naive"),
             decimals=3,
         ),
         Panel(
-            "Aligned",
+            "Aligned, nats",
             "The same with the site's units in the reference's order.",
             "none",
             one(m.BARRIER, "{{site}}", "stage=aligned"),
             decimals=3,
         ),
         Panel(
-            "Taken off by alignment",
+            "Taken off by alignment, nats",
             "Naive less aligned, by site. Below 0 alignment made it worse, and the guard undoes it.",
             "none",
             (
@@ -40,21 +40,22 @@ LOSSES = Section(
     (
         Panel(
             "Loss on the union of held-out data",
-            "Cross-entropy of merged, best site and mean of sites; of ensemble and naive mean where measured.",
+            "Cross-entropy of merged; of sites alone, and before the last merge; of ensemble and naive where measured.",
             "none",
             one(m.LOSS, "{{network}}"),
             decimals=3,
         ),
         Panel(
-            "Sites' own networks on the union",
-            "Accuracy of each site's network on everybody's held-out samples.",
+            "Sites before the merge, on the union",
+            "Accuracy of each network as it went into the last merge, with BatchNorm's statistics of all sites, on"
+            " everybody's held-out samples. After the first merge it is a copy of the merged one, trained on.",
             "percentunit",
             one(m.SITE_ACCURACY, "{{site}}", "held_out=union"),
             decimals=1,
         ),
         Panel(
-            "Sites' own networks, loss",
-            "Cross-entropy of the same, at home and on the union.",
+            "Sites before the merge, loss",
+            "Cross-entropy of the same, on the union; and at home, with its own statistics.",
             "none",
             one(m.SITE_LOSS, "{{site}} {{held_out}}"),
             decimals=3,

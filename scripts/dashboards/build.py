@@ -16,7 +16,7 @@ from server import metrics as m
 
 SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
 BOARDS = (federation.BOARD, alignment.BOARD)
-Builder = stat.Panel | timeseries.Panel | bargauge.Panel | table.Panel
+Builder = stat.Panel | timeseries.Panel | bargauge.Panel | table.Panel | dashboard.Panel
 
 
 def dashboards() -> dict[str, str]:
@@ -48,14 +48,19 @@ def _build(board: Board) -> d.Dashboard:
             .keep_time(True)
         )
         .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
-        .with_variable(_variable("job", "Job", f"label_values({m.BUILD.name}, job)"))
-        .with_variable(_variable("instance", "Instance", f'label_values({m.BUILD.name}{{job=~"$job"}}, instance)'))
+        .with_variable(_all(_variable("job", "Job", f"label_values({m.BUILD.name}, job)")))
+        .with_variable(
+            _all(_variable("instance", "Instance", f'label_values({m.BUILD.name}{{job=~"$job"}}, instance)'))
+        )
         .with_variable(
             _variable(
                 "federation",
                 "Federation",
                 f'label_values({m.RUN.name}{{job=~"$job", instance=~"$instance"}}, federation)',
             )
+            # One at a time: sites of two federations may have the same name, and what is summed belongs to one.
+            .multi(False)
+            .include_all(False)
         )
     )
     number = 0
@@ -72,14 +77,16 @@ def _variable(name: str, label: str, query: str) -> dashboard.QueryVariable:
         .label(label)
         .query(query)
         .datasource(SOURCE)
-        .multi(True)
-        .include_all(True)
-        .all_value(".+")
-        .current(d.VariableOption(selected=True, text=["All"], value=["$__all"]))
         # With the time range: else a site or a server that came later would be missing.
         .refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(d.VariableSort.ALPHABETICAL_ASC)
     )
+
+
+def _all(variable: dashboard.QueryVariable) -> dashboard.QueryVariable:
+    """The variable with several values, at first all."""
+    everything = d.VariableOption(selected=True, text=["All"], value=["$__all"])
+    return variable.multi(True).include_all(True).all_value(".+").current(everything)
 
 
 def _panel(panel: Panel) -> Builder:
@@ -88,6 +95,7 @@ def _panel(panel: Panel) -> Builder:
         "timeseries": _timeseries,
         "bargauge": _bargauge,
         "table": _table,
+        "alertlist": _alertlist,
     }
     builder = makers[panel.kind](panel)
     steps = [d.Threshold(value=value, color=colour) for value, colour in panel.steps]
@@ -118,6 +126,11 @@ def _last() -> common.ReduceDataOptions:
 
 def _stat(panel: Panel) -> stat.Panel:
     made = stat.Panel().reduce_options(_last()).graph_mode(c.BigValueGraphMode.NONE)
+    if panel.texts:
+        shown = {str(value): d.ValueMappingResult(text=text, color=colour) for value, text, colour in panel.texts}
+        made = made.mappings([d.ValueMap(options=shown)])
+    if panel.empty:
+        made = made.no_value(panel.empty)
     if panel.names_only:
         return made.text_mode(c.BigValueTextMode.NAME)
     several = len(panel.queries) > 1 or any("{{" in query.legend for query in panel.queries)
@@ -127,6 +140,13 @@ def _stat(panel: Panel) -> stat.Panel:
 def _bargauge(panel: Panel) -> bargauge.Panel:
     made = bargauge.Panel().reduce_options(_last()).orientation(c.VizOrientation.HORIZONTAL)
     return made.display_mode(c.BarGaugeDisplayMode.BASIC).min(0)
+
+
+def _alertlist(panel: Panel) -> dashboard.Panel:
+    """Of Prometheus' rules, as Grafana reads them from its data sources; its own builders have no such panel."""
+    states = {"firing": True, "pending": True, "noData": False, "normal": False, "error": True}
+    shown = {"viewMode": "list", "groupMode": "default", "maxItems": 20, "sortOrder": 3, "stateFilter": states}
+    return dashboard.Panel().type("alertlist").options(shown)
 
 
 def _timeseries(panel: Panel) -> timeseries.Panel:

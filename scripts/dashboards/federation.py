@@ -16,15 +16,20 @@ from scripts.dashboards.panels import (
     rises,
 )
 from server import metrics as m
+from server.live import STATES
+
+STATE_COLOURS = {"active": "blue", "finished": GOOD, "failed": BAD, "dead": BAD}
+# The state's number, from 1, which a panel can give a text and a colour; a legend it could not.
+STATE_NUMBER = " or ".join(f"{of(m.RUN_STATE, f'state={state}')} * {number}" for number, state in enumerate(STATES, 1))
 
 UP = Section(
     "Is it up, and where does it stand?",
     (
         Panel(
             "Exporter",
-            "Whether Prometheus reaches the exporter. If not, nothing below is known.",
+            "Whether Prometheus reaches the exporter, and that the folder of runs. If not, nothing below is known.",
             "bool_yes_no",
-            (Query(f"up{{{JOB_AND_INSTANCE}}}", "{{instance}}"),),
+            (Query(f"up{{{JOB_AND_INSTANCE}}}", "{{instance}}"), *one(m.RUN_STORE, "run store")),
             "stat",
             3,
             4,
@@ -32,13 +37,14 @@ UP = Section(
         ),
         Panel(
             "Run",
-            "Active, finished or failed. A failed run says why in status.json; see FedrebasinRoundStalled.",
+            "Active, finished or failed; dead where it has not ended and no process plays it. A failed run says why in"
+            " status.json; see FedrebasinRoundStalled.",
             "none",
-            (Query(f"{of(m.RUN_STATE)} == 1", "{{state}}"),),
+            (Query(f"sum without (state) ({STATE_NUMBER})", "{{federation}}"),),
             "stat",
             3,
             4,
-            names_only=True,
+            texts=tuple((number, state, STATE_COLOURS[state]) for number, state in enumerate(STATES, 1)),
         ),
         Panel(
             "Phase",
@@ -79,11 +85,20 @@ UP = Section(
         ),
         Panel(
             "Left to the deadline",
-            "Until replies are no longer waited for; empty while none are.",
+            "Until replies, or sites to join, are no longer waited for; empty while none are.",
             "s",
             (Query(f"{of(m.PHASE_DEADLINE)} - time()", "{{federation}}"),),
             "stat",
             3,
+            4,
+        ),
+        Panel(
+            "Alerts",
+            "What Prometheus' rules find, pending or firing; each has a paragraph in the runbook.",
+            "none",
+            (),
+            "alertlist",
+            24,
             4,
         ),
     ),
@@ -141,7 +156,8 @@ HELPED = Section(
     (
         Panel(
             "Merged over best site",
-            "Accuracy of the merged network less that of the best site alone, on the same samples. Above 0 it helped.",
+            "Accuracy of the merged network less that of the best site alone, before the first merge. Above 0 it"
+            " helped. Empty where no site was measured alone.",
             "percentunit",
             (
                 Query(
@@ -154,9 +170,10 @@ HELPED = Section(
             8,
             NEGATIVE_IS_BAD,
             decimals=1,
+            empty="unknown",
         ),
         Panel(
-            "Barrier, naive and aligned",
+            "Barrier in nats, naive and aligned",
             "Per site: the greatest loss on the line from the reference, above the mean of its ends. Aligned should be"
             " far below naive; equal where nothing had to move.",
             "none",
@@ -168,14 +185,15 @@ HELPED = Section(
         ),
         Panel(
             "Accuracy on the union of held-out data",
-            "Merged, best site and mean of sites; ensemble and naive mean in rounds in which they were measured.",
+            "Merged. Best site and mean of sites: alone, before the first merge. Best and mean before merge: as they"
+            " went into the last. Ensemble and naive mean in rounds in which they were measured.",
             "percentunit",
             one(m.ACCURACY, "{{network}}"),
             width=6,
             decimals=1,
         ),
         Panel(
-            "Barrier over time",
+            "Barrier over time, nats",
             "The greatest over the sites, naive and aligned, in nats.",
             "none",
             (Query(f"max by (federation, stage) ({of(m.BARRIER)})", "{{stage}}"),),
@@ -310,7 +328,8 @@ EACH_SITE = Section(
     (
         Panel(
             "Sites",
-            "One row a site: what came of its networks over the time shown, and how its own stands in the last merge.",
+            "One row a site: what came of its networks over the time shown, how the one in the last merge stood,"
+            " and how it did alone, before the first.",
             "none",
             (
                 Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict=admitted')}))", "admitted"),
@@ -321,6 +340,7 @@ EACH_SITE = Section(
                 Query(f"max by (site) ({of(m.BARRIER, 'stage=aligned')})", "aligned"),
                 Query(f"max by (site) ({of(m.SITE_ACCURACY, 'held_out=home')})", "at home"),
                 Query(f"max by (site) ({of(m.SITE_ACCURACY, 'held_out=union')})", "on the union"),
+                Query(f"max by (site) ({of(m.SITE_ALONE)})", "alone"),
             ),
             "table",
             24,
@@ -330,6 +350,7 @@ EACH_SITE = Section(
                 ("share", "percentunit"),
                 ("at home", "percentunit"),
                 ("on the union", "percentunit"),
+                ("alone", "percentunit"),
             ),
         ),
     ),

@@ -6,11 +6,12 @@ from typing import Literal
 
 from server.metrics import FEDERATION, Metric
 
-Kind = Literal["stat", "timeseries", "bargauge", "table"]
+Kind = Literal["stat", "timeseries", "bargauge", "table", "alertlist"]
 JOB_AND_INSTANCE = 'job=~"$job", instance=~"$instance"'
 BAD, SO_SO, GOOD = "red", "orange", "green"
 Steps = tuple[tuple[float | None, str], ...]
-NEGATIVE_IS_BAD: Steps = ((None, BAD), (0.0, GOOD))
+# At exactly 0 nothing was won: of accuracies, which are counts over counts, the least gain is far above 1e-6.
+NEGATIVE_IS_BAD: Steps = ((None, BAD), (0.0, SO_SO), (1e-6, GOOD))
 SOME_ARE_BAD: Steps = ((None, GOOD), (1.0, BAD))
 NEUTRAL: Steps = ((None, "blue"),)
 
@@ -28,6 +29,8 @@ class Panel:
     """One panel, of ``width`` 24ths. ``steps`` are colours from a value on.
 
     names_only  shows legends without their values, which are 1
+    texts       for a value, what is shown in its place, and its colour
+    empty       what is shown where there is no value
     key         of a table, the label that its rows are of; its columns are the legends, of which some have ``units``
     """
 
@@ -41,6 +44,8 @@ class Panel:
     steps: Steps = NEUTRAL
     decimals: int | None = None
     names_only: bool = False
+    texts: tuple[tuple[int, str, str], ...] = ()
+    empty: str = ""
     key: str = ""
     units: tuple[tuple[str, str], ...] = ()
 
@@ -70,7 +75,7 @@ def of(metric: Metric, *matchers: str, part: str = "") -> str:
     """
     assert (metric.kind == "histogram") == bool(part)
     assert all(re.split("!?=", matcher)[0] in metric.labels for matcher in matchers)
-    chosen = [JOB_AND_INSTANCE, *(['federation=~"$federation"'] if FEDERATION in metric.labels else [])]
+    chosen = [JOB_AND_INSTANCE, *(['federation="$federation"'] if FEDERATION in metric.labels else [])]
     chosen += [re.sub("=(.*)", r'="\1"', matcher) for matcher in matchers]
     return f"{metric.name}{part}{{{', '.join(chosen)}}}"
 

@@ -165,6 +165,8 @@ def test_kill_9_of_the_server_app_ends_the_run_and_leaves_its_finished_rounds_wh
     reach(federation.store("app"), 2, "train", federation)
     kill_server_app(federation)
     assert run.wait(RUN_SECONDS) == 15
+    told = federation.store("app").told()
+    assert (told["phase"], told["exit-code"]) == ("failed", 15)
     assert [record.round for record in read_rounds(federation.store("app"))] == [1]
     assert federation.store("app").network(1)
 

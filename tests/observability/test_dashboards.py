@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from scripts.dashboards.build import dashboards
-from server.metrics import CATALOGUE
+from server.live import STATES
+from server.metrics import CATALOGUE, FEDERATION
 from tests.observability.test_rules import ALERTS, RECORDING, ROOT, known_metrics, named_metrics, promtool, rules
 
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -17,12 +18,13 @@ FILES = sorted((GRAFANA / "dashboards").glob("*.json"))
 # Of the units that Grafana knows, those that a panel of ours may have.
 UNITS = {"none", "s", "bytes", "Bps", "percentunit", "bool_yes_no"}
 # What Grafana puts for its variables.
-VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$job": ".+", "$instance": ".+", "$federation": ".+"}
+VARIABLES = {"$__rate_interval": "5m", "$__range": "1h", "$job": ".+", "$instance": ".+", "$federation": "federation"}
 SELECTOR = r"\b(?:fedrebasin_[a-z_]+|up)(?:\{([^}]*)\})?"
 
 Board = dict[str, Any]
 BOARDS: list[Board] = [json.loads(path.read_text(encoding="utf-8")) for path in FILES]
-PANELS: list[Board] = [panel for board in BOARDS for panel in board["panels"] if panel["type"] != "row"]
+TITLED: list[Board] = [panel for board in BOARDS for panel in board["panels"]]
+PANELS: list[Board] = [panel for panel in TITLED if panel["type"] not in ("row", "alertlist")]
 QUERIES: list[str] = [target["expr"] for panel in PANELS for target in panel["targets"]]
 every_board = pytest.mark.parametrize("board", BOARDS, ids=lambda board: board["uid"])
 every_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
@@ -58,9 +60,12 @@ def test_template_datasource_rule(board: Board) -> None:
 @pytest.mark.parametrize("name", ["job", "instance", "federation"])
 def test_template_job_and_instance_rules(board: Board, name: str) -> None:
     variable = template(board, name)
-    assert (variable["type"], variable["label"], variable["multi"]) == ("query", name.title(), True)
+    assert (variable["type"], variable["label"]) == ("query", name.title())
     assert variable["datasource"]["uid"] == "${datasource}"
-    assert variable["allValue"] == ".+"
+    # One federation at a time: what is summed, and a site's name, belong to one.
+    several = name != "federation"
+    assert (variable["multi"], variable["includeAll"]) == (several, several)
+    assert variable.get("allValue") == (".+" if several else None)
     # template-label-promql-rule and template-on-time-change-reload-rule
     assert re.fullmatch(r"label_values\(fedrebasin_[a-z_]+(\{.*\})?, [a-z]+\)", variable["query"])
     assert named_metrics(variable["query"]) <= known_metrics()
@@ -119,6 +124,66 @@ def test_target_rules(query: str) -> None:
     # The trap: on (…) drops the other labels.
     assert not re.search(r"\bon ?\(", query)
     assert named_metrics(query) <= known_metrics()
+
+
+FEDERATED = {name for metric in CATALOGUE if FEDERATION in metric.labels for name in (metric.name, metric.family)}
+
+
+@every_query
+def test_a_query_asks_for_one_federation(query: str) -> None:
+    for found in re.finditer(r"(fedrebasin_[a-z_]+)\{([^}]*)\}", query):
+        name = re.sub(r"_(bucket|sum|count)$", "", found[1])
+        assert ('federation="$federation"' in found[2]) == (name in FEDERATED), found[0]
+
+
+def panel_of(title: str) -> Board:
+    """The panel of that title."""
+    (found,) = [panel for panel in TITLED if panel["title"] == title]
+    return found
+
+
+def test_a_state_has_its_word_and_one_that_needs_somebody_is_red() -> None:
+    panel = panel_of("Run")
+    (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
+    (expression,) = [target["expr"] for target in panel["targets"]]
+    assert {
+        found[1]: shown["text"]
+        for found in re.finditer(r'state="([a-z]+)"\} \* (\d)', expression)
+        for shown in [mapping["options"][found[2]]]
+    } == {state: state for state in STATES}
+    colours = {shown["text"]: shown["color"] for shown in mapping["options"].values()}
+    assert (colours["failed"], colours["dead"], colours["finished"]) == ("red", "red", "green")
+
+
+def test_a_merge_that_is_just_as_good_is_not_green_and_one_that_is_not_known_says_so() -> None:
+    defaults = panel_of("Merged over best site")["fieldConfig"]["defaults"]
+    steps = [(step["value"], step["color"]) for step in defaults["thresholds"]["steps"]]
+    shown = {value: [colour for at, colour in steps if at is None or value >= at][-1] for value in (-0.001, 0.0, 0.001)}
+    assert shown == {-0.001: "red", 0.0: "orange", 0.001: "green"}
+    assert defaults["noValue"] == "unknown"
+
+
+def test_alerts_are_on_the_first_screen() -> None:
+    panel = panel_of("Alerts")
+    assert panel["type"] == "alertlist"
+    assert panel["options"]["stateFilter"]["firing"]
+    assert (panel["gridPos"]["y"] + panel["gridPos"]["h"]) * 38 < 900
+    (source,) = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert source["jsonData"]["manageAlerts"]
+
+
+@every_panel
+def test_a_barrier_has_its_unit_in_the_title(panel: Board) -> None:
+    if panel["type"] != "table" and any("loss_barrier" in target["expr"] for target in panel["targets"]):
+        assert "nats" in panel["title"]
+
+
+@pytest.mark.parametrize("page", ["runbook.md", "observing.md"])
+def test_a_panel_that_a_page_names_is_there(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    named = {" ".join(found.split()) for found in re.findall(r"(?<![*\w])\*([A-Z][^*→.]+)\*(?!\*)", text)}
+    assert len(named) > 2
+    assert named <= {panel["title"] for panel in TITLED}
 
 
 def test_target_promql_rule(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ ALERTS, RECORDING = PROMETHEUS / "rules" / "alerts.yml", PROMETHEUS / "rules" / 
 CASES = PROMETHEUS / "tests" / "alerts.test.yml"
 SYMPTOMS = {
     *("FedrebasinRoundStalled", "FedrebasinQuorumMissed", "FedrebasinReplyRefused", "FedrebasinBarrierNotReduced"),
-    *("FedrebasinMergedWorseThanBestSite", "FedrebasinServerAbsent", "FedrebasinCertificateExpiresSoon"),
+    *("FedrebasinMergedWorseThanBestSite", "FedrebasinServerAbsent", "FedrebasinRunStoreUnreadable"),
+    "FedrebasinCertificateExpiresSoon",
 }
 
 
@@ -46,8 +47,12 @@ def known_metrics() -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("check", "config", "prometheus.yml"), ("check", "rules", "rules/recording.yml", "rules/alerts.yml")],
-    ids=["config", "rules"],
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "config", "loopback.yml"),
+        ("check", "rules", "rules/recording.yml", "rules/alerts.yml"),
+    ],
+    ids=["config", "on loopback", "rules"],
 )
 def test_promtool_finds_nothing_wrong(arguments: tuple[str, ...]) -> None:
     done = promtool(*arguments)
@@ -59,7 +64,29 @@ def test_every_case_of_every_alert_comes_out_as_written() -> None:
     assert done.returncode == 0, done.stderr + done.stdout
 
 
-def test_there_are_just_the_seven_alerts() -> None:
+def test_on_loopback_all_is_the_same_but_the_addresses() -> None:
+    inner, loopback = (_settings(name) for name in ("prometheus.yml", "loopback.yml"))
+    assert loopback == inner.replace("exporter:9464", "127.0.0.1:9464").replace("alertmanager:9093", "127.0.0.1:9093")
+
+
+def test_the_block_for_alertmanager_is_right_once_it_is_filled_in(tmp_path: Path) -> None:
+    shutil.copytree(PROMETHEUS, tmp_path / "prometheus")
+    text = _settings("prometheus.yml")
+    start = text.index("# alerting:")
+    block, rest = text[start:].split("\n\n", 1)
+    filled = text[:start] + block.replace("# ", "") + "\n\n" + rest
+    (tmp_path / "prometheus" / "prometheus.yml").write_text(filled, encoding="utf-8")
+    assert yaml.safe_load(filled)["alerting"]["alertmanagers"]
+    done = promtool("check", "config", "prometheus.yml", folder=tmp_path / "prometheus")
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def _settings(name: str) -> str:
+    """A configuration less its first line, which says what it is for."""
+    return (PROMETHEUS / name).read_text(encoding="utf-8").partition("\n")[2]
+
+
+def test_there_are_just_the_eight_alerts() -> None:
     assert {rule["alert"] for rule in rules(ALERTS)} == SYMPTOMS
 
 
@@ -68,8 +95,8 @@ def test_an_alert_has_a_paragraph_labels_and_both_cases(name: str) -> None:
     (rule,) = [rule for rule in rules(ALERTS) if rule["alert"] == name]
     runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     assert len(runbook.partition(f"\n## {name}\n")[2].partition("\n## ")[0].split()) > 50
-    assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
-    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+    assert rule["annotations"]["runbook_url"] == f"{{{{ $externalLabels.runbooks }}}}/runbook.md#{name.lower()}"
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     assert rule["labels"]["severity"] in ("page", "ticket")
     cases = yaml.safe_load(CASES.read_text(encoding="utf-8"))["tests"]
     expected = [

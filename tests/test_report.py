@@ -1,0 +1,82 @@
+"""The report tells whoever did not run it when it was, on how many samples, and what each network is."""
+
+import re
+from pathlib import Path
+
+from server.baselines import ALIGNED, RECALIBRATED
+from server.records import RoundRecord, Score
+from server.report import write_report
+from server.store import RunStore
+from server.summary import summarise
+from server.wording import SENTENCES, sentence
+from tests.stores import COMPLETE, VOID, write_run
+
+NETWORKS = (*SENTENCES, "site-us", "site-us.corrected", "round-2")
+
+
+def page(tmp_path: Path, *rounds: RoundRecord) -> str:
+    run = write_run(tmp_path / "run", rounds)
+    return " ".join(write_report(RunStore(run)).read_text(encoding="utf-8").split())
+
+
+def rounds_of(count: int) -> list[RoundRecord]:
+    return [COMPLETE, *(COMPLETE.model_copy(update={"round": n, "baselines": {}}) for n in range(2, count + 1))]
+
+
+def table(text: str, after: str) -> list[str]:
+    """The first cells of the first table after that heading."""
+    rows = text.partition(after)[2].partition("</table>")[0].split("<tr")[2:]
+    return [
+        re.sub(r"<[^>]*>|\u200b", "", row.partition("<td")[2].partition("</td>")[0]).partition(">")[2] for row in rows
+    ]
+
+
+def test_it_says_when_the_run_was_and_what_one_sample_is_worth(tmp_path: Path) -> None:
+    text = page(tmp_path, COMPLETE, VOID)
+    # Round 1 took 50.2 s, and ended at 22:15 of the day on which the clock of Unix reached 1.7 billion.
+    assert "14 November 2023, 22:14 to 23:15 UTC" in text
+    assert "These are 100 samples that no network was trained on: one of them more or less is 1.00 % of cases" in text
+
+
+def test_a_run_of_before_that_says_no_time_has_no_date(tmp_path: Path) -> None:
+    assert "UTC" not in page(tmp_path, COMPLETE.model_copy(update={"finished": 0.0}))
+
+
+def test_each_network_has_a_sentence_of_its_own() -> None:
+    assert "before anything was merged" in sentence("site-us")
+    assert "what a merge must beat" in sentence("site-us.corrected")
+    assert sentence("round-2") == "the network that round 2 merged"
+    assert all(len(sentence(name)) > 20 for name in NETWORKS)
+
+
+def test_of_thirty_rounds_only_the_first_merge_and_the_last_stand_above_the_charts(tmp_path: Path) -> None:
+    text = page(tmp_path, *rounds_of(30))
+    shown = table(text, "Accuracy and loss on the union")
+    assert [name for name in shown if name.startswith("round-")] == ["round-1", "round-30"]
+    assert table(text, "<h2>Rounds</h2>") == [str(number) for number in range(1, 31)]
+
+
+def test_the_row_of_the_merge_is_marked(tmp_path: Path) -> None:
+    text = page(tmp_path, COMPLETE)
+    assert "the network that round 1 merged: the merge" in text
+    assert summarise(RunStore(tmp_path / "run")).merge == "round-1"
+
+
+def test_a_merge_that_is_the_aligned_mean_has_that_name(tmp_path: Path) -> None:
+    assert COMPLETE.merged is not None
+    first = COMPLETE.model_copy(update={"baselines": {ALIGNED + RECALIBRATED: COMPLETE.merged}})
+    summary = summarise(RunStore(write_run(tmp_path / "run", [first])))
+    assert summary.merge == ALIGNED + RECALIBRATED
+    assert "round-1" not in summary.accuracy
+
+
+def test_what_sites_do_alone_is_unknown_where_it_was_not_measured(tmp_path: Path) -> None:
+    text = page(tmp_path, COMPLETE.model_copy(update={"baselines": {}}))
+    assert "How a site does alone was not measured." in text
+    assert "best site alone<b>unknown</b>" in text
+
+
+def test_the_best_site_is_that_of_the_first_merge_in_every_round(tmp_path: Path) -> None:
+    worse = Score(accuracy=0.85, loss=0.3, count=100)
+    text = page(tmp_path, *rounds_of(2), COMPLETE.model_copy(update={"round": 3, "baselines": {}, "merged": worse}))
+    assert "is right in 85.0 % of cases; the best site's own network, before anything was merged, was in 90.0 %" in text
