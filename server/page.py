@@ -21,6 +21,7 @@ th, td:first-child, .text { white-space: normal; }
 td:first-child, td.text { overflow-wrap: anywhere; min-width: 4.5rem; }
 th { vertical-align: bottom; }
 .merge td { font-weight: bold; }
+td .note { font-size: .85rem; line-height: 1.3; font-weight: normal; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; margin: 1rem 0; }
 .card { padding: .6rem 1rem; border: 1px solid var(--line); border-radius: .4rem; background: var(--soft); }
 .card b { display: block; font-size: 1.6rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
@@ -41,7 +42,6 @@ summary { cursor: pointer; }
   .stack td { border: 0; padding: .1rem 0; text-align: right; white-space: normal; }
   .stack td::after { content: ""; display: block; clear: both; }
   .stack td::before { content: attr(data-name); float: left; padding-right: 1rem; }
-  .stack td.words { text-align: left; }
   .stack td:first-child { font-weight: bold; text-align: left; }
   .stack tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
   .cards { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)); }
@@ -89,12 +89,12 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 {% endif %}
 
 <h2>Accuracy and loss on the union of held-out data</h2>
-<table class="stack">
-<tr><th>network</th><th class="text">what it is</th><th>accuracy</th><th>loss, nats</th></tr>
+<table>
+<tr><th>network</th><th>accuracy</th><th>loss, nats</th></tr>
 {% for row in networks %}
-<tr{{ ' class="merge"'|safe if row.is_merge }}><td>{{ row.name|replace(".", ".\u200b") }}</td>
-<td class="text words" data-name="">{{ row.sentence }}{{ ": the merge" if row.name == summary.merge }}</td>
-<td data-name="accuracy">{{ row.accuracy|score }}</td><td data-name="loss, nats">{{ row.loss|score }}</td></tr>
+<tr{{ ' class="merge"'|safe if row.is_merge }}><td>{{ row.name|replace(".", ".\u200b") }}
+<div class="note">{{ row.sentence }}{{ ": the merge" if row.name == summary.merge }}</div></td>
+<td>{{ row.accuracy|score }}</td><td>{{ row.loss|score }}</td></tr>
 {% endfor %}
 </table>
 

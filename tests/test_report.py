@@ -27,7 +27,10 @@ def table(text: str, after: str) -> list[str]:
     """The first cells of the first table after that heading."""
     rows = text.partition(after)[2].partition("</table>")[0].split("<tr")[2:]
     return [
-        re.sub(r"<[^>]*>|\u200b", "", row.partition("<td")[2].partition("</td>")[0]).partition(">")[2] for row in rows
+        re.sub(r"<[^>]*>|\u200b", "", row.partition("<td")[2].partition("</td>")[0].partition("<div")[0]).partition(
+            ">"
+        )[2]
+        for row in rows
     ]
 
 
