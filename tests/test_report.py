@@ -26,12 +26,8 @@ def rounds_of(count: int) -> list[RoundRecord]:
 def table(text: str, after: str) -> list[str]:
     """The first cells of the first table after that heading."""
     rows = text.partition(after)[2].partition("</table>")[0].split("<tr")[2:]
-    return [
-        re.sub(r"<[^>]*>|\u200b", "", row.partition("<td")[2].partition("</td>")[0].partition("<div")[0]).partition(
-            ">"
-        )[2]
-        for row in rows
-    ]
+    cells = [re.split("</td>|<div", row.partition("<td")[2])[0].partition(">")[2] for row in rows]
+    return [cell.replace("\u200b", "").strip() for cell in cells]
 
 
 def test_it_says_when_the_run_was_and_what_one_sample_is_worth(tmp_path: Path) -> None:
