@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from cli.enrolment.approval import Server
 from cli.enrolment.layout import ServerFolder
@@ -20,6 +21,8 @@ from cli.serve import run
 from cli.settings import read_run_config
 from cli.simulate import simulate
 from cli.superlink import FlowerError
+from strategies.errors import SettingsError
+from strategies.explain import problems
 from strategies.settings import parse_settings
 
 app = typer.Typer(help="A federation's server: make it, let sites in and out, start runs.", no_args_is_help=True)
@@ -40,14 +43,17 @@ def init(
     output: Output = Format.TABLE,
 ) -> None:
     """Make a federation: its certificate authority, the server's keys, an empty list of sites."""
-    federation = Federation(
-        name=name,
-        proxy=proxy,
-        superlink=superlink,
-        listen=listen,
-        image=image or f"fedrebasin:{version('fedrebasin')}",
-        run=_run_config(run_config),
-    )
+    try:
+        federation = Federation(
+            name=name,
+            proxy=proxy,
+            superlink=superlink,
+            listen=listen,
+            image=image or f"fedrebasin:{version('fedrebasin')}",
+            run=_run_config(run_config),
+        )
+    except ValidationError as error:
+        raise SettingsError("\n".join(problems(error, Federation, Federation.patterns))) from None
     make_server(ServerFolder(folder), federation)
     if output is Format.JSON:
         print_json({"folder": str(folder), "proxy": proxy, "superlink": superlink})

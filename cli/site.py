@@ -1,7 +1,7 @@
 """``fedrebasin site``: what the operator of a site does."""
 
 import getpass
-import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +69,8 @@ def configure(
     site = SiteFolder(folder)
     written = [write_environment(site)]
     if systemd is not None:
-        command = Path(shutil.which("fedrebasin") or "fedrebasin")
+        # A unit needs the whole path, whether or not the environment that this runs in is activated.
+        command = Path(sys.executable).parent / "fedrebasin"
         written += write_units(site, systemd, command, user or getpass.getuser())
     if output is Format.JSON:
         print_json({"written": [str(path) for path in written]})

@@ -21,6 +21,7 @@ from cli.enrolment.requests import compare, make_request, read_request
 from cli.enrolment.server import make_server
 from cli.enrolment.settings import Federation, Membership, SiteSettings
 from strategies.errors import SettingsError
+from tests.commands import run
 
 AUTHORITY = new_authority("tests")
 FEDERATION = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={"model": "mlp", "rounds": 2})
@@ -257,3 +258,17 @@ def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:
     assert isinstance(membership, Membership)
     assert membership.run == {"model": "mlp", "rounds": 2}
     assert len(membership.architecture) == 64
+
+
+def test_an_address_without_a_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = run(capsys, "server", "init", "--proxy", "127.0.0.1", "--folder", tmp_path / "federation")
+    assert ran.code == SettingsError.exit_code
+    assert "setting 'proxy': expected host:port, an IPv6 address in brackets, got '127.0.0.1' (str)" in ran.err
+
+
+def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    assert run(capsys, "site", "configure", "--systemd", tmp_path, "--folder", site.path).code == 0
+    unit = (tmp_path / "fedrebasin-supernode.service").read_text()
+    assert f"ExecStart={Path(sys.executable).parent / 'fedrebasin'} site run" in unit

@@ -36,7 +36,7 @@ def make_request(folder: SiteFolder, name: str) -> Path:
     if folder.key.exists():
         raise EnrolmentError(
             f"{folder.key} exists: this folder has a key already. Name another --folder; to change a site's key, "
-            "see 'key rotation' in docs/server-guide.md"
+            "see 'Keys' in docs/server-guide.md"
         )
     key = new_key()
     write_private(folder.key, private_pem(key))
