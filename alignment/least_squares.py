@@ -105,22 +105,24 @@ def output_sums(
     return sums
 
 
-def fit_layers(merged: State, sums: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """``merged`` with each layer that ``sums`` speaks of fitted to the outputs wanted of it; see the top of this file.
+def fit_layers(merged: State, sums: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+    """``merged`` with each layer that all ``sums`` speak of fitted to the outputs wanted of it; see this file's top.
 
-    ``sums`` are those of `output_sums`, added over networks. Raises `StateError` for sums of other shapes than the
+    ``sums`` are those of `output_sums`, one for each network. Raises `StateError` for sums of other shapes than the
     layer's.
     """
     fitted = dict(merged)
-    for layer, (gram, across) in sums.items():
+    for layer in [name for name in sums[0] if all(name in each for each in sums)]:
+        grams, products = zip(*(each[layer] for each in sums), strict=True)
+        gram, across = torch.stack(grams).double().sum(0), torch.stack(products).double().sum(0)
         now = _matrix(merged, layer).T
         if tuple(gram.shape) != (len(now), len(now)) or across.shape != now.shape:
             got = f"{tuple(gram.shape)} and {tuple(across.shape)}"
             raise StateError(f"sums of {layer!r}: expected {(len(now), len(now))} and {tuple(now.shape)}, got {got}")
         # Where nothing ever came in, the layer stays as it is.
         strength = HOLD * gram.diagonal().mean().item() or 1.0
-        held = gram.double() + strength * torch.eye(len(now), dtype=torch.float64)
-        wanted = solve(held, across.double() + strength * now).T
+        held = gram + strength * torch.eye(len(now), dtype=torch.float64)
+        wanted = solve(held, across + strength * now).T
         for key, part in _parts(merged, layer, wanted).items():
             fitted[key] = part.reshape(merged[key].shape).to(merged[key].device, merged[key].dtype)
     return fitted
@@ -138,9 +140,8 @@ def fitted_in_sequence(
     for layer in gram_sizes(model):
         student = network_with(model, state)
         parts = [output_sums(student, network_with(model, each), batches, [layer])[layer] for each in states]
-        weighed = [(share * gram, share * across) for share, (gram, across) in zip(shares, parts, strict=True)]
-        grams, products = zip(*weighed, strict=True)
-        state = fit_layers(state, {layer: (torch.stack(grams).sum(0), torch.stack(products).sum(0))})
+        weighed = [{layer: (share * gram, share * across)} for share, (gram, across) in zip(shares, parts, strict=True)]
+        state = fit_layers(state, weighed)
         state = write_moments(state, batch_norm_moments(network_with(model, state), batches))
         yield state
 
@@ -179,7 +180,7 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs_as_rows(layer, inputs[0].detach())
+        x = _rows(layer, inputs[0].detach())
         gram = (x.T @ x).double().cpu()
         sums[name] = sums[name] + gram if name in sums else gram
 
@@ -198,7 +199,7 @@ def _fitter(
     sums: dict[str, tuple[Tensor, Tensor]], outputs: Mapping[str, Tensor], name: str
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs_as_rows(layer, inputs[0].detach())
+        x = _rows(layer, inputs[0].detach())
         gram, across = (x.T @ x).double().cpu(), (x.T @ outputs[name]).double().cpu()
         before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
         sums[name] = (before[0] + gram, before[1] + across)
@@ -206,7 +207,7 @@ def _fitter(
     return add
 
 
-def inputs_as_rows(layer: nn.Module, inputs: Tensor) -> Tensor:
+def _rows(layer: nn.Module, inputs: Tensor) -> Tensor:
     """One row for each time that the layer's weights are applied."""
     rows = _patches(layer, inputs) if isinstance(layer, nn.Conv2d) else inputs.flatten(0, -2)
     return rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)

@@ -1,6 +1,5 @@
 """Answers to what the server asks of networks that it sends: moments and sums over the site's own samples."""
 
-import copy
 from collections.abc import Iterator
 from typing import cast
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from alignment.barrier import LossSums
 from alignment.batch_norm import batch_norm_moments
+from alignment.batches import network_with
 from alignment.heads import feature_sums
 from alignment.interpolate import interpolate
 from alignment.least_squares import gram_sums, output_sums
@@ -107,11 +107,9 @@ def outputs_answer(model: nn.Module, message: Message, samples: Samples) -> dict
     """What fits layers of the merged network to the outputs of the site's own, in single precision."""
     layers = [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
     sent = dict(networks(message))
-    own = copy.deepcopy(model)
-    model.load_state_dict(dict(sent[MERGED]))
-    own.load_state_dict(dict(sent[OWN]))
+    merged, own = (network_with(model, sent[name]) for name in (MERGED, OWN))
     batches = (inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device))
-    sums = output_sums(model, own, batches, layers)
+    sums = output_sums(merged, own, batches, layers)
     grams = {layer: gram.float() for layer, (gram, _) in sums.items()}
     across = {layer: products.float() for layer, (_, products) in sums.items()}
     return {GRAMS: to_arrays(grams), ACROSS: to_arrays(across)}

@@ -1,9 +1,8 @@
 """Layers merged in closed form, from the Gram matrices of their inputs at every site."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from logging import getLogger
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
@@ -50,13 +49,15 @@ def merge_in_sequence(
 ) -> dict[str, Tensor]:
     """``mean`` with one layer after another fitted to what that layer puts out in the sites' aligned networks.
 
-    Each costs two trips: the sums that fit it, and the statistics of what comes behind. Every site is sent the network
-    so far beside its own. ``mean`` as it is when not every site answers.
+    Each costs two trips: the statistics behind what was fitted so far, and the sums that fit it. Every site is sent the
+    network so far beside its own. The last layer's statistics are the caller's to renew. ``mean`` as it is when not
+    every site answers.
     """
     settings = sites.settings
     sizes = affordable(gram_sizes(model), settings.gram_limit_megabytes)
-    state: dict[str, Tensor] = recalibrate(sites, model, {MERGED: mean}, round_number)[MERGED]
+    state: dict[str, Tensor] = dict(mean)
     for layer, size in sizes.items():
+        state = recalibrate(sites, model, {MERGED: state}, round_number)[MERGED]
         shared = {MERGED: to_arrays(state), CONFIG: ConfigRecord({LAYERS: [layer]})}
 
         def content(site: str, shared: Mapping[str, Record] = shared) -> RecordDict:
@@ -67,8 +68,7 @@ def merge_in_sequence(
         if answers.keys() != aligned.keys():
             logger.warning("round %d: merged by the mean, since sums over %s are missing", round_number, layer)
             return dict(mean)
-        fitted = fit_layers(state, {layer: _pooled([answers[site] for site in aligned])})
-        state = recalibrate(sites, model, {MERGED: fitted}, round_number)[MERGED]
+        state = fit_layers(state, [{layer: answers[site]} for site in aligned])
     return state
 
 
@@ -81,11 +81,6 @@ def affordable(sizes: Mapping[str, int], limit_megabytes: float) -> dict[str, in
         if left >= 0:
             chosen.add(name)
     return {name: rows for name, rows in sizes.items() if name in chosen}
-
-
-def _pooled(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    grams, across = zip(*parts, strict=True)
-    return torch.stack(grams).double().sum(0), torch.stack(across).double().sum(0)
 
 
 def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tuple[Tensor, Tensor]]:

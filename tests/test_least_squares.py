@@ -124,7 +124,7 @@ def test_a_fitted_layer_is_nearest_to_the_outputs_wanted_but_for_being_held(
         teacher.load_state_dict(state)
         parts.append(output_sums(student, teacher, [x[:3], x[3:]], ["only"])["only"])
     sums = (parts[0][0] + parts[1][0], parts[0][1] + parts[1][1])
-    fitted = fit_layers(merged, {"only": sums})
+    fitted = fit_layers(merged, [{"only": part} for part in parts])
 
     def loss(of: dict[str, Tensor]) -> Tensor:
         moved = torch.stack([(of[key] - merged[key]).square().sum() for key in merged]).sum()
@@ -139,7 +139,7 @@ def test_a_fitted_layer_is_nearest_to_the_outputs_wanted_but_for_being_held(
 def test_a_network_that_is_fitted_to_itself_stays_as_it_is() -> None:
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3)).double()
     x = torch.randn(50, 2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    fitted = fit_layers(model.state_dict(), output_sums(model, model, [x], ["0", "3"]))
+    fitted = fit_layers(model.state_dict(), [output_sums(model, model, [x], ["0", "3"])])
     assert all(fitted[name].allclose(tensor) for name, tensor in model.state_dict().items())
 
 
@@ -151,11 +151,11 @@ def test_a_layer_makes_up_for_what_those_before_it_got_wrong() -> None:
     with torch.no_grad():
         student.get_submodule("0").get_parameter("weight").add_(0.1)
     before = (student(x) - teacher(x)).square().mean()
-    student.load_state_dict(fit_layers(student.state_dict(), output_sums(student, teacher, [x], ["1"])))
+    student.load_state_dict(fit_layers(student.state_dict(), [output_sums(student, teacher, [x], ["1"])]))
     assert (student(x) - teacher(x)).square().mean() < 0.01 * before
 
 
 def test_sums_of_another_layer_are_an_error() -> None:
     layer = nn.Linear(3, 2)
     with pytest.raises(StateError, match=r"sums of '': expected \(4, 4\) and \(4, 2\), got \(3, 3\) and \(4, 2\)"):
-        fit_layers(layer.state_dict(), {"": (torch.eye(3), torch.zeros(4, 2))})
+        fit_layers(layer.state_dict(), [{"": (torch.eye(3), torch.zeros(4, 2))}])

@@ -9,28 +9,27 @@ itself is `merge = sequential`. Needs the trainings that `benchmarks.merging.tra
 """
 
 import argparse
-import copy
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
 
 import torch
 from rich.progress import track
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from alignment import derive_spec, interpolate, match_activations, match_weights, permute, recalibrate
-from alignment.least_squares import gram_sizes, gram_sums, inputs_as_rows, merge_layers
-from alignment.solving import solve
+from alignment import derive_spec, interpolate, match_activations, match_weights, permute, write_moments
+from alignment.batch_norm import batch_norm_moments
+from alignment.batches import network_with
+from alignment.least_squares import fit_layers, gram_sizes, gram_sums, merge_layers, output_sums
+from alignment.spec import State
 from benchmarks.merging.tasks import Task
 from benchmarks.merging.trainings import Training, make
+from client.answers import judge, outputs
 from client.data import load_site_data
 from client.sources import Samples
 from models import Architecture, build, example_inputs
 
 BATCH = 50
-RIDGE = 1e-3
 
 
 def main() -> None:
@@ -46,17 +45,18 @@ def main() -> None:
     torch.set_num_threads(1)
     for seed in range(arguments.seeds):
         trial = Trial(Task(arguments.data, 16, "biased", 2, seed), arguments.samples, arguments.matching)
-        mean = trial.mean
-        scores = {"mean": trial.accuracy(mean)}
-        grams = [gram_sums(net, list(part), list(gram_sizes(net))) for net, part in trial.sites()]
-        own = [net.state_dict() for net in trial.networks]
-        scores["at once"] = trial.accuracy(trial.with_state(merge_layers(mean.state_dict(), own, grams)))
-        layers = list(gram_sizes(mean))
+        layers = list(gram_sizes(trial.networks[0]))
+        grams = [gram_sums(network, part, layers) for network, part in trial.sites()]
+        own = [network.state_dict() for network in trial.networks]
+        scores = {
+            "mean": trial.accuracy(trial.mean),
+            "at once": trial.accuracy(merge_layers(trial.mean, own, grams)),
+        }
         for steps in arguments.steps:
-            merged = trial.with_state(mean.state_dict())
+            merged = trial.mean
             for sweep in range(arguments.sweeps):
                 for run in track(_runs(layers, steps), f"seed {seed}, {steps} steps, sweep {sweep + 1}"):
-                    trial.solve(merged, run)
+                    merged = trial.fitted(merged, run)
                 scores[f"{steps} steps, sweep {sweep + 1}"] = trial.accuracy(merged)
         print(f"seed {seed}: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()), flush=True)
 
@@ -76,61 +76,34 @@ class Trial:
         self._like = build(architecture, 0)
         spec = derive_spec(self._like, example_inputs(architecture))
         first, other = (load_file(training.path) for training in trainings)
-        batches = list(self._batches(self.parts[1]))
+        batches = self._batches(self.parts[1])
         found = (
             match_activations(spec, self._like, first, other, batches, settings.matching_weight)
             if matching == "joint"
             else match_weights(spec, first, other)
         )
         aligned = permute(spec, found.permutation, other)
-        self.networks = [self.with_state(first), self.with_state(aligned)]
-        self.mean = self.with_state(interpolate(first, aligned, 0.5))
-        recalibrate(self.mean, self._all())
+        self.networks = [network_with(self._like, first), network_with(self._like, aligned)]
+        self.mean = self._renewed(interpolate(first, aligned, 0.5))
 
-    def with_state(self, state: dict[str, Tensor]) -> nn.Module:
-        """A network of that state."""
-        network = copy.deepcopy(self._like)
-        network.load_state_dict(state)
-        return network.eval()
-
-    def sites(self) -> list[tuple[nn.Module, Sequence[Tensor]]]:
+    def sites(self) -> list[tuple[nn.Module, list[Tensor]]]:
         """Each site's network, aligned, and its batches."""
         return [(network, self._batches(part)) for network, part in zip(self.networks, self.parts, strict=True)]
 
-    @torch.no_grad()
-    def solve(self, mean: nn.Module, layers: Sequence[str]) -> None:
-        """Solves some layers of ``mean``, in place, all on its features as they are, and renews its statistics."""
-        total: dict[str, Tensor] = {}
-        wanted: dict[str, Tensor] = {}
-        for network, batches in self.sites():
-            rows = {layer: _matrix(network, layer) for layer in layers}
-            for batch in batches:
-                ours, theirs = _inputs(mean, layers, batch), _inputs(network, layers, batch)
-                for layer in layers:
-                    _add(total, layer, (ours[layer].T @ ours[layer]).double())
-                    _add(wanted, layer, (ours[layer].T @ theirs[layer]).double() @ rows[layer].T)
-        for layer in layers:
-            own = cast(nn.Conv2d, mean.get_submodule(layer))
-            gram = total[layer]
-            strength = RIDGE * gram.diagonal().mean()
-            before = _matrix(mean, layer)
-            solved = solve(gram + strength * torch.eye(len(gram)).double(), wanted[layer] + strength * before.T).T
-            n_inputs = own.weight[0].numel()
-            own.weight.copy_(solved[:, :n_inputs].reshape(own.weight.shape))
-            if own.bias is not None:
-                own.bias.copy_(solved[:, n_inputs])
-        recalibrate(mean, self._all())
+    def fitted(self, state: State, layers: Sequence[str]) -> dict[str, Tensor]:
+        """``state`` with some layers fitted, all on its features as they are, and its statistics renewed."""
+        merged = network_with(self._like, state)
+        sums = [output_sums(merged, network, batches, layers) for network, batches in self.sites()]
+        return self._renewed(fit_layers(state, sums))
 
-    def accuracy(self, network: nn.Module) -> float:
+    def accuracy(self, state: State) -> float:
         """On the union of held-out samples, statistics renewed."""
-        recalibrate(network, self._all())
-        right = total = 0
-        with torch.no_grad():
-            for part in self.held_out:
-                for inputs, targets in part.batches(BATCH, torch.device("cpu")):
-                    right += int((network(inputs).argmax(1) == targets).sum())
-                    total += len(targets)
-        return right / total
+        state = self._renewed(state)
+        right = [judge(outputs(self._like, state, part), part.targets).correct for part in self.held_out]
+        return sum(right) / sum(map(len, self.held_out))
+
+    def _renewed(self, state: State) -> dict[str, Tensor]:
+        return write_moments(state, batch_norm_moments(network_with(self._like, state), self._all()))
 
     def _all(self) -> list[Tensor]:
         return [batch for part in self.parts for batch in self._batches(part)]
@@ -146,34 +119,6 @@ def _runs(layers: Sequence[str], steps: int) -> list[Sequence[str]]:
 
 def _some(samples: Samples, most: int) -> Samples:
     return samples.take(torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:most])
-
-
-def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    sums[name] = sums[name] + value if name in sums else value
-
-
-def _inputs(network: nn.Module, layers: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
-    """What each layer's weights are applied to, one row for each time."""
-    caught: dict[str, Tensor] = {}
-
-    def catch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            caught[name] = inputs_as_rows(layer, inputs[0])
-
-        return hook
-
-    with ExitStack() as hooks:
-        for name in layers:
-            hooks.enter_context(network.get_submodule(name).register_forward_pre_hook(catch(name)))
-        network(batch)
-    return caught
-
-
-def _matrix(network: nn.Module, layer: str) -> Tensor:
-    """The layer's weights with one row for each output, its bias a last column."""
-    found = cast(nn.Conv2d, network.get_submodule(layer))
-    rows = found.weight.flatten(1).double()
-    return rows if found.bias is None else torch.cat((rows, found.bias.double()[:, None]), 1)
 
 
 if __name__ == "__main__":
