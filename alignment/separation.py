@@ -10,12 +10,11 @@ from alignment.ascent import is_joint
 from alignment.certificate import nearest_neighbours
 from alignment.flat import edges_of, flatten
 from alignment.matching import Matching
-from alignment.pair import Pair, dot
+from alignment.pair import CHUNK_ELEMENTS, Pair, dot
 from alignment.permutation import identity_permutation
 from alignment.spec import PermutationSpec, State
 from alignment.validate import check_finite, check_fit
 
-CHUNK_ELEMENTS = 1 << 16
 FAR = 0.4
 """A network that has moved by more than this share of the reference's norm may have a cosine below 0.9 to it."""
 KEEP_ONE_IN = (64, 8, 1)

@@ -72,7 +72,7 @@ def main() -> None:
             name = f"site-{number + 1}"
             made.enrol(name, partition=number, partitions=asked.sites)
             made.start(name)
-        wait_until(lambda: len(made.online()) == asked.sites, 300, lambda: made.logs())
+        wait_until(lambda: len(made.online()) == asked.sites, 300, made.logs)
         before = traffic(made.services["proxy"].log)
         memory = Memory(made)
         with memory:

@@ -22,6 +22,7 @@ from torch import nn
 from cli.interrupts import terminable
 from cli.superlink import local_superlink, short_folder
 from models import Architecture, build
+from server.live import ENDS
 from server.store import RunStore
 
 NAME = "recorded"
@@ -70,7 +71,7 @@ def main(folder: Path) -> None:
 def watch(store: Path) -> None:
     """Appends every new state of ``status.json`` to ``status.jsonl``, until the run has ended."""
     last: dict[str, object] = {}
-    while last.get("phase") not in ("finished", "failed"):
+    while last.get("phase") not in ENDS:
         with suppress(OSError):
             now = json.loads((store / "status.json").read_text(encoding="utf-8"))
             if now != last:

@@ -17,6 +17,7 @@ from cli.output import Format, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
 from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
 from client.sources import DIGITS, describe_samples, read_samples
+from server.live import ENDS
 from server.records import Score
 from server.report import write_report
 from server.store import RunStore
@@ -180,7 +181,7 @@ def _wait(link: SuperLink, run_id: str, store: RunStore, show_phase: Callable[[s
     while True:
         now = store.told() or {"round": 0, "phase": "starting"}
         show_phase(f"round {now['round']}: {now['phase']}")
-        if now["phase"] in ("finished", "failed") or time.monotonic() - asked > 15:
+        if now["phase"] in ENDS or time.monotonic() - asked > 15:
             asked = time.monotonic()
             said = link.status(run_id)
             if said == "finished:completed":

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from cli.enrolment.approval import Server
+from cli.enrolment.files import parsed
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry
 from cli.enrolment.requests import RESERVED, compare, read_request
@@ -21,8 +21,6 @@ from cli.serve import run
 from cli.settings import read_run_config
 from cli.simulate import simulate
 from cli.superlink import FlowerError
-from strategies.errors import SettingsError
-from strategies.explain import problems
 from strategies.settings import parse_settings
 
 app = typer.Typer(help="A federation's server: make it, let sites in and out, start runs.", no_args_is_help=True)
@@ -43,17 +41,15 @@ def init(
     output: Output = Format.TABLE,
 ) -> None:
     """Make a federation: its certificate authority, the server's keys, an empty list of sites."""
-    try:
-        federation = Federation(
-            name=name,
-            proxy=proxy,
-            superlink=superlink,
-            listen=listen,
-            image=image or f"fedrebasin:{version('fedrebasin')}",
-            run=_run_config(run_config),
-        )
-    except ValidationError as error:
-        raise SettingsError("\n".join(problems(error, Federation, Federation.patterns))) from None
+    said = {
+        "name": name,
+        "proxy": proxy,
+        "superlink": superlink,
+        "listen": listen,
+        "image": image or f"fedrebasin:{version('fedrebasin')}",
+        "run": _run_config(run_config),
+    }
+    federation = parsed(Federation, said)
     make_server(ServerFolder(folder), federation)
     if output is Format.JSON:
         print_json({"folder": str(folder), "proxy": proxy, "superlink": superlink})

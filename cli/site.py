@@ -1,7 +1,6 @@
 """``fedrebasin site``: what the operator of a site does."""
 
 import getpass
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from cli.enrolment.requests import make_request
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.preflight.command import check
+from cli.superlink import executable
 from cli.supervise import run, run_all
 
 app = typer.Typer(help="One site: make its key, join a federation, see whether it will work.", no_args_is_help=True)
@@ -69,9 +69,7 @@ def configure(
     site = SiteFolder(folder)
     written = [write_environment(site)]
     if systemd is not None:
-        # A unit needs the whole path, whether or not the environment that this runs in is activated.
-        command = Path(sys.executable).parent / "fedrebasin"
-        written += write_units(site, systemd, command, user or getpass.getuser())
+        written += write_units(site, systemd, Path(executable("fedrebasin")), user or getpass.getuser())
     if output is Format.JSON:
         print_json({"written": [str(path) for path in written]})
     else:

@@ -106,7 +106,7 @@ class SuperLink:
             raise FlowerError(f"`flwr {arguments[0]}` failed: {said}") from None
 
     def _run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [_executable("flwr"), *arguments]
+        command = [executable("flwr"), *arguments]
         environment = dict(self.environment)
         try:
             return subprocess.run(  # noqa: S603
@@ -132,7 +132,7 @@ def local_superlink(home: Path, port: int) -> Generator[SuperLink]:
     (home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
     link = SuperLink(home, flower_environment(home))
     command = [
-        _executable("flower-superlink"),
+        executable("flower-superlink"),
         "--insecure",
         "--simulation",
         "--host",
@@ -224,7 +224,8 @@ def flower_environment(home: Path) -> dict[str, str]:
     }
 
 
-def _executable(name: str) -> str:
+def executable(name: str) -> str:
+    """A command of the environment that this runs in, whether or not it is activated."""
     return str(Path(sys.executable).parent / name)
 
 

@@ -34,21 +34,22 @@ def read_rounds(store: RunStore) -> list[RoundRecord]:
 def summarise(store: RunStore, seconds: float = 0.0, pooled: Score | None = None) -> Summary:
     """The summary of a run's rounds, with the pooled network's score where it was trained."""
     rounds = read_rounds(store)
-    scores = _scores(rounds, pooled)
+    merges = [record for record in rounds if record.outcome == "merged"]
+    merge = _merge(merges)
+    scores = _scores(merges, merge, pooled)
     return Summary(
         accuracy={name: score.accuracy for name, score in scores.items()},
         loss={name: score.loss for name, score in scores.items()},
         barrier=next((record.barrier for record in rounds if record.barrier is not None), None),
-        merge=_merge(rounds),
+        merge=merge,
         seconds=seconds,
         run=store.directory.name,
         settings=store.read_json("settings.json") or {},
     )
 
 
-def _scores(rounds: list[RoundRecord], pooled: Score | None) -> dict[str, Score]:
+def _scores(merges: list[RoundRecord], merge: str, pooled: Score | None) -> dict[str, Score]:
     """Every score by name: the sites, what they could do together, the means of the first merge, the later rounds."""
-    merges = [record for record in rounds if record.outcome == "merged"]
     baselines = merges[0].baselines if merges else {}
     means = (NAIVE, NAIVE + RECALIBRATED, ALIGNED, ALIGNED + RECALIBRATED)
     sites = [name for site in (sorted(merges[0].weights) if merges else ()) for name in (site, site + CORRECTED)]
@@ -56,14 +57,14 @@ def _scores(rounds: list[RoundRecord], pooled: Score | None) -> dict[str, Score]
     if pooled is not None:
         scores[POOLED] = pooled
     scores |= {name: baselines[name] for name in means if name in baselines}
-    later = merges[1:] if _merge(rounds) in means else merges
+    later = merges[1:] if merge in means else merges
     return scores | {f"{ROUND}{record.round}": record.merged for record in later if record.merged is not None}
 
 
-def _merge(rounds: list[RoundRecord]) -> str:
+def _merge(merges: list[RoundRecord]) -> str:
     """The name of the first merge: among the means, unless its last layer or its mixture was made otherwise."""
-    first = next((record for record in rounds if record.outcome == "merged"), None)
-    if first is None:
+    if not merges:
         return ""
+    first = merges[0]
     known = first.merged is not None and first.merged == first.baselines.get(ALIGNED + RECALIBRATED)
     return ALIGNED + RECALIBRATED if known else f"{ROUND}{first.round}"

@@ -61,18 +61,23 @@ def exclusively(path: Path) -> Generator[None]:
         yield
 
 
-def read_settings(path: Path, model: type[S]) -> S:
-    """The settings in a TOML file.
+def parsed(model: type[S], values: Mapping[str, object], place: str = "") -> S:
+    """The settings that ``values`` are, which stand at ``place``.
 
     Raises `SettingsError` that names each wrong key, with the nearest known key, or what was expected and got.
     """
     try:
-        return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(place + line for line in problems(error, model, model.patterns))) from None
+
+
+def read_settings(path: Path, model: type[S]) -> S:
+    """The settings in a TOML file. Raises `SettingsError` as `parsed` does, or where it is no such file."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise SettingsError(
-            "\n".join(f"{path}: {problem}" for problem in problems(error, model, model.patterns))
-        ) from None
+    return parsed(model, values, f"{path}: ")

@@ -19,6 +19,7 @@ from cli.enrolment.files import read_settings, write_public
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.settings import Membership, SiteSettings, tls_name
 from cli.enrolment.templates import render
+from cli.superlink import executable
 
 
 class Part(StrEnum):
@@ -135,4 +136,4 @@ def read_parts(folder: SiteFolder, scratch: Path, apart: bool = False) -> Parts:
 
 def _line(command: str, options: Mapping[str, object]) -> list[str]:
     words = [str(word) for pair in options.items() for word in pair]
-    return [str(Path(sys.executable).parent / command), *words]
+    return [executable(command), *words]
