@@ -68,6 +68,9 @@ class Rehearsal:
 def rehearse(
     reference: Annotated[Path | None, typer.Option(help="A trained network; by default one as it is drawn.")] = None,
     runs: Annotated[Path, typer.Option(help="Where runs are kept, as the ServerApp sees that folder.")] = Path("/runs"),
+    dial: Annotated[
+        str, typer.Option(help="Where the proxy is from here, HOST:PORT; by default where sites dial.")
+    ] = "",
     folder: Annotated[Path, typer.Option(help="The server's folder.")] = Path("federation"),
     output: Output = Format.TABLE,
 ) -> None:
@@ -75,7 +78,7 @@ def rehearse(
 
     Nobody else may be there: sites would be asked for networks in the rehearsal's run.
     """
-    server = Server.open(folder)
+    server = Server.open(folder).dialled_at(dial)
     rehearsal = prepare(server, reference, runs)
     try:
         with terminable():
@@ -162,12 +165,17 @@ def _furnish(site: SiteFolder, rehearsal: Rehearsal) -> None:
 
 def _play(link: SuperLink, site: SiteFolder, rehearsal: Rehearsal) -> RoundRecord:
     running = RunningSite(read_parts(site, scratch_folder()))
+    site_proxy = running.parts.membership.proxy
     try:
         running.start()
         ends = time.monotonic() + ONLINE_SECONDS
         while "online" not in nodes(link).values():
             if (ended := running.ended()) or time.monotonic() > ends:
-                raise RehearsalError(f"the site did not come online: {ended or f'not within {ONLINE_SECONDS:g} s'}")
+                raise RehearsalError(
+                    f"the site did not come online through {site_proxy}: "
+                    f"{ended or f'not within {ONLINE_SECONDS:g} s'}. Its sidecar says above what it met. Can this "
+                    "machine reach that address? --dial names another way to the same proxy"
+                )
         run_id = link.submit(rehearsal.settings.model_dump(by_alias=True), None)
         status = link.wait(run_id)
         if status != "finished:completed":

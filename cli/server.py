@@ -18,10 +18,9 @@ from cli.options import Output
 from cli.output import Format, people, print_json, print_table, warn
 from cli.rehearse import rehearse
 from cli.serve import run
-from cli.settings import read_run_config
+from cli.settings import checked_settings, read_run_config
 from cli.simulate import simulate
 from cli.superlink import FlowerError
-from strategies.settings import parse_settings
 
 app = typer.Typer(help="A federation's server: make it, let sites in and out, start runs.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Option(help="The server's folder: keys and the list of sites.")]
@@ -143,7 +142,7 @@ app.command()(rehearse)
 
 def _run_config(path: Path | None) -> RunConfig:
     config = read_run_config(path) if path is not None else {}
-    found = parse_settings(config).model_dump(by_alias=True)
+    found = checked_settings(config).model_dump(by_alias=True)
     return {key: found[key] for key in config}
 
 

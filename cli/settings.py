@@ -1,14 +1,17 @@
 """``fedrebasin settings``: a run config, read as a run would read it, before a run is started."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 
 from cli.output import Format, print_json, print_table
+from models import Architecture, build, example_inputs
 from strategies.errors import SettingsError
-from strategies.settings import parse_settings
+from strategies.settings import Settings, parse_settings
 
 
 def settings(
@@ -18,12 +21,34 @@ def settings(
     output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
 ) -> None:
     """Show what every setting of a run would be, or say what is wrong with a run config."""
-    found = parse_settings(read_run_config(file) if file is not None else {}).model_dump(by_alias=True)
+    found = checked_settings(read_run_config(file) if file is not None else {}).model_dump(by_alias=True)
     if output is Format.JSON:
         print_json(found)
     else:
         rows = [(key, str(value).lower() if isinstance(value, bool) else str(value)) for key, value in found.items()]
         print_table(str(file or "defaults"), ("setting", "value"), rows, texts=("value",))
+
+
+@torch.no_grad()
+def checked_settings(config: Mapping[str, object]) -> Settings:
+    """The settings that ``config`` holds, whose network was built and takes samples of their shape.
+
+    Raises `SettingsError`, or `ModelError` for a network that there is none of, or not so.
+    """
+    found = parse_settings(config)
+    architecture = Architecture(*found.network)
+    model = build(architecture, found.seed).eval()
+    try:
+        answer = model(*example_inputs(architecture))
+    except Exception as error:
+        raise SettingsError(
+            f"setting 'shape': model {found.model!r} does not take {found.shape}: {type(error).__name__}: {error}"
+        ) from error
+    if answer.shape[-1] != found.classes:
+        raise SettingsError(
+            f"setting 'classes': model {found.model!r} has {answer.shape[-1]} outputs, expected {found.classes}"
+        )
+    return found
 
 
 def read_run_config(file: Path) -> dict[str, object]:

@@ -10,7 +10,7 @@ from cli.enrolment.files import private_folder
 from cli.enrolment.keys import fingerprint, read_private
 from cli.enrolment.kits import install_kit, write_environment, write_units
 from cli.enrolment.layout import SiteFolder
-from cli.enrolment.requests import make_request
+from cli.enrolment.requests import check_name, make_request
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.preflight.command import check
@@ -30,6 +30,7 @@ def request(
 ) -> None:
     """Make the site's key, and the request to send to the server's operator."""
     site = SiteFolder(folder)
+    check_name(name)
     private_folder(folder)
     made = make_request(site, name)
     key = fingerprint(read_private(site.key).public_key())

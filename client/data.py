@@ -24,7 +24,7 @@ def load_site_data(site: Site, settings: Settings) -> SiteData:
 
     Raises `DataError` for samples of another shape, class numbers out of range, or too few of them.
     """
-    samples = read_samples(site.data)
+    samples = numbered(read_samples(site.data), site.data, settings.named_classes)
     _check(samples, site, settings)
     if site.n_partitions > 1:
         # Of simulated sites alone: it imports more than torch does, and each message to a site starts a process.
@@ -40,6 +40,19 @@ def load_site_data(site: Site, settings: Settings) -> SiteData:
     return data
 
 
+def numbered(samples: Samples, data: str, names: tuple[str, ...]) -> Samples:
+    """``samples``, each class with the number that ``names`` gives its name: at every site the same.
+
+    Where either has no names, the numbers stay. Raises `DataError` for a class that is none of ``names``.
+    """
+    if not (names and samples.names):
+        return samples
+    if unknown := [name for name in samples.names if name not in names]:
+        raise DataError(f"data {data!r}: class {unknown[0]!r} is none of the setting 'class-names', {', '.join(names)}")
+    numbers = torch.tensor([names.index(name) for name in samples.names])
+    return Samples(samples.inputs, numbers[samples.targets], names)
+
+
 def class_counts(samples: Samples, classes: int) -> list[int]:
     """The number of samples of each class."""
     return [int(count) for count in torch.bincount(samples.targets, minlength=classes)]
@@ -49,6 +62,12 @@ def _check(samples: Samples, site: Site, settings: Settings) -> None:
     if tuple(samples.inputs.shape[1:]) != settings.tensor_shape:
         got = "x".join(str(size) for size in samples.inputs.shape[1:])
         raise DataError(f"data {site.data!r}: samples have shape {got}, the setting 'shape' says {settings.shape}")
+    if samples.names and len(samples.names) != settings.classes:
+        # Numbered by their order, a class that one site lacks would move all others.
+        raise DataError(
+            f"data {site.data!r}: it has the classes {', '.join(samples.names)}, the setting 'classes' says "
+            f"{settings.classes}. Where not every site has every class, the run must name them: 'class-names'"
+        )
     low, high = int(samples.targets.min()), int(samples.targets.max())
     if low < 0 or high >= settings.classes:
         raise DataError(

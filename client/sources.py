@@ -23,17 +23,21 @@ class DataError(OperatorError):
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs (first axis: samples; bytes 0..255 or floats) and the number of each one's class."""
+    """Inputs (first axis: samples; bytes 0..255 or floats) and the number of each one's class.
+
+    names  of the classes, where the data has any
+    """
 
     inputs: Tensor
     targets: Tensor
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def take(self, rows: list[int] | Tensor) -> "Samples":
         """The samples in ``rows``."""
-        return Samples(self.inputs[rows], self.targets[rows])
+        return Samples(self.inputs[rows], self.targets[rows], self.names)
 
     def batches(
         self, size: int, device: torch.device, generator: torch.Generator | None = None

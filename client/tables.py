@@ -1,6 +1,6 @@
 """Samples of a folder or file of images or parquet, as `datasets` reads it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,8 @@ def read_table(path: Path) -> Samples:
         )
     table = _load(path)
     image, label = _columns(path, table)
-    images, labels = cast(Iterable[object], table[image]), cast(Iterable[int], table[label])
-    pixels = [_pixels(path, each) for each in images]
+    labels = cast(Iterable[int], table[label])
+    pixels = list(_all_pixels(path, table, image))
     shapes = [each.shape for each in pixels]
     for number, shape in enumerate(shapes):
         if shape != shapes[0]:
@@ -32,7 +32,8 @@ def read_table(path: Path) -> Samples:
                 f"data {str(path)!r}: image {number} is {_size(shape)}, image 0 is {_size(shapes[0])}; expected all of "
                 "one size and mode. Resize or convert them first."
             )
-    return Samples(torch.from_numpy(np.stack(pixels)), torch.tensor(list(labels), dtype=torch.int64))
+    names = getattr(cast(Mapping[str, object], table.features)[label], "names", None) or ()
+    return Samples(torch.from_numpy(np.stack(pixels)), torch.tensor(list(labels), dtype=torch.int64), tuple(names))
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -59,6 +60,24 @@ def _columns(path: Path, table: Dataset) -> tuple[str, str]:
         shown = ", ".join(f"{name} ({feature})" for name, feature in features.items())
         raise DataError(f"data {str(path)!r}: expected one image column and one label column, got {shown}")
     return images[0], labels[0]
+
+
+def _all_pixels(path: Path, table: Dataset, column: str) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    for number in range(len(table)):
+        try:
+            image = cast(Mapping[str, object], table[number])[column]
+        except Exception as error:
+            raise DataError(
+                f"data {str(path)!r}: image {_place(table, column, number)} cannot be read: {error}. "
+                "Mend it, or take it away"
+            ) from error
+        yield _pixels(path, image)
+
+
+def _place(table: Dataset, column: str, number: int) -> str:
+    """The file of an image, or its number where it has none."""
+    undecoded = cast(Mapping[str, Any], table.cast_column(column, Image(decode=False))[number])[column]
+    return undecoded["path"] or str(number)
 
 
 def _pixels(path: Path, image: object) -> np.ndarray[Any, np.dtype[np.uint8]]:

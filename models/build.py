@@ -46,7 +46,7 @@ def build(architecture: Architecture, seed: int) -> nn.Module:
     """The network on the CPU, drawn from ``seed``: one seed, the same bytes. Global randomness is untouched.
 
     Raises `ModelError` for a name that is neither in `FAMILIES` nor a ``module:function``, and for a shape,
-    width, depth or norm that the family cannot have.
+    width, depth or norm that the family cannot have; or where the function of a user raises.
     """
     make, described = _maker(architecture)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -71,11 +71,26 @@ def head_name(model: nn.Module) -> str:
 
 def _maker(architecture: Architecture) -> tuple[Callable[[Architecture], object], Architecture]:
     if ":" in architecture.model:
-        return import_function(architecture.model), architecture
+        return _told(architecture.model), architecture
     family = FAMILIES.get(architecture.model)
     if family is None:
         raise ModelError(_unknown(architecture.model))
     return family.make, _described(architecture, family)
+
+
+def _told(model: str) -> Callable[[Architecture], object]:
+    """A function of the user's, whose errors say whose they are."""
+    function = import_function(model)
+
+    def make(architecture: Architecture) -> object:
+        try:
+            return function(architecture)
+        except Exception as error:
+            raise ModelError(
+                f"model {model!r}: called with {architecture}, it raised {type(error).__name__}: {error}"
+            ) from error
+
+    return make
 
 
 def _unknown(name: str) -> str:

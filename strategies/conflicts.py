@@ -165,11 +165,21 @@ USUAL = {"privacy": "none", "rule": "mean"}
 def conflicts(settings: Settings) -> list[str]:
     """What does not go together: what was expected and got, why, and what to set."""
     got = settings.model_dump(by_alias=True)
-    return [
+    return _misnamed(settings) + [
         f"setting {rule.key!r}: expected {rule.expected} with {key} = {value!r}, got {got[rule.key]!r}: "
         f"{rule.why}. Set {rule.key} to {rule.expected}, or {key} to {USUAL[key]!r}."
         for (key, value), rules in RULES.items()
         if got[key] == value
         for rule in rules
         if not rule.fits(settings)
+    ]
+
+
+def _misnamed(settings: Settings) -> list[str]:
+    names = settings.named_classes
+    if not names or (len(set(names)) == len(names) == settings.classes and all(names)):
+        return []
+    return [
+        f"setting 'class-names': expected {settings.classes} different names, as 'classes' says, with commas in "
+        f"between, got {len(set(names))}: {settings.class_names!r}"
     ]

@@ -39,7 +39,11 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> Path:
     """Replaces the file by ``state``, as safetensors. Raises `DiskError` where there is no room."""
     partial = _partial(path)
     with room_for(path, partial):
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+        # safetensors makes a file for its owner alone; who reads a run is for its folder and the umask to say.
+        partial.chmod(mode)
         return _settle(partial, path)
 
 

@@ -76,11 +76,14 @@ class Settings(BaseModel, frozen=True):
     """How many poisoned sites `trimmed-mean` and `krum` withstand."""
 
     model: str = "resnet20"
-    """One of the shipped networks, or `module:function`."""
+    """`mlp`, `vgg11`, `vgg16`, `resnet20`, `resnet18`, `resnet50`, `gru`, `transformer`, or `module:function`."""
     shape: Annotated[str, Field(pattern=SHAPE)] = "1x8x8"
     """One input without the batch, such as `3x32x32`."""
     classes: Annotated[int, Field(ge=2)] = 10
     """Number of classes."""
+    class_names: str = ""
+    """Their names in the order of their numbers, such as `normal,pneumonia`: what sites call their folders, or a column
+    of parquet its values. With it a site may lack a class; empty: each site numbers its own in their order."""
     width: OrUsual = 0
     """Units of the narrowest hidden layer; 0: the network's usual."""
     depth: OrUsual = 0
@@ -211,6 +214,11 @@ class Settings(BaseModel, frozen=True):
     def tells_class_counts(self) -> bool:
         """Whether sites tell how many samples of each class they hold."""
         return self.baselines or self.variants or self.head == "counts"
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """The classes' names in the order of their numbers; none where the run does not name them."""
+        return tuple(name.strip() for name in self.class_names.split(",")) if self.class_names else ()
 
     @property
     def network(self) -> tuple[str, tuple[int, ...], int, int, int, str]:

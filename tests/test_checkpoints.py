@@ -1,5 +1,6 @@
 """Files from anybody: safetensors are read; a pickle is refused by content and by name, and never loaded."""
 
+import os
 import pickle
 import shlex
 import subprocess
@@ -29,6 +30,16 @@ def test_a_safetensors_file_comes_back_as_it_was_written(tmp_path: Path) -> None
     write_tensors(tmp_path / "x.safetensors", state)
     read = read_checkpoint(tmp_path / "x.safetensors")
     assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
+
+
+def test_who_may_read_a_network_is_for_the_umask_to_say(tmp_path: Path) -> None:
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            path = write_tensors(tmp_path / f"{mode:o}.safetensors", {"a": torch.ones(2)})
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.ckpt", "x.bin", "x.safetensors", "x"])

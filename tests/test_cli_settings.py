@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from models import Architecture
 from strategies.settings import default_config
 from tests.commands import run
 
@@ -27,6 +29,10 @@ def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.Ca
         ("run = 'a b'", "setting 'run': expected letters, digits, '.', '_' and '-', at most 64"),
         ("shape = '8 by 8'", "setting 'shape': expected sizes such as 3x32x32, got '8 by 8' (str)"),
         ("epochs=3 rounds=2", "not TOML"),
+        ("class-names = 'cat,dog'", "setting 'class-names': expected 10 different names"),
+        ("classes = 2\nclass-names = 'cat,cat'", "expected 2 different names, as 'classes' says"),
+        ("shape = '1x5x5'\nmodel = 'tests.test_cli_settings:eight_by_eight'", "does not take 1x5x5: RuntimeError: mat1"),
+        ("classes = 3\nmodel = 'tests.test_cli_settings:eight_by_eight'", "has 10 outputs, expected 3"),
     ],
 )
 def test_what_is_wrong_is_said_with_an_exit_code(
@@ -36,6 +42,50 @@ def test_what_is_wrong_is_said_with_an_exit_code(
     done = run(capsys, "settings", str(tmp_path / "run.toml"))
     assert done.code == 11
     assert told in done.err
+
+
+def eight_by_eight(_: Architecture) -> torch.nn.Module:
+    """A network that does not look at the settings."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("shape = '3x5'", "resnet20: shape (3, 5): expected (channels, height, width)"),
+        ("model = 'tests.test_cli_settings:no_network'", "it raised TypeError: no_network() takes 0 positional"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
+) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    assert done.code != 0
+    assert told in done.err
+
+
+def no_network() -> torch.nn.Module:
+    """Not what a run calls."""
+    return torch.nn.Linear(1, 1)
+
+
+def test_an_unknown_network_is_told_with_those_that_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.toml").write_text("model = 'resnet21'")
+    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    assert done.code != 0
+    assert all(name in done.err for name in ("resnet21", "resnet20", "transformer"))
+
+
+def test_the_settings_of_a_new_server_are_tried_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text("model = 'resnet21'")
+    options = ("--proxy", "127.0.0.1:8443", "--run-config", tmp_path / "run.toml")
+    done = run(capsys, "server", "init", *options, "--folder", tmp_path / "federation")
+    assert done.code != 0
+    assert "resnet21" in done.err
+    assert not (tmp_path / "federation").exists()
 
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

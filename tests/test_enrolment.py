@@ -1,5 +1,8 @@
 """Keys, requests, certificates and kits: what a site gives away, and what it takes."""
 
+import os
+import pwd
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +17,17 @@ from cli.enrolment.authority import Authority, new_authority, pem
 from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import exclusively, read_settings
 from cli.enrolment.keys import fingerprint, new_key, public_ssh, read_private, read_public
-from cli.enrolment.kits import install_kit, kit_fingerprint, make_kit, membership_of, write_environment, write_units
+from cli.enrolment.kits import (
+    clear_place,
+    install_kit,
+    kit_fingerprint,
+    make_kit,
+    membership_of,
+    write_environment,
+    write_units,
+)
 from cli.enrolment.layout import ServerFolder, SiteFolder
+from cli.enrolment.parts import read_parts
 from cli.enrolment.register import Entry, Issued, Register, read_register, write_register
 from cli.enrolment.requests import compare, make_request, read_request
 from cli.enrolment.server import make_server
@@ -26,6 +38,7 @@ from tests.commands import run
 AUTHORITY = new_authority("tests")
 FEDERATION = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={"model": "mlp", "rounds": 2})
 SECRET = b"PRIVATE KEY"
+ME = pwd.getpwuid(os.getuid()).pw_name
 
 
 def joined(tmp_path: Path, authority: Authority = AUTHORITY) -> tuple[SiteFolder, Path, str]:
@@ -105,7 +118,7 @@ def test_an_installed_kit_makes_a_site(tmp_path: Path) -> None:
     site, kit, told = joined(tmp_path)
     membership = install_kit(kit, site, told)
     assert (membership.site, membership.node_id, membership.proxy) == ("site-us", "17", "proxy.example:8443")
-    assert read_settings(site.settings, SiteSettings).data == "digits"
+    assert read_settings(site.settings, SiteSettings).data == "", "the site's operator says where its data is"
     for name in ("inside.key", "superexec.secret"):
         assert (site.inside / name).stat().st_mode & 0o077 == 0
 
@@ -170,12 +183,59 @@ def test_containers_and_units_say_what_the_settings_say(tmp_path: Path) -> None:
     changes = {"data": "/data", "data-folder": "/srv/x-rays", "memory": "7g"}
     site.settings.write_text(tomli_w.dumps(changes))
     assert "FEDREBASIN_DATA=/srv/x-rays\nFEDREBASIN_MEMORY=7g" in write_environment(site).read_text()
-    units = {path.name: path.read_text() for path in write_units(site, tmp_path, Path("/opt/bin/fedrebasin"), "frb")}
+    units = {path.name: path.read_text() for path in write_units(site, tmp_path, Path("/opt/bin/fedrebasin"), ME)}
     assert sorted(units) == [f"fedrebasin-{part}.service" for part in ("sidecar", "superexec", "supernode")]
     training = units["fedrebasin-superexec.service"]
     assert f"ExecStart=/opt/bin/fedrebasin site run superexec --folder {site.path.resolve()}\n" in training
     assert "MemoryMax=7G\n" in training
     assert f"InaccessiblePaths={site.path.resolve()}/keys" in training
+    assert "PrivateUsers=true\n" in training
+    assert all("ProtectProc=invisible\n" in unit for unit in units.values())
+
+
+def test_from_a_user_namespace_of_its_own_a_process_cannot_look_into_others_of_its_user() -> None:
+    # What the unit's PrivateUsers= rests on: the same user, but the key's holder is in another namespace.
+    apart = ("unshare", "--user", "--map-current-user")
+    if shutil.which(apart[0]) is None or subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    look = ("cat", f"/proc/{os.getpid()}/environ")
+    assert subprocess.run(look, check=False, capture_output=True).returncode == 0
+    assert b"Permission denied" in subprocess.run([*apart, *look], check=False, capture_output=True).stderr
+
+
+def test_units_for_a_user_who_could_not_read_the_keys_are_refused(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    other = next(user.pw_name for user in pwd.getpwall() if user.pw_uid != os.getuid())
+    with pytest.raises(KitError, match="no such user on this machine: `useradd --system nobody-here` makes one"):
+        write_units(site, tmp_path, Path("fedrebasin"), "nobody-here")
+    with pytest.raises(KitError, match=f"chown -R {other}: {site.path}"):
+        write_units(site, tmp_path, Path("fedrebasin"), other)
+    assert not list(tmp_path.glob("*.service"))
+
+
+def test_a_site_that_has_not_said_where_its_data_is_does_not_start(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    with pytest.raises(KitError, match="data is empty; say there where the samples are"):
+        read_parts(site, tmp_path)
+
+
+def test_a_kit_takes_the_place_of_a_kit_and_of_nothing_else(tmp_path: Path) -> None:
+    _, kit, _ = joined(tmp_path)
+    clear_place(kit)
+    assert list(kit.iterdir()) == []
+    (kit / "thesis.tex").write_text("")
+    with pytest.raises(KitError, match="there is something that is no kit; name another place with --kit"):
+        clear_place(kit)
+    assert (kit / "thesis.tex").exists()
+    with pytest.raises(KitError, match="a kit cannot be written here"):
+        clear_place(kit / "thesis.tex" / "below")
+
+
+def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "site", "request", "../x", "--folder", tmp_path / "site").code != 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_federation_is_made_once(tmp_path: Path) -> None:
@@ -269,6 +329,6 @@ def test_an_address_without_a_port_is_told(tmp_path: Path, capsys: pytest.Captur
 def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site, kit, told = joined(tmp_path)
     install_kit(kit, site, told)
-    assert run(capsys, "site", "configure", "--systemd", tmp_path, "--folder", site.path).code == 0
+    assert run(capsys, "site", "configure", "--systemd", tmp_path, "--user", ME, "--folder", site.path).code == 0
     unit = (tmp_path / "fedrebasin-supernode.service").read_text()
     assert f"ExecStart={Path(sys.executable).parent / 'fedrebasin'} site run" in unit

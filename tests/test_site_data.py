@@ -178,6 +178,43 @@ def images(folder: Path, *pictures: Picture.Image) -> Path:
     return folder
 
 
+def settings_of(classes: int, names: str = "") -> Settings:
+    return parse_settings({"shape": "3x6x4", "classes": classes, "class-names": names})
+
+
+def test_a_class_that_a_site_lacks_moves_no_other(tmp_path: Path) -> None:
+    save_images(tmp_path / "pictures")
+    site = Site("site-us", tmp_path, str(tmp_path / "pictures"))
+    data = load_site_data(site, settings_of(4, "bird, dog, fish, cat"))
+    both = torch.cat([data.train.targets, data.held_out.targets])
+    assert torch.bincount(both, minlength=4).tolist() == [0, 10, 0, 10]
+    blue = data.train.inputs[data.train.targets == 3][:, 2]
+    assert bool((blue == 255).all()), "cats are blue"
+    assert data.train.names == ("bird", "dog", "fish", "cat")
+
+
+def test_a_class_that_the_run_does_not_name_is_told(tmp_path: Path) -> None:
+    save_images(tmp_path / "pictures")
+    site = Site("site-us", tmp_path, str(tmp_path / "pictures"))
+    with pytest.raises(DataError, match="class 'dog' is none of the setting 'class-names', bird, cat"):
+        load_site_data(site, settings_of(2, "bird,cat"))
+
+
+def test_a_folder_that_lacks_a_class_is_refused_where_the_run_names_none(tmp_path: Path) -> None:
+    save_images(tmp_path / "pictures")
+    site = Site("site-us", tmp_path, str(tmp_path / "pictures"))
+    assert len(load_site_data(site, settings_of(2)).train) == 16
+    with pytest.raises(DataError, match=r"it has the classes cat, dog, the setting 'classes' says 3.*'class-names'"):
+        load_site_data(site, settings_of(3))
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    save_images(tmp_path / "pictures")
+    (tmp_path / "pictures" / "dog" / "4.png").write_bytes(b"\x89PNG half of it")
+    with pytest.raises(DataError, match=r"image .*dog/4\.png cannot be read: .*Mend it, or take it away"):
+        read_samples(str(tmp_path / "pictures"))
+
+
 def test_images_of_several_sizes_are_told_apart_from_data(tmp_path: Path) -> None:
     folder = images(tmp_path / "images", Picture.new("RGB", (16, 16)), Picture.new("RGB", (20, 18)))
     told = r"image 1 is channels x height x width 3x18x20, image 0 is channels x height x width 3x16x16"

@@ -1,6 +1,6 @@
 """Letting a site in: its key is registered at the SuperLink, its certificate signed, its kit written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from cryptography import x509
 
 from cli.enrolment.authority import Authority, pem
 from cli.enrolment.errors import EnrolmentError
-from cli.enrolment.files import exclusively, write_public
+from cli.enrolment.files import exclusively, parsed, write_public
 from cli.enrolment.keys import fingerprint, public_ssh, read_public
-from cli.enrolment.kits import make_kit, membership_of
+from cli.enrolment.kits import clear_place, make_kit, membership_of
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry, Issued, Register, read_register
 from cli.enrolment.requests import SiteRequest
@@ -32,6 +32,13 @@ class Server:
         """The server in the folder ``path``."""
         return cls(*open_server(path))
 
+    def dialled_at(self, address: str) -> "Server":
+        """Itself, but its kits name ``address``, HOST:PORT, as the proxy; empty: as it was."""
+        if not address:
+            return self
+        said = self.federation.model_dump(by_alias=True) | {"proxy": address}
+        return replace(self, federation=parsed(Federation, said))
+
     def register(self) -> Register:
         """The list of sites as it is now."""
         return read_register(self.folder.register)
@@ -49,6 +56,7 @@ class Server:
         with exclusively(self.folder.register):
             register = self.register()
             entry = register.enrolled_or_raise(name)
+            clear_place(kit)
             key = read_public(entry.public_key.encode())
             certificate = self.authority.sign_site(key, name, self.federation.certificate_days)
             renewed = entry.renewed(certificate)
@@ -74,6 +82,7 @@ class Server:
                 f"{asked.name}: this key is on the list already. Its next certificate comes with `fedrebasin server "
                 "renew`; a revoked key stays revoked: the site asks anew with another"
             )
+        clear_place(kit)
         certificate = self.authority.sign_site(asked.key, asked.name, self.federation.certificate_days)
         public_key = public_ssh(asked.key)
         with reach_superlink(self.folder, self.federation) as link:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pwd
 import secrets
 import shutil
 from importlib.metadata import version
@@ -46,14 +47,30 @@ def membership_of(federation: Federation, name: str, node_id: str) -> Membership
 
 def make_kit(path: Path, membership: Membership, authority: x509.Certificate, certificate: x509.Certificate) -> str:
     """Writes a kit and returns its fingerprint."""
-    if path.exists():
-        shutil.rmtree(path)
+    clear_place(path)
     write_public(path / "membership.toml", tomli_w.dumps(membership.model_dump(by_alias=True)).encode())
-    write_public(path / "site.toml", render("site/site.toml.j2", data=parse_settings(membership.run).data))
+    write_public(path / "site.toml", render("site/site.toml.j2", data=membership.run.get("data", "")))
     write_public(path / "compose.yml", render("site/compose.yml.j2", site=membership.site, image=membership.image))
     write_public(path / "ca.crt", pem(authority))
     write_public(path / "site.crt", pem(certificate))
     return kit_fingerprint(path)
+
+
+def clear_place(path: Path) -> None:
+    """Makes the empty folder ``path``; of what was there, only a kit goes.
+
+    Raises `KitError` where that cannot be: asked before a site is let in, so that none is without its kit.
+    """
+    if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - set(FILES)):
+        raise KitError(f"{path}: there is something that is no kit; name another place with --kit")
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise KitError(
+            f"{path}: a kit cannot be written here: {error.strerror}; name another place with --kit"
+        ) from error
 
 
 def kit_fingerprint(path: Path) -> str:
@@ -107,11 +124,27 @@ def write_environment(folder: SiteFolder) -> Path:
 
 
 def write_units(folder: SiteFolder, target: Path, command: Path, user: str) -> list[Path]:
-    """Writes systemd units for a site without containers and returns them; ``command`` is `fedrebasin` itself."""
+    """Writes systemd units for a site without containers and returns them; ``command`` is `fedrebasin` itself.
+
+    Raises `KitError` when there is no such user, or the folder, which is its owner's alone, is not theirs.
+    """
     settings = read_settings(folder.check().settings, SiteSettings)
+    _check_owner(folder.path, user)
     values = {"folder": folder.path.resolve(), "command": command, "user": user, "memory": settings.memory.upper()}
     names = [f"fedrebasin-{part}.service" for part in Part]
     return [write_public(target / name, render(f"site/{name}.j2", **values)) for name in names]
+
+
+def _check_owner(path: Path, user: str) -> None:
+    try:
+        number = pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise KitError(f"--user {user}: no such user on this machine: `useradd --system {user}` makes one") from None
+    if (owner := path.stat().st_uid) != number:
+        raise KitError(
+            f"{path}: it belongs to the user {owner} and its keys to nobody else, so {user} ({number}) could not read "
+            f"them: `chown -R {user}: {path}`"
+        )
 
 
 def _make_inside(folder: SiteFolder) -> None:

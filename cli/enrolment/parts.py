@@ -131,6 +131,10 @@ def read_parts(folder: SiteFolder, scratch: Path, apart: bool = False) -> Parts:
     """The processes of the site in ``folder``, as its settings say."""
     folder = SiteFolder(folder.check().path.resolve())
     settings = read_settings(folder.settings, SiteSettings)
+    if not settings.data:
+        raise KitError(
+            f"{folder.settings}: data is empty; say there where the samples are, then `fedrebasin site check`"
+        )
     return Parts(folder, settings, read_settings(folder.membership, Membership), scratch, apart)
 
 

@@ -90,7 +90,7 @@ class SiteSettings(FileSettings, frozen=True):
     patterns = PATTERNS
 
     data: str
-    """``digits``, a path of a folder or file, or ``module:function``."""
+    """``digits``, a path of a folder or file, or ``module:function``; empty until the site's operator says it."""
     data_folder: str = ""
     """With containers: the folder of this machine that they see at /data, read-only."""
     threads: Annotated[int, Field(ge=0)] = 0

@@ -16,12 +16,15 @@ RENEW = "ask the server's operator for `fedrebasin server renew {site}`, and ins
 
 def configuration(subject: Subject) -> str:
     """Whether both files of settings can be read, and the run's settings in them."""
+    if not subject.settings.data:
+        raise Problem(f"{subject.folder.settings}: data is empty", "say there where the samples are")
     return f"{subject.membership.site}, data {subject.settings.data!r}, network {subject.run.model}"
 
 
 def chain(subject: Subject) -> str:
     """Whether the federation's authority signed the site's certificate, for its key, and it is good now."""
     certificate = read_certificate(subject.folder.certificate)
+    _not_yet(certificate)
     store = Store([read_certificate(subject.folder.authority)])
     verifier = PolicyBuilder().store(store).time(datetime.now(UTC)).build_client_verifier()
     try:
@@ -54,7 +57,23 @@ def name(subject: Subject) -> str:
 
 def validity(subject: Subject) -> str:
     """Whether the certificate is good for some time to come."""
-    days = days_left(read_certificate(subject.folder.certificate).not_valid_after_utc)
+    certificate = read_certificate(subject.folder.certificate)
+    _not_yet(certificate)
+    days = days_left(certificate.not_valid_after_utc)
     if days < LEAST_DAYS:
-        raise Problem(f"{days:.1f} days left", RENEW.format(site=subject.membership.site))
+        raise Problem(f"{days:.1f} days left {_by_this_clock()}", RENEW.format(site=subject.membership.site))
     return f"{days:.0f} days left"
+
+
+def _not_yet(certificate: x509.Certificate) -> None:
+    """Raises `Problem` when the certificate is not good yet: a clock that is behind looks like that."""
+    if certificate.not_valid_before_utc > datetime.now(UTC):
+        raise Problem(
+            f"the certificate is good from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on, which is not yet "
+            f"{_by_this_clock()}",
+            "set the clock: `timedatectl set-ntp true`",
+        )
+
+
+def _by_this_clock() -> str:
+    return f"by this machine's clock, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"

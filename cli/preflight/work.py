@@ -8,12 +8,14 @@ import torch
 
 from cli.preflight.finding import Problem, Subject
 from client.app import schedule_of
+from client.data import class_counts
 from client.site import choose_device
 from client.training import train
 from models import Architecture, build
 from models.fingerprint import fingerprint
 
 UNITS = {"m": 1e6, "g": 1e9}
+MOST_CLASSES = 20
 
 
 def architecture(subject: Subject) -> str:
@@ -35,7 +37,17 @@ def data(subject: Subject) -> str:
             f"{count} samples in {subject.settings.data!r}, least is {subject.membership.least_samples}",
             "name all of the site's data, or ask the operator for a lower least-samples",
         )
-    return f"{len(subject.data.train)} samples to train on, {len(subject.data.held_out)} held out"
+    return f"{len(subject.data.train)} samples to train on, {len(subject.data.held_out)} held out; {_by_class(subject)}"
+
+
+def _by_class(subject: Subject) -> str:
+    """How many samples each class has: the site's operator sees whether its number is what they call so."""
+    both = zip(
+        *(class_counts(part, subject.run.classes) for part in (subject.data.train, subject.data.held_out)), strict=True
+    )
+    names = subject.data.train.names or tuple(f"class {number}" for number in range(subject.run.classes))
+    counts = [f"{sum(count)} {name}" for name, count in zip(names, both, strict=True)]
+    return ", ".join(counts[:MOST_CLASSES]) + (" …" if len(counts) > MOST_CLASSES else "")
 
 
 def training(subject: Subject) -> str:

@@ -10,6 +10,13 @@ if [ ! -e /federation/federation.toml ]; then
   fedrebasin server init --folder /federation --proxy "${FEDREBASIN_PROXY:-proxy:8443}" --superlink superlink:8000 \
     --image "${FEDREBASIN_IMAGE:-}" --run-config /run.toml
 fi
+made_for="$(sed -n 's/^proxy = "\(.*\)"$/\1/p' /federation/federation.toml)"
+if [ "$made_for" != "${FEDREBASIN_PROXY:-proxy:8443}" ]; then
+  echo "FEDREBASIN_PROXY is ${FEDREBASIN_PROXY:-proxy:8443}, and this federation was made for $made_for, which stands in the" \
+    "proxy's certificate and in every kit. Set it back; or begin anew, with new keys, and every site asks anew:" \
+    "docker compose down --volumes" >&2
+  exit 11
+fi
 if [ ! -s /grafana/admin-password ]; then
   python -c 'import secrets; print(secrets.token_urlsafe(18), end="")' >/grafana/admin-password
 fi

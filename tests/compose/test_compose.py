@@ -137,6 +137,13 @@ def test_a_second_start_changes_nothing(federation: Federation) -> None:
     assert (federation.runs / "first" / "rounds.jsonl").read_bytes() == before
 
 
+def test_another_address_than_the_one_in_every_kit_is_refused(federation: Federation) -> None:
+    said = federation.compose(
+        *("run", "--rm", "--no-deps", "-T", "-e", "FEDREBASIN_PROXY=other.example:8443", "certificates"), check=False
+    )
+    assert "this federation was made for proxy:8443" in said
+
+
 @needs_exporter
 def test_prometheus_holds_the_barrier_of_the_run(federation: Federation) -> None:
     program = """

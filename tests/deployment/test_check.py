@@ -73,6 +73,7 @@ BREAKS: list[tuple[str, str, Break]] = [
     ("configuration", "nearest is 'data'", lambda _, site: change(site.settings, dta="x")),
     ("configuration", "not TOML", unreadable),
     ("configuration", "there is no such setting", lambda _, site: change_run(site, epoch=3)),
+    ("configuration", "data is empty", lambda _, site: change(site.settings, data="")),
     ("certificate chain", "", foreign),
     ("certificate chain", "", lambda server, site: signed_anew(server, site, days=-1)),
     ("certificate chain", "another key", another_key),
@@ -138,7 +139,18 @@ def test_a_key_that_the_superlink_forgot_is_not_enrolled(server: Deployment, tmp
 
 @pytest.mark.parametrize("seconds", ["+30", "-30"])
 def test_a_clock_that_is_off_is_told(server: Deployment, site: SiteFolder, seconds: str) -> None:
-    command = ["faketime", "-f", f"{seconds}s", BIN / "fedrebasin", "site", "check"]
+    assert f"this machine is {seconds[0]}" in problems_at(f"{seconds}s", site)["clock"]
+
+
+def test_a_certificate_that_is_not_good_yet_is_a_matter_of_the_clock(server: Deployment, site: SiteFolder) -> None:
+    said = problems_at("-400d", site)
+    for check in ("certificate chain", "certificate days left"):
+        assert "which is not yet by this machine's clock" in said[check]
+
+
+def problems_at(shift: str, site: SiteFolder) -> dict[str, str]:
+    """What ``site check`` finds where the clock is off by ``shift``."""
+    command = ["faketime", "-f", shift, BIN / "fedrebasin", "site", "check"]
     done = subprocess.run(
         [*command, "--folder", site.path, "--format", "json"],
         capture_output=True,
@@ -147,9 +159,8 @@ def test_a_clock_that_is_off_is_told(server: Deployment, site: SiteFolder, secon
         timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    said = {each["check"]: each["problem"] for each in json.loads(done.stdout)["checks"]}
     assert done.returncode == FAILED
-    assert f"this machine is {seconds[0]}" in said["clock"]
+    return {each["check"]: each["problem"] for each in json.loads(done.stdout)["checks"]}
 
 
 def test_a_proxy_that_passes_more_than_the_fleet_api_is_told(server: Deployment, site: SiteFolder) -> None:

@@ -13,10 +13,12 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from cli.enrolment.authority import read_certificate
-from cli.enrolment.errors import EnrolmentError
+from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.keys import read_private
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.register import Entry, read_register
+from cli.enrolment.server import open_server
+from cli.enrolment.superlink import nodes, reach_superlink
 from cli.preflight import enrolled
 from cli.preflight.finding import Subject
 from cli.superlink import FlowerError
@@ -150,6 +152,20 @@ def test_a_request_with_another_fingerprint_lets_nobody_in(server: Deployment, t
     with pytest.raises(EnrolmentError, match="expected SHA256:other"):
         approve(server, asked["request"], tmp_path, "--fingerprint", "SHA256:other")
     assert read_register(server.server.register).enrolled("stranger") is None
+
+
+def test_where_the_kit_cannot_be_written_nobody_is_let_in(server: Deployment, tmp_path: Path) -> None:
+    folder, federation, _ = open_server(server.server.path)
+    with reach_superlink(folder, federation) as link:
+        before = nodes(link)
+        asked = fedrebasin("site", "request", "kitless", "--folder", tmp_path / "site")
+        (tmp_path / "kit").mkdir()
+        (tmp_path / "kit" / "minutes.txt").write_text("of the board")
+        with pytest.raises(KitError, match="there is something that is no kit"):
+            approve(server, asked["request"], tmp_path, "--fingerprint", asked["fingerprint"])
+        assert nodes(link) == before
+    assert read_register(server.server.register).enrolled("kitless") is None
+    assert (tmp_path / "kit" / "minutes.txt").read_text() == "of the board"
 
 
 def test_the_servers_keys_are_renewed_while_sites_go_on(server: Deployment) -> None:
