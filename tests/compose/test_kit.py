@@ -59,6 +59,8 @@ def kit(federation: Federation) -> Generator[Kit]:
         said = federation.compose(*exchange, "enrolment", *command, *kit_of)
         told = json.loads(said[said.index("{") : said.rindex("}") + 1])
         fedrebasin(work, "site", "install", "st-marys.kit", "--fingerprint", told["fingerprint"])
+        settings = made.folder / "site.toml"
+        settings.write_text(settings.read_text().replace('data = ""', 'data = "digits"'))
         (made.folder / "way-out.yml").write_text(WAY_OUT.format(network=f"{federation.project}_sites"))
         made.compose("up", "--detach", "sidecar", "supernode", "superexec")
         yield made
