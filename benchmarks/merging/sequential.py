@@ -10,7 +10,7 @@ itself is `merge = sequential`. Needs the trainings that `benchmarks.merging.tra
 
 import argparse
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from rich.progress import track
@@ -40,11 +40,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500, help="of each site")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 20], help="runs of layers solved together")
     parser.add_argument("--sweeps", type=int, default=1)
+    parser.add_argument("--split", default="biased")
+    parser.add_argument("--targets", choices=("own", "all"), default="own", help="of the site's network, or their mean")
     parser.add_argument("--matching", choices=("joint", "weights"), default="joint")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for seed in range(arguments.seeds):
-        trial = Trial(Task(arguments.data, 16, "biased", 2, seed), arguments.samples, arguments.matching)
+        task = Task(arguments.data, 16, arguments.split, 2, seed)
+        trial = Trial(task, arguments.samples, arguments.matching, arguments.targets)
         layers = list(gram_sizes(trial.networks[0]))
         grams = [gram_sums(network, part, layers) for network, part in trial.sites()]
         own = [network.state_dict() for network in trial.networks]
@@ -64,7 +67,7 @@ def main() -> None:
 class Trial:
     """Two trained networks, aligned, and some of what they were trained on."""
 
-    def __init__(self, task: Task, n_samples: int, matching: str) -> None:
+    def __init__(self, task: Task, n_samples: int, matching: str, targets: str) -> None:
         settings = task.settings
         trainings = [Training(task, partition) for partition in range(task.n_sites)]
         for training in trainings:
@@ -85,6 +88,9 @@ class Trial:
         aligned = permute(spec, found.permutation, other)
         self.networks = [network_with(self._like, first), network_with(self._like, aligned)]
         self.mean = self._renewed(interpolate(first, aligned, 0.5))
+        # Fitted to every network on every site's samples, a layer comes nearest to the mean of what they put out.
+        everywhere = list(product(self.networks, map(self._batches, self.parts)))
+        self._fitted_to = self.sites() if targets == "own" else everywhere
 
     def sites(self) -> list[tuple[nn.Module, list[Tensor]]]:
         """Each site's network, aligned, and its batches."""
@@ -93,7 +99,7 @@ class Trial:
     def fitted(self, state: State, layers: Sequence[str]) -> dict[str, Tensor]:
         """``state`` with some layers fitted, all on its features as they are, and its statistics renewed."""
         merged = network_with(self._like, state)
-        sums = [output_sums(merged, network, batches, layers) for network, batches in self.sites()]
+        sums = [output_sums(merged, network, batches, layers) for network, batches in self._fitted_to]
         return self._renewed(fit_layers(state, sums))
 
     def accuracy(self, state: State) -> float:
