@@ -70,9 +70,10 @@ def methods(task: Task) -> tuple[str, ...]:
 
 
 def kept(task: Task, method: str) -> Played | None:
-    """What a finished run left; None where there is none."""
+    """What a finished run left; None where there is none, or a site was missing in it: that measures another merge."""
     rounds = read_rounds(_store(task, method))
-    return Played(task, method, rounds) if len(rounds) == METHODS[method]["rounds"] else None
+    whole = len(rounds) == METHODS[method]["rounds"] and not any(each.refused for each in rounds)
+    return Played(task, method, rounds) if whole else None
 
 
 def play(link: SuperLink, task: Task, method: str) -> Played:
@@ -86,7 +87,9 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         if "initial" in config:
             config["initial"] = str(store.directory.resolve() / "sites" / str(config["initial"]) / CHECKPOINT)
         _finish(link, link.submit(config, task.n_sites), store.directory)
-    return Played(task, method, read_rounds(store))
+    if (played := kept(task, method)) is None:
+        raise RuntimeError(f"{store.directory.name}: a reply was refused, see rounds.jsonl there; play it again")
+    return played
 
 
 def _store(task: Task, method: str) -> RunStore:
