@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", help="a folder in the layout of uoft-cs/cifar10")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
-    parser.add_argument("--only", action="append", default=[], help="tasks whose name holds this; repeated, each of these")
+    parser.add_argument("--only", action="append", default=[], help="tasks whose name holds this; may be repeated")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS), help="these alone")
     parser.add_argument("--kept", action="store_true", help="play nothing")
     parser.add_argument("--format", choices=("table", "json"), default="table")
