@@ -118,7 +118,7 @@ PAGE = """\
 # {{ card.file }}
 
 {{ card.inputs|length }} networks, aligned to the first by their permutation symmetries (Git Re-Basin, arXiv 2209.04836)
-and averaged.
+and {% if card.layers == "sequential" %}merged, one layer fitted after another{% else %}averaged{% endif %}.
 {% if card.statistics == "stale" %}
 
 > **Do not use as it is.** {{ statistics }}

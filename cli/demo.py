@@ -15,6 +15,7 @@ import typer
 from cli.interrupts import terminable
 from cli.output import Format, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
+from cli.settings import checked_settings, read_run_config
 from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
 from client.sources import DIGITS, describe_samples, read_samples
 from server.live import ENDS
@@ -23,7 +24,7 @@ from server.report import write_report
 from server.store import RunStore
 from server.summary import Summary, summarise
 from strategies.errors import OperatorError
-from strategies.settings import Settings, parse_settings
+from strategies.settings import Settings
 
 
 class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
@@ -65,6 +66,9 @@ def demo(
         int, typer.Option(min=1, help="Rounds in all: the first merges independent starts, the others go on from it.")
     ] = 3,
     data: Annotated[str, typer.Option(help="digits, a path that datasets reads, or module:function.")] = "digits",
+    run_config: Annotated[
+        Path | None, typer.Option(help="TOML: a run's settings, in place of seed, width, split, head, rounds and data.")
+    ] = None,
     with_pooled: Annotated[bool, typer.Option("--with-pooled", help="Also train on all sites' data together.")] = False,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     name: Annotated[str, typer.Option(help="The run's name; by default the time.")] = "",
@@ -74,23 +78,28 @@ def demo(
     output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
 ) -> None:
     """Run a federation of sites that trained apart, merge them, and show what the merge is worth."""
-    shape, classes = describe_samples(read_samples(data))
-    config: dict[str, object] = {
+    place: dict[str, object] = {
         "run": name or datetime.now(UTC).strftime("demo-%Y%m%d-%H%M%S"),
         "runs-dir": str(runs.resolve()),
-        "seed": seed,
-        "rounds": rounds,
-        "min-sites": sites,
-        "width": width,
-        "depth": 8,
-        "split": split,
-        "head": head,
-        "data": data if data == DIGITS or ":" in data else str(Path(data).resolve()),
-        "shape": shape,
-        "classes": classes,
-        "baselines": True,
     }
-    plan = Demo(parse_settings(config), sites, port, with_pooled)
+    if run_config is None:
+        shape, classes = describe_samples(read_samples(data))
+        config = place | {
+            "seed": seed,
+            "rounds": rounds,
+            "min-sites": sites,
+            "width": width,
+            "depth": 8,
+            "split": split,
+            "head": head,
+            "data": data if data == DIGITS or ":" in data else str(Path(data).resolve()),
+            "shape": shape,
+            "classes": classes,
+            "baselines": True,
+        }
+    else:
+        config = {"min-sites": sites} | read_run_config(run_config) | place
+    plan = Demo(checked_settings(config), sites, port, with_pooled)
     plan.store.check_new()
     summary, report = play_demo(plan, config)
     if output is Format.JSON:

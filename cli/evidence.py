@@ -8,6 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from cli.options import OptionError
 from client.sources import DataError, Samples, read_samples, scaled
 
 
@@ -54,7 +55,12 @@ class Evidence:
 
 
 def read_evidence(data: str, held_out: str, seed: int, batch_size: int) -> Evidence | None:
-    """What ``--data`` and ``--held-out`` name; None without data. Raises `DataError`."""
+    """What ``--data`` and ``--held-out`` name; None without data.
+
+    Raises `DataError`, and `OptionError` for held-out samples alone.
+    """
+    if not data and held_out:
+        raise OptionError("--held-out measures what is merged with --data: name both")
     if not data:
         return None
     batches = _read(data, seed, batch_size)

@@ -18,11 +18,21 @@ from strategies.settings import settings_table
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = f"""# Settings of a run
 
-Every key of the run config: `flwr run . --run-config "rounds=5 split='iid'"`, or `--run-config FILE.toml`. Server and
-sites read the same table. Flower itself refuses a key that is none of these, with "Invalid run configuration" and no
-word on which; `fedrebasin settings FILE.toml` reads the file as a run would, names the misspelt key's nearest
-neighbour, or what was expected and got, and else shows what every setting will be. A wrong value stops a run at its
-start, and stands in the log and in `status.json`. `make pages` renews this page from `strategies/settings.py`.
+Every key of the run config, a flat table in TOML that server and sites read. `fedrebasin settings FILE.toml` reads it
+as a run would, names the misspelt key's nearest neighbour, or what was expected and got, and else shows what every
+setting will be. A run plays it on this machine, with so many simulated sites, by
+
+```
+fedrebasin demo --run-config FILE.toml --sites 3
+```
+
+in a deployment by [`fedrebasin server run`](server-guide.md#start-a-run), and in a Flower environment of your own by
+`flwr run . --run-config FILE.toml --stream`. Flower then builds a Python environment for the run, unless
+`FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1` says that it has all; needs its own commands on `PATH`; and refuses a
+key that is none of these with "Invalid run configuration" and no word on which. A wrong value stops a run at its
+start; the reason stands in `status.json` of the run's folder, and in the log above Flower's "Exit Code: 700". What
+`baselines` and `variants` measure stands in `rounds.jsonl`. `make pages` renews this page from
+`strategies/settings.py`.
 
 {settings_table()}
 

@@ -20,7 +20,7 @@ from server.run import Run
 from server.sites import Sites
 from server.store import RunStore, StoreError
 from strategies.bounds import Bounds
-from strategies.checkpoints import read_checkpoint
+from strategies.checkpoints import CheckpointError, read_checkpoint
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import State
@@ -80,7 +80,9 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     architecture = Architecture(*settings.network)
     model = build(architecture, settings.seed)
     if settings.initial:
-        model.load_state_dict(read_checkpoint(Path(settings.initial)))
+        initial = read_checkpoint(Path(settings.initial))
+        _check_like("initial", settings.initial, initial, model.state_dict())
+        model.load_state_dict(initial)
     # With nothing to permute the strategy is FedAvg, bit for bit.
     nothing = PermutationSpec.by_hand(model.state_dict(), {})
     strategy = FedRebasin(
@@ -112,12 +114,25 @@ def bounds_of(settings: Settings) -> Bounds:
 def first_reference(settings: Settings, like: State) -> str | State:
     """What round 1 aligns to: of sites that start apart, that with most samples; else the network they start from.
 
-    A path is that of a network in a safetensors file. Raises `CheckpointError` when it cannot be read.
+    A path is that of a network in a safetensors file. Raises `CheckpointError` when it cannot be read, or is another
+    network's.
     """
     if settings.reference_is_file:
         found = read_checkpoint(Path(settings.reference))
+        _check_like("reference", settings.reference, found, like)
         # A file has an order of tensors of its own; Flower's mods compare keys in order.
         return {name: found[name] for name in like if name in found} | found
     if settings.reference != "auto":
         return settings.reference
     return "global" if settings.start == "shared" else "largest"
+
+
+def _check_like(setting: str, path: str, found: State, like: State) -> None:
+    """Raises `CheckpointError` unless the file that a setting names holds the run's network: before anybody trains."""
+    shapes, wanted = ({name: tuple(each.shape) for name, each in state.items()} for state in (found, like))
+    if odd := sorted(set(shapes.items()) ^ set(wanted.items())):
+        name = odd[0][0]
+        raise CheckpointError(
+            f"setting {setting!r}: {path}: tensor {name!r} is {shapes.get(name, 'missing')}, the run's network has "
+            f"{wanted.get(name, 'none of that name')}; name a file of the network that 'model' says"
+        )

@@ -1,7 +1,8 @@
 """The best network on the lines between the sites' networks, which need not lie in their middle.
 
 Along each line the sites' pooled held-out losses are known, and both ends are among its points. So the network that is
-chosen line by line is, by these losses, at worst the best of its ends: of the sites' own networks.
+chosen line by line is, by these losses, at worst the best of its ends: of the sites' own networks, their statistics
+renewed on all data, and of what `merge` and `head` made of them.
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,9 @@ class Search:
         """
         current: State = merged.network
         others = {site: state for site, state in merged.aligned.items() if site != merged.reference}
-        ends = others if len(others) == 1 else {**others, MIDDLE: mean}
+        # The plain mean of two lies on the line between them; a merge of another kind lies elsewhere.
+        between = len(others) == 1 and self.sites.settings.is_plain_mean
+        ends = others if between else {**others, MIDDLE: mean}
         for name, end in ends.items():
             current = self._towards(name, "", current, end)
         if not self.steps:

@@ -36,10 +36,9 @@ def repair(
     """``merged`` with its units' means and deviations those of its ends, on average (REPAIR, arXiv 2211.08403).
 
     Two trips: the ends' moments, pooled over all sites, are the goals; then the merged network's, each layer fed by
-    corrected ones. Unchanged with BatchNorm, whose statistics `recalibrate` renews, and where no site answers.
+    corrected ones. With BatchNorm it comes after `recalibrate`, which sets right what a unit is before its scale and
+    shift, not after. Unchanged where no site answers.
     """
-    if keeps_statistics(model):
-        return dict(merged)
     read = moments_reader(unit_moments, model, sites.settings)
     asked = RecordDict({name: to_arrays(state) for name, state in ends.items()})
     moments = _pooled(sites, REPAIR, asked, number, read)

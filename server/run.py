@@ -82,7 +82,7 @@ class Run:
     def play(self, beginning: Beginning) -> State:
         """Plays the rounds that are left, and returns the last merged network.
 
-        Raises `VoidError` when more than ``max-void-rounds`` in a row were void.
+        Raises `VoidError` when more than ``max-void-rounds`` in a row were void, or all.
         """
         state: State = beginning.state or {n: tensor.clone() for n, tensor in self.model.state_dict().items()}
         first, void = not beginning.merged, beginning.void_in_a_row
@@ -95,6 +95,11 @@ class Run:
                     f"{self.settings.max_void_rounds}. {self.store.rounds_path} says which replies were refused and "
                     "why. Started again under the same name, the run goes on."
                 )
+        if first:
+            raise VoidError(
+                f"none of {self.settings.rounds} rounds merged. {self.store.rounds_path} says which replies were "
+                "refused and why. Raise rounds to go on under the same name."
+            )
         return state
 
     def play_round(self, number: int, state: State, first: bool) -> tuple[State, bool]:

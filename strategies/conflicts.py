@@ -179,7 +179,8 @@ def _misnamed(settings: Settings) -> list[str]:
     names = settings.named_classes
     if not names or (len(set(names)) == len(names) == settings.classes and all(names)):
         return []
+    twice = sorted({name for name in names if names.count(name) > 1})
     return [
         f"setting 'class-names': expected {settings.classes} different names, as 'classes' says, with commas in "
-        f"between, got {len(set(names))}: {settings.class_names!r}"
+        f"between, got {len(set(names))}: {settings.class_names!r}" + (f", with {twice[0]!r} twice" if twice else "")
     ]

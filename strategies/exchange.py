@@ -1,11 +1,15 @@
 """Messages out, replies in, one at a time as they arrive."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from logging import getLogger
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+
+logger = getLogger("fedrebasin")
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ def exchange(
     """
     clock = clock or Clock()
     sent = list(messages)
-    waiting = dict(zip(grid.push_messages(sent), (m.metadata.dst_node_id for m in sent), strict=True))
     ends = clock.now() + deadline_seconds
+    waiting = dict(zip(_push(grid, sent, ends, clock), (m.metadata.dst_node_id for m in sent), strict=True))
     while waiting:
         # One at a time: a pull of several would hold them all in memory at once.
         for message_id in list(waiting):
@@ -41,3 +45,22 @@ def exchange(
             clock.sleep(0.1)
     for node_id in waiting.values():
         yield node_id, None
+
+
+def _push(grid: Grid, messages: Sequence[Message], ends: float, clock: Clock) -> list[str]:
+    """Sends, and returns the messages' numbers; until the deadline ``ends`` again, where the SuperLink broke off."""
+    again = False
+    while True:
+        try:
+            numbers = list(grid.push_messages(messages))
+        except ObjectPushError as error:
+            if clock.now() >= ends:
+                raise
+            logger.warning("sent once more: %s", error)
+            clock.sleep(1.0)
+            again = True
+        else:
+            if not again:
+                return numbers
+            # What a SuperLink has already, since only its answer was lost, it does not take twice, and gives no number.
+            return [number or sent.metadata.message_id for number, sent in zip(numbers, messages, strict=True)]

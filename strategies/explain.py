@@ -27,7 +27,8 @@ def problems(error: ValidationError, model: type[BaseModel], patterns: Mapping[s
 
 def _said(key: str, kind: str, message: str, got: object, keys: list[str], patterns: Mapping[str, str]) -> str:
     if kind == "extra_forbidden":
-        return f": there is no such setting; the nearest is {get_close_matches(key, keys, n=1, cutoff=0)[0]!r}"
+        near = get_close_matches(key, keys, n=1, cutoff=0.5)
+        return ": there is no such setting" + (f"; the nearest is {near[0]!r}" if near else "")
     if kind == "missing":
         return " is missing"
     pattern = message.partition("match pattern ")[2].strip("'")

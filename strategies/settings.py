@@ -184,7 +184,8 @@ class Settings(BaseModel, frozen=True):
     """Trips in which BatchNorm statistics are recomputed. In the first each site normalises by its own batches; in each
     further one statistics become those of all sites together one layer deeper."""
     repair: bool = False
-    """Of networks without BatchNorm: give the merge's units the means and deviations of the sites' (REPAIR)."""
+    """Give what the merge's units put out the means and deviations that the sites' have (REPAIR); with BatchNorm too,
+    after its statistics are renewed. Every site is sent all sites' networks for it."""
     probe_points: OrUsual = 25
     """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3. With any,
     each site's network is also measured alone in the first round that merges."""
@@ -214,6 +215,11 @@ class Settings(BaseModel, frozen=True):
     def tells_class_counts(self) -> bool:
         """Whether sites tell how many samples of each class they hold."""
         return self.baselines or self.variants or self.head == "counts"
+
+    @property
+    def is_plain_mean(self) -> bool:
+        """Whether what sites train comes to its mean, number by number, each site by its samples."""
+        return (self.merge, self.head != "counts", self.rule) == ("mean", True, "mean")
 
     @property
     def named_classes(self) -> tuple[str, ...]:

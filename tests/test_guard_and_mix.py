@@ -104,6 +104,13 @@ def test_the_search_over_three_sites_is_no_worse_than_their_mean(tmp_path: Path)
     assert losses["search"] <= losses["mean"]
 
 
+def test_the_search_of_two_sites_looks_at_what_the_merge_made(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, mix="search", merge="least-squares", mix_points=3, epochs=2)
+    record = one_round(play_in_process(settings))
+    (other,) = set(record.weights) - {record.reference}
+    assert [step.towards for step in record.mix][:2] == [other, "mean"]
+
+
 def test_a_norm_is_mixed_with_the_layer_before_it() -> None:
     model = build(Architecture("resnet20", (1, 8, 8), 10, 4, 8), 0)
     found = dict(stages(model))

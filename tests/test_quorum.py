@@ -65,6 +65,11 @@ def test_what_is_compared_with_is_measured_when_a_round_merges_for_the_first_tim
     assert "round-1" not in accuracy
 
 
+def test_a_run_in_which_nothing_merged_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(VoidError, match="none of 2 rounds merged"):
+        play_in_process(quick_settings(tmp_path, rounds=2, min_sites=2, max_void_rounds=5), tamper=failing({1, 2}))
+
+
 def test_too_many_void_rounds_end_the_run(tmp_path: Path) -> None:
     settings = quick_settings(tmp_path, rounds=9, max_void_rounds=2, **QUICK)
     with pytest.raises(VoidError, match="3 rounds in a row were void, the last of them round 4") as caught:

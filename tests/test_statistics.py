@@ -67,8 +67,12 @@ def test_repair_lowers_the_loss_of_a_merge_without_batch_norm(tmp_path: Path, n_
     assert losses[1] < 0.9 * losses[0]
 
 
-def test_repair_leaves_batch_norm_networks_to_recalibration(tmp_path: Path) -> None:
-    settings = {"model": "resnet20", "depth": 8, "width": 4, "epochs": 1}
-    stores = [play_in_process(quick_settings(tmp_path / str(on), repair=on, **settings)) for on in (False, True)]
-    one, other = (store.checkpoint_path(1).read_bytes() for store in stores)
-    assert one == other
+def test_repair_lowers_the_loss_of_recalibrated_batch_norm_networks_too(tmp_path: Path) -> None:
+    losses: list[float] = []
+    for repaired in (False, True):
+        network = {"model": "resnet20", "depth": 8, "width": 16, "epochs": 5, "split": "iid"}
+        settings = quick_settings(tmp_path / str(repaired), repair=repaired, **network)
+        merged = one_round(play_in_process(settings)).merged
+        assert merged is not None
+        losses.append(merged.loss)
+    assert losses[1] < 0.95 * losses[0]

@@ -34,6 +34,9 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential": SEQUENTIAL,
     "sequential-ridge": SEQUENTIAL | {"head": "ridge"},
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
+    # Between the sites' networks and what came of fitting the layers.
+    "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
+    "repair": {"rounds": 1, "align-at": "both", "repair": True, "head": "ridge", "probe-points": 0, "guard": False},
     "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},
 }
 ONWARDS: dict[str, dict[str, object]] = {

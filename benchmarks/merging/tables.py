@@ -28,7 +28,9 @@ COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("naive + sequential + ridge", "sequential-none", None),
     ("joint + sequential", "sequential", None),
     ("joint + sequential + ridge", "sequential-ridge", None),
+    ("joint + repair + ridge", "repair", None),
     ("search", "search", None),
+    ("sequential + search", "sequential-search", None),
     ("pooled training", "pooled", "pooled"),
 )
 Rows = Mapping[str, Mapping[str, Sequence[Played]]]

@@ -1,10 +1,12 @@
 """Replies out of turn: twice, late, of nobody that was asked, of another round."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from client.app import app
 from server.resume import last_whole
@@ -80,3 +82,41 @@ def test_a_reply_to_another_message_is_not_heard(tmp_path: Path) -> None:
     grid.push_messages([request(FIRST_NODE, DESCRIBE, RecordDict(), 1, 60)])
     asked = [request(FIRST_NODE + 1, DESCRIBE, RecordDict(), 2, 60)]
     assert list(exchange(grid, asked, 5.0, clock)) == [(FIRST_NODE + 1, None)]
+
+
+@dataclass
+class BreakingOff(InProcessGrid):
+    """A SuperLink that dies ``deaths`` times while it is sent something; where it had taken all, it does not again."""
+
+    deaths: int = 1
+    taken: bool = False
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Numbers, none for what is known."""
+        if self.taken and not self.replies:
+            super().push_messages(messages)
+        if self.deaths:
+            self.deaths -= 1
+            raise ObjectPushError("1", 1, "gone")
+        return ["" for _ in messages] if self.taken else super().push_messages(messages)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_a_dying_superlink_did_not_take_is_sent_once_more(tmp_path: Path, taken: bool) -> None:
+    time = [0.0]
+    clock = Clock(lambda: time[0], lambda seconds: time.append(time.pop() + seconds))
+    grid = BreakingOff(app, quick_settings(tmp_path), 2, deaths=2, taken=taken)
+    asked = [request(FIRST_NODE + site, DESCRIBE, RecordDict(), 1, 60) for site in range(2)]
+    assert {node: reply is not None for node, reply in exchange(grid, asked, 5.0, clock)} == {
+        FIRST_NODE: True,
+        FIRST_NODE + 1: True,
+    }
+
+
+def test_a_superlink_that_never_takes_anything_ends_the_wait_at_the_deadline(tmp_path: Path) -> None:
+    time = [0.0]
+    clock = Clock(lambda: time[0], lambda seconds: time.append(time.pop() + seconds))
+    grid = BreakingOff(app, quick_settings(tmp_path), 1, deaths=1000)
+    with pytest.raises(ObjectPushError):
+        list(exchange(grid, [request(FIRST_NODE, DESCRIBE, RecordDict(), 1, 60)], 5.0, clock))
+    assert time == [5.0]
