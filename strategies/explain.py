@@ -27,7 +27,7 @@ def problems(error: ValidationError, model: type[BaseModel], patterns: Mapping[s
 
 def _said(key: str, kind: str, message: str, got: object, keys: list[str], patterns: Mapping[str, str]) -> str:
     if kind == "extra_forbidden":
-        near = get_close_matches(key, keys, n=1, cutoff=0.5)
+        near = get_close_matches(key, keys, n=1)
         return ": there is no such setting" + (f"; the nearest is {near[0]!r}" if near else "")
     if kind == "missing":
         return " is missing"

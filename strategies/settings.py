@@ -161,8 +161,9 @@ class Settings(BaseModel, frozen=True):
     guard: bool = True
     """Undo an alignment where the probes see more loss with it than without: never worse than FedAvg."""
     mix: Literal["mean", "search"] = "mean"
-    """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks, then
-    stage by stage, by the loss on held-out samples: at worst the best of the sites' own."""
+    """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
+    what `merge` made of them, then stage by stage, by the loss on held-out samples: at worst the best of the sites'
+    own, their statistics renewed on all data."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: OrUsual = 0

@@ -16,6 +16,7 @@ from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
+from strategies.checkpoints import CheckpointError
 from strategies.files import write_tensors
 from strategies.protocol import (
     ALIGN,
@@ -176,6 +177,15 @@ def test_a_given_network_is_aligned_to_in_one_trip(tmp_path: Path) -> None:
     assert record.reference == "given"
     assert not wire.of(ALIGN)
     assert all(max(matching.moved.values()) > 0.5 for matching in record.matchings.values())
+
+
+@pytest.mark.parametrize("setting", ["reference", "initial"])
+def test_a_file_of_another_network_ends_the_run_before_anybody_trains(tmp_path: Path, setting: str) -> None:
+    path = write_tensors(tmp_path / "given.safetensors", {"layers.0.0.weight": torch.ones(2)})
+    told = rf"setting '{setting}': .*given.safetensors: tensor 'fc.bias' is missing, the run's network has \(10,\)"
+    with pytest.raises(CheckpointError, match=told):
+        play_in_process(quick_settings(tmp_path, **{setting: str(path)}))
+    assert not RunStore(tmp_path / "test").rounds_path.exists()
 
 
 def spoil(record: ArrayRecord) -> None:

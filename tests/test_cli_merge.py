@@ -85,6 +85,15 @@ def test_layers_are_fitted_on_samples(tmp_path: Path, capsys: Capsys, pair: tupl
     assert "--layers sequential looks at samples: add --data PATH" in ran.err
 
 
+def test_held_out_samples_alone_are_not_passed_over(
+    tmp_path: Path, pair: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "--held-out", "digits", "-o", tmp_path / "out.safetensors")
+    assert ran.code == 19
+    assert "--held-out measures what is merged with --data: name both" in ran.err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
 @pytest.mark.parametrize("method", ["weights", "activations", "straight-through"])
 def test_half_precision_is_matched_by_every_method_and_comes_back_in_it(
     tmp_path: Path, capsys: Capsys, method: str

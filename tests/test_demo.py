@@ -15,6 +15,7 @@ import pytest
 import cli.demo as demo
 from cli.superlink import SuperLink, packages, processes_of, short_folder, stage_app
 from server.store import RunStore
+from server.summary import read_rounds
 from tests.waiting import wait_until
 
 MINE = """
@@ -61,6 +62,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out, err = finish(process)
     assert process.returncode == 0, err
     return runs, out
+
+
+def test_a_run_config_is_played_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('model = "mlp"\nwidth = 16\ndepth = 2\nepochs = 1\nrounds = 1\nsplit = "iid"\n')
+    process = start_demo("--run-config", str(tmp_path / "run.toml"), "--sites", "3", "--format", "json", runs=tmp_path)
+    _, err = finish(process)
+    assert process.returncode == 0, err
+    settings = json.loads((tmp_path / "test" / "settings.json").read_text())
+    assert (settings["model"], settings["split"], settings["min-sites"]) == ("mlp", "iid", 3)
+    (record,) = read_rounds(RunStore(tmp_path / "test"))
+    assert len(record.weights) == 3
 
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
