@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
@@ -15,6 +16,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from server.app import play
 from server.resume import begin
+from server.run import VoidError
 from server.store import RunStore
 from strategies.settings import Settings, parse_settings
 
@@ -134,3 +136,10 @@ def play_in_process(settings: Settings, n_sites: int = 2, tamper: Tamper = hones
     with store.held():
         play(InProcessGrid(app, settings, n_sites, tamper), settings, store, begin(store, settings))
     return store
+
+
+def play_in_vain(settings: Settings, n_sites: int = 2, tamper: Tamper = honest) -> RunStore:
+    """A whole run in which no round merges, which is told; returns its store."""
+    with pytest.raises(VoidError, match="rounds merged"):
+        play_in_process(settings, n_sites, tamper)
+    return RunStore(Path(settings.runs_dir) / settings.run)

@@ -23,7 +23,7 @@ from strategies.masked import MASKED, masked_vector, modulus, most_sites, pack_m
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, TRAIN, to_arrays
 from strategies.settings import Settings
-from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, honest, play_in_process, quick_settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, honest, play_in_process, play_in_vain, quick_settings
 
 SECURE = {"start": "shared", "align_at": "site", "probe_points": 0, "privacy": "secure-aggregation", "epochs": 1}
 N_SITES = 5
@@ -87,7 +87,7 @@ def test_too_few_sites_leave_the_model_unchanged(tmp_path: Path) -> None:
     def only_two(partition: int, reply: Message) -> Message | None:
         return None if partition > 1 and reply.metadata.message_type == TRAIN else reply
 
-    (record,) = read_rounds(play_in_process(secure_settings(tmp_path), N_SITES, only_two))
+    (record,) = read_rounds(play_in_vain(secure_settings(tmp_path), N_SITES, only_two))
     assert record.outcome == "void"
 
 
@@ -151,7 +151,7 @@ def test_the_mean_of_two_networks_is_never_opened(tmp_path: Path, n_sites: int) 
         return None if partition > 1 and answered[partition] == 3 else reply
 
     settings = secure_settings(tmp_path)
-    store = play_in_process(settings, n_sites, tamper)
+    store = play_in_vain(settings, n_sites, tamper)
     (record,) = read_rounds(store)
     assert (record.outcome, record.weights) == ("void", {})
     assert max(answered.values()) == 3

@@ -17,7 +17,7 @@ from server.summary import read_rounds
 from strategies.masked import MASKED
 from strategies.protocol import ARRAYS, TRAIN, State, to_arrays
 from strategies.settings import Settings
-from tests.inprocess import Tamper, play_in_process, quick_settings
+from tests.inprocess import Tamper, play_in_process, play_in_vain, quick_settings
 
 Attack = Callable[[Message], Message]
 N_SITES = 5
@@ -259,7 +259,7 @@ def test_a_site_whose_network_is_no_number_does_not_mask_it(tmp_path: Path, monk
 
 def test_sites_that_all_diverge_leave_the_model_as_it_was(tmp_path: Path) -> None:
     settings = secure_settings(tmp_path, learning_rate=1e9, later_learning_rate=1e9)
-    store = play_in_process(settings, 3)
+    store = play_in_vain(settings, 3)
     assert [record.outcome for record in read_rounds(store)] == ["void", "void"]
     untouched = build(Architecture(*settings.network), settings.seed).state_dict()
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in store.network(2).items())
