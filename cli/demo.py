@@ -92,20 +92,28 @@ def demo(
             "depth": 8,
             "split": split,
             "head": head,
-            "data": data if data == DIGITS or ":" in data else str(Path(data).resolve()),
+            "data": data,
             "shape": shape,
             "classes": classes,
             "baselines": True,
         }
     else:
         config = {"min-sites": sites} | read_run_config(run_config) | place
-    plan = Demo(checked_settings(config), sites, port, with_pooled)
+    settings = checked_settings(config)
+    # Sites read it from folders of their own.
+    config["data"] = _from_here(settings.data)
+    plan = Demo(settings, sites, port, with_pooled)
     plan.store.check_new()
     summary, report = play_demo(plan, config)
     if output is Format.JSON:
         print_json(summary.model_dump(exclude={"settings"}))
     else:
         show(summary, report)
+
+
+def _from_here(data: str) -> str:
+    """``data``, a path as seen from this folder made one that is seen from any."""
+    return data if data == DIGITS or ":" in data else str(Path(data).resolve())
 
 
 def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:

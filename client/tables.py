@@ -1,6 +1,6 @@
 """Samples of a folder or file of images or parquet, as `datasets` reads it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ def read_table(path: Path) -> Samples:
     table = _load(path)
     image, label = _columns(path, table)
     labels = cast(Iterable[int], table[label])
-    pixels = list(_all_pixels(path, table, image))
+    pixels = _all_pixels(path, table, image)
     shapes = [each.shape for each in pixels]
     for number, shape in enumerate(shapes):
         if shape != shapes[0]:
@@ -62,16 +62,20 @@ def _columns(path: Path, table: Dataset) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-def _all_pixels(path: Path, table: Dataset, column: str) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
-    for number in range(len(table)):
+def _all_pixels(path: Path, table: Dataset, column: str) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    images = iter(cast(Iterable[object], table[column]))
+    pixels: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    while True:
         try:
-            image = cast(Mapping[str, object], table[number])[column]
+            image = next(images)
+        except StopIteration:
+            return pixels
         except Exception as error:
             raise DataError(
-                f"data {str(path)!r}: image {_place(table, column, number)} cannot be read: {error}. "
+                f"data {str(path)!r}: image {_place(table, column, len(pixels))} cannot be read: {error}. "
                 "Mend it, or take it away"
             ) from error
-        yield _pixels(path, image)
+        pixels.append(_pixels(path, image))
 
 
 def _place(table: Dataset, column: str, number: int) -> str:

@@ -121,7 +121,7 @@ def first_reference(settings: Settings, like: State) -> str | State:
         found = read_checkpoint(Path(settings.reference))
         _check_like("reference", settings.reference, found, like)
         # A file has an order of tensors of its own; Flower's mods compare keys in order.
-        return {name: found[name] for name in like if name in found} | found
+        return {name: found[name] for name in like}
     if settings.reference != "auto":
         return settings.reference
     return "global" if settings.start == "shared" else "largest"

@@ -49,18 +49,14 @@ def exchange(
 
 def _push(grid: Grid, messages: Sequence[Message], ends: float, clock: Clock) -> list[str]:
     """Sends, and returns the messages' numbers; until the deadline ``ends`` again, where the SuperLink broke off."""
-    again = False
     while True:
         try:
-            numbers = list(grid.push_messages(messages))
+            numbers = grid.push_messages(messages)
         except ObjectPushError as error:
             if clock.now() >= ends:
                 raise
             logger.warning("sent once more: %s", error)
             clock.sleep(1.0)
-            again = True
         else:
-            if not again:
-                return numbers
-            # What a SuperLink has already, since only its answer was lost, it does not take twice, and gives no number.
+            # Sent once more, a message that the SuperLink has already, since only its answer was lost, gets no number.
             return [number or sent.metadata.message_id for number, sent in zip(numbers, messages, strict=True)]

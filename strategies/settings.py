@@ -219,8 +219,8 @@ class Settings(BaseModel, frozen=True):
 
     @property
     def is_plain_mean(self) -> bool:
-        """Whether what sites train comes to its mean, number by number, each site by its samples."""
-        return (self.merge, self.head != "counts", self.rule) == ("mean", True, "mean")
+        """Whether what sites trained comes to its mean, number by number, each site by its samples."""
+        return self.merge == self.rule == "mean" and self.head != "counts"
 
     @property
     def named_classes(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from server.app import play
 from server.resume import begin
 from server.run import VoidError
 from server.store import RunStore
+from strategies.exchange import Clock
 from strategies.settings import Settings, parse_settings
 
 FIRST_NODE = 1000
@@ -49,6 +50,21 @@ class LocalGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """All replies."""
         return self.pull_messages(self.push_messages(messages))
+
+
+class Ticking:
+    """A clock that each sleep moves on."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def clock(self) -> Clock:
+        """For what waits."""
+        return Clock(now=lambda: self.time, sleep=self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        """Passes the time."""
+        self.time += seconds
 
 
 def outside_flower() -> None:

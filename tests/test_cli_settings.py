@@ -8,7 +8,13 @@ import torch
 
 from models import Architecture
 from strategies.settings import default_config
-from tests.commands import run
+from tests.commands import Ran, run
+
+
+def read(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> Ran:
+    """``fedrebasin settings`` of a file that holds ``text``."""
+    (tmp_path / "run.toml").write_text(text)
+    return run(capsys, "settings", str(tmp_path / "run.toml"))
 
 
 def test_without_a_file_the_defaults_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,8 +45,7 @@ def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.Ca
 def test_what_is_wrong_is_said_with_an_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
 ) -> None:
-    (tmp_path / "run.toml").write_text(text)
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = read(tmp_path, capsys, text)
     assert done.code == 11
     assert told in done.err
 
@@ -60,8 +65,7 @@ def eight_by_eight(_: Architecture) -> torch.nn.Module:
 def test_a_network_that_cannot_be_built_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
 ) -> None:
-    (tmp_path / "run.toml").write_text(text)
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = read(tmp_path, capsys, text)
     assert done.code != 0
     assert told in done.err
 
@@ -74,8 +78,7 @@ def no_network() -> torch.nn.Module:
 def test_an_unknown_network_is_told_with_those_that_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "run.toml").write_text("model = 'resnet21'")
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = read(tmp_path, capsys, "model = 'resnet21'")
     assert done.code != 0
     assert all(name in done.err for name in ("resnet21", "resnet20", "transformer"))
 

@@ -16,6 +16,7 @@ import cli.demo as demo
 from cli.superlink import SuperLink, packages, processes_of, short_folder, stage_app
 from server.store import RunStore
 from server.summary import read_rounds
+from tests.deployment.samples import write_images
 from tests.waiting import wait_until
 
 MINE = """
@@ -28,10 +29,11 @@ def data():
 COMMAND = [str(Path(sys.executable).parent / "fedrebasin"), "demo"]
 
 
-def start_demo(*arguments: str, runs: Path) -> "subprocess.Popen[str]":
+def start_demo(*arguments: str, runs: Path, place: Path | None = None) -> "subprocess.Popen[str]":
     environment = os.environ | {"STARTED_BY": str(runs)}
     command = [*COMMAND, "--runs", str(runs), "--name", "test", *arguments]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, cwd=place, text=True, stdout=pipe, stderr=pipe)
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = 240) -> tuple[str, str]:
@@ -64,9 +66,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return runs, out
 
 
-def test_a_run_config_is_played_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text('model = "mlp"\nwidth = 16\ndepth = 2\nepochs = 1\nrounds = 1\nsplit = "iid"\n')
-    process = start_demo("--run-config", str(tmp_path / "run.toml"), "--sites", "3", "--format", "json", runs=tmp_path)
+def test_a_run_config_is_played_as_it_is_with_data_seen_from_here(tmp_path: Path) -> None:
+    write_images(tmp_path / "pictures", 0, 300)
+    (tmp_path / "run.toml").write_text(
+        'model = "mlp"\nwidth = 16\ndepth = 2\nepochs = 1\nrounds = 1\nsplit = "iid"\ndata = "pictures"\n'
+    )
+    arguments = ("--run-config", "run.toml", "--sites", "3", "--format", "json")
+    process = start_demo(*arguments, runs=tmp_path, place=tmp_path)
     _, err = finish(process)
     assert process.returncode == 0, err
     settings = json.loads((tmp_path / "test" / "settings.json").read_text())

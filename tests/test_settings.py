@@ -1,12 +1,14 @@
 """Settings are parsed once; a mistake is told with what was expected, what was got, and the nearest key."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from models import FAMILIES
 from strategies.errors import SettingsError
-from strategies.settings import Settings, default_config, parse_settings
+from strategies.settings import Settings, default_config, parse_settings, settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -14,6 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_the_app_config_in_pyproject_says_what_the_defaults_say() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["flwr"]["app"]["config"] == default_config()
+
+
+def test_the_page_of_settings_names_every_network_that_is_shipped() -> None:
+    (line,) = [line for line in settings_table().splitlines() if line.startswith("| `model` |")]
+    assert set(re.findall(r"`([a-z0-9]+)`", line)) - {"model"} == set(FAMILIES)
 
 
 def test_an_empty_config_gives_the_defaults() -> None:

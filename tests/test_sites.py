@@ -7,22 +7,8 @@ from flwr.app import ConfigRecord, Message
 
 from client.app import app
 from server.sites import JoinError, Sites
-from strategies.exchange import Clock
 from strategies.protocol import DESCRIPTION
-from tests.inprocess import InProcessGrid, Tamper, honest, quick_settings
-
-
-class Ticking:
-    """A clock that each sleep moves on."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def clock(self) -> Clock:
-        return Clock(now=lambda: self.time, sleep=self.sleep)
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
+from tests.inprocess import InProcessGrid, Tamper, Ticking, honest, quick_settings
 
 
 def called(name: str) -> Tamper:

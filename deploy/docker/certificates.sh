@@ -4,15 +4,16 @@
 set -eu
 umask 077
 owner="${FEDREBASIN_USER:-10001:10001}"
+proxy="${FEDREBASIN_PROXY:-proxy:8443}"
 if [ ! -e /federation/federation.toml ]; then
   # What a start that was broken off left behind; the folders themselves are volumes.
   find /federation -mindepth 1 -type f -delete
-  fedrebasin server init --folder /federation --proxy "${FEDREBASIN_PROXY:-proxy:8443}" --superlink superlink:8000 \
+  fedrebasin server init --folder /federation --proxy "$proxy" --superlink superlink:8000 \
     --image "${FEDREBASIN_IMAGE:-}" --run-config /run.toml
 fi
 made_for="$(sed -n 's/^proxy = "\(.*\)"$/\1/p' /federation/federation.toml)"
-if [ "$made_for" != "${FEDREBASIN_PROXY:-proxy:8443}" ]; then
-  echo "FEDREBASIN_PROXY is ${FEDREBASIN_PROXY:-proxy:8443}, and this federation was made for $made_for, which stands in the" \
+if [ "$made_for" != "$proxy" ]; then
+  echo "FEDREBASIN_PROXY is $proxy, and this federation was made for $made_for, which stands in the" \
     "proxy's certificate and in every kit. Set it back; or begin anew, with new keys, and every site asks anew:" \
     "docker compose down --volumes" >&2
   exit 11

@@ -11,11 +11,11 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from client.app import app
 from server.resume import last_whole
 from server.summary import read_rounds
-from strategies.exchange import Clock, exchange
+from strategies.exchange import exchange
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import DESCRIBE, request
 from tests.attacks.federation import HOSTILE_NAME, assert_costs_one_turn, attacked, fail_with
-from tests.inprocess import FIRST_NODE, InProcessGrid, quick_settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, Ticking, quick_settings
 from tests.replies import no_groups, ready, same_floats, small_state, train_reply
 
 
@@ -75,13 +75,11 @@ class Confused(InProcessGrid):
 
 
 def test_a_reply_to_another_message_is_not_heard(tmp_path: Path) -> None:
-    time = [0.0]
-    clock = Clock(lambda: time[0], lambda seconds: time.append(time.pop() + seconds))
     # The first site's reply of the round before lies there still, and the second is silent now.
     grid = Confused(app, quick_settings(tmp_path), 2, lambda partition, reply: reply if partition == 0 else None)
     grid.push_messages([request(FIRST_NODE, DESCRIBE, RecordDict(), 1, 60)])
     asked = [request(FIRST_NODE + 1, DESCRIBE, RecordDict(), 2, 60)]
-    assert list(exchange(grid, asked, 5.0, clock)) == [(FIRST_NODE + 1, None)]
+    assert list(exchange(grid, asked, 5.0, Ticking().clock())) == [(FIRST_NODE + 1, None)]
 
 
 @dataclass
@@ -103,20 +101,17 @@ class BreakingOff(InProcessGrid):
 
 @pytest.mark.parametrize("taken", [False, True])
 def test_what_a_dying_superlink_did_not_take_is_sent_once_more(tmp_path: Path, taken: bool) -> None:
-    time = [0.0]
-    clock = Clock(lambda: time[0], lambda seconds: time.append(time.pop() + seconds))
     grid = BreakingOff(app, quick_settings(tmp_path), 2, deaths=2, taken=taken)
     asked = [request(FIRST_NODE + site, DESCRIBE, RecordDict(), 1, 60) for site in range(2)]
-    assert {node: reply is not None for node, reply in exchange(grid, asked, 5.0, clock)} == {
+    assert {node: reply is not None for node, reply in exchange(grid, asked, 5.0, Ticking().clock())} == {
         FIRST_NODE: True,
         FIRST_NODE + 1: True,
     }
 
 
 def test_a_superlink_that_never_takes_anything_ends_the_wait_at_the_deadline(tmp_path: Path) -> None:
-    time = [0.0]
-    clock = Clock(lambda: time[0], lambda seconds: time.append(time.pop() + seconds))
     grid = BreakingOff(app, quick_settings(tmp_path), 1, deaths=1000)
+    ticking = Ticking()
     with pytest.raises(ObjectPushError):
-        list(exchange(grid, [request(FIRST_NODE, DESCRIBE, RecordDict(), 1, 60)], 5.0, clock))
-    assert time == [5.0]
+        list(exchange(grid, [request(FIRST_NODE, DESCRIBE, RecordDict(), 1, 60)], 5.0, ticking.clock()))
+    assert ticking.time == 5.0
