@@ -1,12 +1,15 @@
 """Each site's own training, kept on disk by all that it depends on: every way of merging gets the same networks.
 
 python -m benchmarks.merging.trainings --cifar10 PATH --seeds 3 --workers 2
+
+``--only TEXT`` makes those of the tasks whose name holds TEXT.
 """
 
 import argparse
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -68,9 +71,10 @@ def make(training: Training) -> float:
     return float(seconds_path.read_text())
 
 
-def trainings(seeds: int) -> list[Training]:
-    """Every training of the table."""
-    return [Training(task, partition) for task in tasks(seeds) for partition in range(task.n_sites)]
+def trainings(seeds: int, only: Sequence[str]) -> list[Training]:
+    """Every training of the table's tasks whose names hold all texts of ``only``."""
+    wanted = (task for task in tasks(seeds) if all(text in task.name for text in only))
+    return [Training(task, partition) for task in wanted for partition in range(task.n_sites)]
 
 
 def main() -> None:
@@ -78,10 +82,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", required=True, help="a folder in the layout of uoft-cs/cifar10")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    parser.add_argument("--only", action="append", default=[], help="tasks whose name holds this; may be repeated")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()
     decode(arguments.cifar10)
-    wanted = trainings(arguments.seeds)
+    wanted = trainings(arguments.seeds, arguments.only)
     # Forked, a process would inherit torch's threads in an unknown state.
     with terminable(), ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         seconds = sum(track(pool.map(make, wanted), "training", total=len(wanted)))
