@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.interrupts import terminable
+from cli.options import OptionError
 from cli.output import Format, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
@@ -54,7 +55,12 @@ class Demo:
         return RunStore(Path(self.settings.runs_dir) / self.settings.run)
 
 
+# What a run config says itself.
+REPLACED = ("seed", "width", "split", "head", "rounds", "data")
+
+
 def demo(
+    context: typer.Context,
     seed: Annotated[
         int, typer.Option(min=0, help="Decides the split, every site's start and the order of samples.")
     ] = 0,
@@ -98,6 +104,7 @@ def demo(
             "baselines": True,
         }
     else:
+        _check_alone(context)
         config = {"min-sites": sites} | read_run_config(run_config) | place
     settings = checked_settings(config)
     # Sites read it from folders of their own.
@@ -109,6 +116,14 @@ def demo(
         print_json(summary.model_dump(exclude={"settings"}))
     else:
         show(summary, report)
+
+
+def _check_alone(context: typer.Context) -> None:
+    """Raises `OptionError` for options that say what the run config says."""
+    sources = {name: context.get_parameter_source(name) for name in REPLACED}
+    if given := [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]:
+        options = ", ".join(f"--{name}" for name in given)
+        raise OptionError(f"{options}: not together with --run-config; write it into that file")
 
 
 def _from_here(data: str) -> str:

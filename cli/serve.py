@@ -11,7 +11,7 @@ from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
 from cli.options import Output
 from cli.output import Format, people, print_json
-from cli.settings import read_run_config
+from cli.settings import read_run_config, tell_idle
 from cli.superlink import FlowerError, SuperLink
 from server.store import RunStore
 from strategies.settings import parse_settings
@@ -30,6 +30,7 @@ def run(
     federation = read_settings(server.settings, Federation)
     wanted = federation.run | (read_run_config(config) if config is not None else {}) | {"runs-dir": str(runs)}
     settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
+    tell_idle(settings)
     store = RunStore(runs / settings.run)
     status = "finished:completed"
     if store.told().get("phase") != "finished":

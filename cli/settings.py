@@ -8,9 +8,10 @@ from typing import Annotated
 import torch
 import typer
 
-from cli.output import Format, print_json, print_table
+from cli.output import Format, print_json, print_table, warn
 from models import Architecture, build, example_inputs
 from strategies.errors import SettingsError
+from strategies.idle import idle
 from strategies.settings import Settings, parse_settings
 
 
@@ -33,7 +34,8 @@ def settings(
 def checked_settings(config: Mapping[str, object]) -> Settings:
     """The settings that ``config`` holds, whose network was built and takes samples of their shape.
 
-    Raises `SettingsError`, or `ModelError` for a network that there is none of, or not so.
+    Those that change nothing are told. Raises `SettingsError`, or `ModelError` for a network that there is none of, or
+    not so.
     """
     found = parse_settings(config)
     architecture = Architecture(*found.network)
@@ -48,7 +50,14 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
         raise SettingsError(
             f"setting 'classes': model {found.model!r} has {answer.shape[-1]} outputs, expected {found.classes}"
         )
+    tell_idle(found)
     return found
+
+
+def tell_idle(found: Settings) -> None:
+    """Says which settings change nothing beside the others."""
+    for line in idle(found):
+        warn(line)
 
 
 def read_run_config(file: Path) -> dict[str, object]:

@@ -37,6 +37,7 @@ from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
 from strategies.files import sha256_of
 from strategies.protocol import MERGED, OWN, State
+from strategies.references import the_site
 from strategies.rounds import MergedRound
 from strategies.settings import Settings
 from strategies.spool import SpooledState
@@ -131,6 +132,9 @@ class Run:
                 raise
             logger.warning("round %d is void: %s", number, error)
             return False
+        if number == 1 and self.settings.reference_is_site:
+            # Before anybody trains for nothing.
+            the_site(self.settings.reference, self.sites.names.values())
         return True
 
     def _told(self) -> dict[str, object]:

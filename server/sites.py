@@ -118,8 +118,9 @@ class Sites:
             logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
         self.tell({"joined": list(self.names.values())})
         if len(self.names) < self.settings.min_sites:
+            named = f" ({', '.join(self.names.values())})" if self.names else ""
             raise JoinError(
-                f"{len(self.names)} sites joined ({', '.join(self.names.values())}), "
+                f"{len(self.names)} sites joined{named}, "
                 f"min-sites is {self.settings.min_sites}. {self._absent()}"
                 "Look at the log of the sites that are missing, or lower min-sites."
             )

@@ -165,14 +165,18 @@ USUAL = {"privacy": "none", "rule": "mean"}
 def conflicts(settings: Settings) -> list[str]:
     """What does not go together: what was expected and got, why, and what to set."""
     got = settings.model_dump(by_alias=True)
-    return _misnamed(settings) + [
-        f"setting {rule.key!r}: expected {rule.expected} with {key} = {value!r}, got {got[rule.key]!r}: "
-        f"{rule.why}. Set {rule.key} to {rule.expected}, or {key} to {USUAL[key]!r}."
-        for (key, value), rules in RULES.items()
-        if got[key] == value
-        for rule in rules
-        if not rule.fits(settings)
-    ]
+    return (
+        _misnamed(settings)
+        + _one_point(settings)
+        + [
+            f"setting {rule.key!r}: expected {rule.expected} with {key} = {value!r}, got {got[rule.key]!r}: "
+            f"{rule.why}. Set {rule.key} to {rule.expected}, or {key} to {USUAL[key]!r}."
+            for (key, value), rules in RULES.items()
+            if got[key] == value
+            for rule in rules
+            if not rule.fits(settings)
+        ]
+    )
 
 
 def _misnamed(settings: Settings) -> list[str]:
@@ -184,3 +188,10 @@ def _misnamed(settings: Settings) -> list[str]:
         f"setting 'class-names': expected {settings.classes} different names, as 'classes' says, with commas in "
         f"between, got {len(set(names))}: {settings.class_names!r}" + (f", with {twice[0]!r} twice" if twice else "")
     ]
+
+
+def _one_point(settings: Settings) -> list[str]:
+    """A path has two ends: one point would be none."""
+    if settings.probe_points != 1:
+        return []
+    return ["setting 'probe-points': expected 0, for no probing, or 2 or more, got 1: both ends of a path are points"]

@@ -1,6 +1,6 @@
 """The network that all sites of a round are aligned to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import fsum
 
 from alignment.matching import Matching
@@ -37,11 +37,11 @@ def nearest_first(
     return sorted(sites, key=lambda site: (apart[site], site))
 
 
-def the_site(reference: str, admitted: Mapping[str, object]) -> str:
-    """``reference``, if a site of that name was admitted; raises `OperatorError` if none was."""
-    if reference not in admitted:
+def the_site(reference: str, there: Collection[str]) -> str:
+    """``reference``, if it is one of the sites that are ``there``; raises `OperatorError` if it is none."""
+    if reference not in there:
         raise OperatorError(
-            f"reference {reference!r}: no admitted site of that name; admitted: {', '.join(admitted)}. "
+            f"reference {reference!r}: there is no site of that name; there are: {', '.join(sorted(there))}. "
             "Set reference to one of these, to 'largest', 'medoid' or 'global'."
         )
     return reference

@@ -22,6 +22,8 @@ pattern_words = {
     SHAPE: "sizes such as 3x32x32",
 }
 
+# References by what they are; any other name is a site's.
+REFERENCES = ("auto", "largest", "medoid", "global")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -205,6 +207,11 @@ class Settings(BaseModel, frozen=True):
     def reference_is_file(self) -> bool:
         """Whether the reference of round 1 is a file's network."""
         return self.reference.endswith(".safetensors") or "/" in self.reference
+
+    @property
+    def reference_is_site(self) -> bool:
+        """Whether the reference of round 1 is the network of a site that the setting names."""
+        return not self.reference_is_file and self.reference not in REFERENCES
 
     @property
     def reference_is_known(self) -> bool:

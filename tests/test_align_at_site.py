@@ -17,10 +17,12 @@ from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
 from strategies.checkpoints import CheckpointError
+from strategies.errors import OperatorError
 from strategies.files import write_tensors
 from strategies.protocol import (
     ALIGN,
     ARRAYS,
+    DESCRIBE,
     MATCHING,
     METRICS,
     NETWORK,
@@ -258,3 +260,17 @@ def mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     return sum((one[name] - other[name]).square().sum().item() for name in one)
+
+
+@pytest.mark.parametrize("align_at", ["server", "site", "both", "none"])
+def test_a_reference_that_is_no_site_of_the_run_is_told_before_anybody_trains(tmp_path: Path, align_at: str) -> None:
+    asked: list[str] = []
+
+    def watch(partition: int, reply: Message) -> Message:
+        asked.append(reply.metadata.message_type)
+        return reply
+
+    settings = quick_settings(tmp_path, align_at=align_at, reference="site-mars")
+    with pytest.raises(OperatorError, match="'site-mars': there is no site of that name; there are: site-eu, site-us"):
+        play_in_process(settings, tamper=watch)
+    assert set(asked) == {DESCRIBE}

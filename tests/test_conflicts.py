@@ -19,7 +19,7 @@ PRIVATE: dict[str, object] = {"align-at": "site", "start": "shared", "probe-poin
         ({"reference": "medoid"}, "Set reference to 'global', or the path of a safetensors file"),
         ({"reference": "site-eu"}, "got 'site-eu'"),
         ({"probe-points": 25}, "would be sent to all others, which measure the line to it. Set probe-points to 0"),
-        ({"probe-points": 1}, "setting 'probe-points': expected 0"),
+        ({"probe-points": 2}, "setting 'probe-points': expected 0"),
         ({"mix": "search"}, "a search sends each site's network to all others"),
         ({"merge": "least-squares"}, "exact sums over its layers' inputs"),
         ({"head": "counts"}, "how many samples of each class they hold"),

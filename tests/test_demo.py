@@ -16,6 +16,7 @@ import cli.demo as demo
 from cli.superlink import SuperLink, packages, processes_of, short_folder, stage_app
 from server.store import RunStore
 from server.summary import read_rounds
+from tests.commands import run
 from tests.deployment.samples import write_images
 from tests.waiting import wait_until
 
@@ -79,6 +80,15 @@ def test_a_run_config_is_played_as_it_is_with_data_seen_from_here(tmp_path: Path
     assert (settings["model"], settings["split"], settings["min-sites"]) == ("mlp", "iid", 3)
     (record,) = read_rounds(RunStore(tmp_path / "test"))
     assert len(record.weights) == 3
+
+
+def test_options_that_a_run_config_replaces_are_not_taken_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.toml").write_text("width = 16")
+    done = run(capsys, "demo", "--run-config", str(tmp_path / "run.toml"), "--width", "4", "--rounds", "3")
+    assert done.code == 19
+    assert "--width, --rounds: not together with --run-config; write it into that file" in done.err
 
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:

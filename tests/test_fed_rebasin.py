@@ -122,7 +122,7 @@ def test_without_any_good_reply_the_model_stays() -> None:
 
 
 def test_a_reference_that_is_no_site_says_which_there_are() -> None:
-    with pytest.raises(OperatorError, match="reference 'z': no admitted site of that name; admitted: a, b"):
+    with pytest.raises(OperatorError, match="reference 'z': there is no site of that name; there are: a, b"):
         merge(FedRebasin(spec=small_spec(), reference="z"), [train_reply(node, small_state(node)) for node in (1, 2)])
 
 

@@ -38,6 +38,11 @@ def test_an_unknown_key_names_its_nearest_neighbour() -> None:
         ("epochs", "three", "setting 'epochs': expected an integer, got 'three' (str)"),
         ("epochs", 2.5, "setting 'epochs': expected an integer, got 2.5 (float)"),
         ("epochs", True, "setting 'epochs': expected an integer, got True (bool)"),
+        (
+            "probe-points",
+            1,
+            "setting 'probe-points': expected 0, for no probing, or 2 or more, got 1: both ends of a path are points",
+        ),
         ("rounds", 0, "setting 'rounds': expected greater than or equal to 1, got 0 (int)"),
         ("baselines", "yes", "setting 'baselines': expected true or false, got 'yes' (str)"),
         ("split", "random", "setting 'split': expected 'biased', 'disjoint', 'iid' or 'dirichlet', got 'random' (str)"),

@@ -1,0 +1,64 @@
+"""Which settings change nothing: those that differ from their default and that another setting leaves without effect.
+
+They are no errors: a run config may keep a number for the day that it is used. Whoever sets one is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from strategies.settings import Settings
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The settings ``keys`` have an effect where ``used`` holds, which is ``words`` in words."""
+
+    keys: tuple[str, ...]
+    used: Callable[[Settings], bool]
+    words: str
+
+
+NEEDS = (
+    Needs(("reference",), lambda s: s.align_at != "none", "align-at other than 'none'"),
+    Needs(
+        ("restarts",),
+        lambda s: s.align_at == "server" or s.reference == "medoid" or s.variants,
+        "align-at = 'server' or reference = 'medoid'",
+    ),
+    Needs(
+        ("site-matching", "matching-weight", "matching-samples"),
+        lambda s: s.align_at in ("site", "both"),
+        "align-at = 'site' or 'both'",
+    ),
+    Needs(("matching-weight",), lambda s: s.site_matching == "joint", "site-matching = 'joint'"),
+    Needs(("refine",), lambda s: s.align_at == "both", "align-at = 'both'"),
+    Needs(("distillation", "later-epochs", "later-learning-rate"), lambda s: s.rounds > 1, "rounds = 2 or more"),
+    Needs(("gram-shrinkage",), lambda s: s.merge == "least-squares" or s.variants, "merge = 'least-squares'"),
+    Needs(("gram-limit-megabytes",), lambda s: s.merge != "mean" or s.variants, "merge other than 'mean'"),
+    Needs(("mix-points",), lambda s: s.mix == "search", "mix = 'search'"),
+    Needs(("malicious-sites",), lambda s: s.rule in ("trimmed-mean", "krum"), "rule = 'trimmed-mean' or 'krum'"),
+    Needs(("clipping-norm",), lambda s: s.privacy in ("clipping", "local-dp"), "privacy = 'clipping' or 'local-dp'"),
+    Needs(("dp-epsilon", "dp-delta"), lambda s: s.privacy == "local-dp", "privacy = 'local-dp'"),
+    Needs(
+        ("secure-range", "secure-threshold"),
+        lambda s: s.privacy == "secure-aggregation",
+        "privacy = 'secure-aggregation'",
+    ),
+    Needs(("dirichlet-alpha",), lambda s: s.split == "dirichlet", "split = 'dirichlet'"),
+)
+
+
+def idle(settings: Settings) -> list[str]:
+    """A line for each setting that is not its default and changes nothing, with what it would need."""
+    got = settings.model_dump(by_alias=True)
+    usual = type(settings)().model_dump(by_alias=True)
+    return [
+        f"setting {key!r} = {got[key]!r} changes nothing: it needs {each.words}"
+        for each in NEEDS
+        for key in each.keys
+        if got[key] != usual[key] and not each.used(settings)
+    ]

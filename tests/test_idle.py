@@ -1,0 +1,59 @@
+"""Who sets what changes nothing is told what it would need."""
+
+from pathlib import Path
+
+import pytest
+
+from strategies.idle import idle
+from strategies.settings import parse_settings
+from tests.commands import run
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"refine": True, "align-at": "server"}, "setting 'refine' = True changes nothing: it needs align-at = 'both'"),
+        (
+            {"distillation": 1.0, "rounds": 1},
+            "setting 'distillation' = 1.0 changes nothing: it needs rounds = 2 or more",
+        ),
+        ({"reference": "medoid", "align-at": "none"}, "setting 'reference' = 'medoid' changes nothing"),
+        ({"matching-weight": 0.5, "site-matching": "activations"}, "it needs site-matching = 'joint'"),
+        ({"matching-samples": 9, "align-at": "server"}, "it needs align-at = 'site' or 'both'"),
+        ({"restarts": 2}, "it needs align-at = 'server' or reference = 'medoid'"),
+        ({"gram-limit-megabytes": 1.0}, "it needs merge other than 'mean'"),
+        ({"gram-shrinkage": 0.5, "merge": "sequential"}, "it needs merge = 'least-squares'"),
+        ({"mix-points": 5}, "it needs mix = 'search'"),
+        ({"malicious-sites": 2, "rule": "median"}, "it needs rule = 'trimmed-mean' or 'krum'"),
+        ({"dp-epsilon": 0.9}, "it needs privacy = 'local-dp'"),
+        ({"dirichlet-alpha": 1.0}, "it needs split = 'dirichlet'"),
+    ],
+)
+def test_a_setting_without_effect_is_told(config: dict[str, object], told: str) -> None:
+    (line,) = idle(parse_settings(config))
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"refine": True},
+        {"distillation": 1.0, "rounds": 2},
+        {"matching-weight": 0.5},
+        {"restarts": 2, "align-at": "server"},
+        {"gram-limit-megabytes": 1.0, "merge": "sequential"},
+        {"gram-shrinkage": 0.5, "variants": True},
+        {"mix-points": 5, "mix": "search"},
+        {"dirichlet-alpha": 1.0, "split": "dirichlet"},
+    ],
+)
+def test_a_setting_with_one_is_not(config: dict[str, object]) -> None:
+    assert idle(parse_settings(config)) == []
+
+
+def test_it_is_told_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text("mix-points = 5")
+    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    assert done.code == 0
+    assert "warning: setting 'mix-points' = 5 changes nothing: it needs mix = 'search'" in done.err
