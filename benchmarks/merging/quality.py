@@ -3,26 +3,31 @@
 python -m benchmarks.merging.quality --cifar10 PATH --seeds 3
 
 Sites' trainings and finished runs are kept (see `images.cache_folder`) and not made twice. ``--only TEXT`` plays the
-tasks whose name holds TEXT; ``--kept`` tabulates what lies there and plays nothing.
+tasks whose name holds TEXT; ``--kept`` tabulates what lies there and plays nothing; ``--record`` copies what the tables
+are made of to `benchmarks/merging/records`, which ``FEDREBASIN_BENCHMARK_CACHE=benchmarks/merging/records`` tabulates.
 """
 
 import argparse
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
 from benchmarks.merging.images import decode
 from benchmarks.merging.pooled import pooled
-from benchmarks.merging.runs import METHODS, Played, kept, methods, play
+from benchmarks.merging.runs import METHODS, Played, kept, methods, play, record
 from benchmarks.merging.tables import show
 from benchmarks.merging.tasks import Task, tasks
 from cli.interrupts import terminable
 from cli.superlink import local_superlink, short_folder
 
 progress = Console(stderr=True)
+# What the tables of `docs/merge-quality.md` are made of.
+RECORDS = Path(__file__).parent / "records"
 
 
 def main() -> None:
@@ -33,6 +38,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="tasks whose name holds this; may be repeated")
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS), help="these alone")
     parser.add_argument("--kept", action="store_true", help="play nothing")
+    parser.add_argument("--record", action="store_true", help="copy what is tabulated to benchmarks/merging/records")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
     wanted = [task for task in tasks(arguments.seeds) if all(text in task.name for text in arguments.only)]
@@ -40,6 +46,9 @@ def main() -> None:
         if arguments.cifar10:
             decode(arguments.cifar10)
         play_all([t for t in wanted if arguments.cifar10 or t.data != "cifar10"], arguments.methods)
+    if arguments.record:
+        for task, method in product(wanted, METHODS):
+            record(task, method, RECORDS)
     found = [played for task in wanted for method in METHODS if (played := kept(task, method)) is not None]
     if arguments.format == "json":
         print(json.dumps([_document(each) for each in found], indent=1))

@@ -79,6 +79,17 @@ def kept(task: Task, method: str) -> Played | None:
     return Played(task, method, rounds) if whole else None
 
 
+def record(task: Task, method: str, folder: Path) -> None:
+    """Copies what a finished run left into ``folder``, laid out as the cache: a few kilobytes, without its networks."""
+    if kept(task, method) is not None:
+        store = _store(task, method)
+        target = folder / store.directory.relative_to(cache_folder())
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(store.rounds_path, target)
+    if (pooled := cache_folder() / f"{task.name}-pooled.json").exists():
+        shutil.copy(pooled, folder)
+
+
 def play(link: SuperLink, task: Task, method: str) -> Played:
     """The record of ``task`` merged by ``method``; played on ``link`` unless it lies there. Raises when a run fails."""
     store = _store(task, method)

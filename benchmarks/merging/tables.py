@@ -1,13 +1,14 @@
-"""The tables of `benchmarks.merging.quality`: a row is a task over its seeds; mean, and half the range behind ±."""
+"""The tables of `benchmarks.merging.quality`: each task over its seeds; mean, and half the range behind ±."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 from benchmarks.merging.pooled import kept_pooled
 from benchmarks.merging.runs import ONWARDS, Played
 from server.records import Score
 
-# Title, method whose run tells it, and the name of the network in the record; None: the network that was merged. The
+# Of each network: title, method whose run tells it, and its name in the record; None: the network that was merged. The
 # runs of both ways of `EITHER` measure the same baselines.
 EITHER = ("joint", "activations")
 COLUMNS: tuple[tuple[str, str, str | None], ...] = (
@@ -42,7 +43,7 @@ def show(found: Iterable[Played]) -> None:
     for each in found:
         rows.setdefault(each.task.row, {}).setdefault(each.method, []).append(each)
     for quantity in ("accuracy", "loss"):
-        _table([quantity, "seeds", *(title for title, _, _ in COLUMNS)], rows, _networks(quantity))
+        _networks(quantity, rows)
     _table(["cost", "barrier naive", "activations", "joint", "seconds", "MB from a site", "MB to it"], rows, _costs)
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
     for row, played in further.items():
@@ -59,14 +60,18 @@ def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequ
         print(f"| {row} | " + " | ".join(cells(played)) + " |")
 
 
-def _networks(quantity: str) -> Callable[[Mapping[str, Sequence[Played]]], list[str]]:
-    def cells(played: Mapping[str, Sequence[Played]]) -> list[str]:
-        n_seeds = max(len(runs) for runs in played.values())
-        found = [_scores(played, method, name) for _, method, name in COLUMNS]
-        values = [[s.accuracy if quantity == "accuracy" else s.loss for s in scores] for scores in found]
-        return [str(n_seeds), *map(_spread, values)]
-
-    return cells
+def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
+    """A line for each network that was measured, a column for each task; (n) behind what fewer seeds say."""
+    seeds = [len({run.task.seed for runs in played.values() for run in runs}) for played in rows.values()]
+    print("\n| " + " | ".join([quantity, *rows]) + " |")
+    print("| --- " * (len(rows) + 1) + "|")
+    print("| seeds | " + " | ".join(map(str, seeds)) + " |")
+    for title, method, name in COLUMNS:
+        scores = [_scores(played, method, name) for played in rows.values()]
+        if any(scores):
+            spreads = [_spread([getattr(score, quantity) for score in found]) for found in scores]
+            fewer = [f" ({len(s)})" if 0 < len(s) < n else "" for s, n in zip(scores, seeds, strict=True)]
+            print(f"| {title} | " + " | ".join(map("".join, zip(spreads, fewer, strict=True))) + " |")
 
 
 def _costs(played: Mapping[str, Sequence[Played]]) -> list[str]:
