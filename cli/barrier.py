@@ -63,6 +63,7 @@ def barrier(
     plot: Annotated[Path | None, typer.Option(help="Draw both lines to this file, .svg or .png.")] = None,
     method: options.MatchBy = Method.WEIGHTS,
     held_out: options.HeldOut = "",
+    class_names: options.ClassNames = "",
     steps: options.Steps = 100,
     seed: options.Seed = 0,
     points: options.Points = 25,
@@ -89,7 +90,7 @@ def barrier(
     form = picture_form(plot) if plot is not None else "svg"
     if plot is not None:
         check_output(plot, force)
-    evidence = read_evidence(data, held_out, seed, batch_size)
+    evidence = read_evidence(data, held_out, class_names, seed, batch_size)
     if evidence is None:
         raise options.OptionError("--data is empty: a barrier is measured on samples")
     said = Description(model, shape, classes, width, depth, norm, example)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cli.options import OptionError
+from client.data import numbered
 from client.sources import DataError, Samples, read_samples, scaled
 
 
@@ -54,8 +55,8 @@ class Evidence:
     held_out: Batches
 
 
-def read_evidence(data: str, held_out: str, seed: int, batch_size: int) -> Evidence | None:
-    """What ``--data`` and ``--held-out`` name; None without data.
+def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_size: int) -> Evidence | None:
+    """What ``--data`` and ``--held-out`` name, classes numbered as ``--class-names`` says; None without data.
 
     Raises `DataError`, and `OptionError` for held-out samples alone.
     """
@@ -63,12 +64,13 @@ def read_evidence(data: str, held_out: str, seed: int, batch_size: int) -> Evide
         raise OptionError("--held-out measures what is merged with --data: name both")
     if not data:
         return None
-    batches = _read(data, seed, batch_size)
-    return Evidence(batches, _read(held_out, seed, batch_size) if held_out else batches)
+    names = tuple(name.strip() for name in class_names.split(",")) if class_names else ()
+    batches = _read(data, names, seed, batch_size)
+    return Evidence(batches, _read(held_out, names, seed, batch_size) if held_out else batches)
 
 
-def _read(name: str, seed: int, batch_size: int) -> Batches:
-    samples = read_samples(name)
+def _read(name: str, class_names: tuple[str, ...], seed: int, batch_size: int) -> Batches:
+    samples = numbered(read_samples(name), name, class_names)
     if len(samples.inputs) != len(samples) or len(samples) < 2:
         raise DataError(
             f"data {name!r}: {len(samples.inputs)} inputs, {len(samples)} targets: expected as many, 2 or more"

@@ -31,6 +31,7 @@ def merge(
     layers: options.MergeBy = Layers.MEAN,
     data: options.Data = "",
     held_out: options.HeldOut = "",
+    class_names: options.ClassNames = "",
     steps: options.Steps = 100,
     weights: Annotated[
         str, typer.Option(help="One positive number for each input, such as 1,2: their shares. By default equal.")
@@ -60,7 +61,7 @@ def merge(
     require_data(method, data, layers)
     shares = parse_weights(weights, len(inputs))
     said = Description(model, shape, classes, width, depth, norm, example)
-    evidence = read_evidence(data, held_out, seed, batch_size)
+    evidence = read_evidence(data, held_out, class_names, seed, batch_size)
     plan = Plan(inputs, said, shares, method, layers, steps, evidence, seed, points)
     with bars() as shown:
         card = write_merge(plan, output, shown)

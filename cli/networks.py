@@ -88,8 +88,7 @@ def find_network(
     """The network that ``said`` names, with what it leaves open taken from the data and from the shapes in ``file``.
 
     Raises `ModelError` for a name that is unknown and for what the family cannot be, `OptionError` when what is said
-    does not suffice, `FitError` when the
-    network does not run on its inputs.
+    does not suffice, `FitError` when the network does not run on its inputs, or has other classes than the data.
     """
     architecture = _architecture(said, file, samples)
     module = build(architecture, seed).eval()
@@ -99,6 +98,12 @@ def find_network(
         raise FitError(
             f"the data has class {int(samples.targets.max())}, but {describe(architecture)} has {network.n_outputs} "
             "outputs, for classes from 0"
+        )
+    if samples is not None and samples.names and len(samples.names) != network.n_outputs:
+        # Numbered by their order, a class that the data lack would move all others.
+        raise FitError(
+            f"the data has {len(samples.names)} classes, {', '.join(samples.names)}, but {describe(architecture)} has "
+            f"{network.n_outputs} outputs; name all, in the order of the outputs, with --class-names"
         )
     return network
 

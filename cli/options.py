@@ -96,6 +96,13 @@ HeldOut = Annotated[
     str,
     typer.Option(help="Other samples to measure on, said as --data. By default the measurements are made on --data."),
 ]
+ClassNames = Annotated[
+    str,
+    typer.Option(
+        help="The classes' names in the order of the network's outputs, such as normal,pneumonia: what folders of "
+        "images are called, or a column of parquet holds. Needed where --data lacks a class. By default their own order."
+    ),
+]
 MatchBy = Annotated[
     Method,
     typer.Option(

@@ -48,7 +48,7 @@ def numbered(samples: Samples, data: str, names: tuple[str, ...]) -> Samples:
     if not (names and samples.names):
         return samples
     if unknown := [name for name in samples.names if name not in names]:
-        raise DataError(f"data {data!r}: class {unknown[0]!r} is none of the setting 'class-names', {', '.join(names)}")
+        raise DataError(f"data {data!r}: class {unknown[0]!r} is none of 'class-names', {', '.join(names)}")
     numbers = torch.tensor([names.index(name) for name in samples.names])
     return Samples(samples.inputs, numbers[samples.targets], names)
 

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     is_merge: bool
 
 
-def write_report(store: RunStore, seconds: float = 0.0, pooled: Score | None = None) -> Path:
+def write_report(store: RunStore, seconds: float | None = None, pooled: Score | None = None) -> Path:
     """Writes the page and ``result.json`` from the run store, and returns the page's path."""
     summary = summarise(store, seconds, pooled)
     rounds = read_rounds(store)

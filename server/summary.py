@@ -31,8 +31,11 @@ def read_rounds(store: RunStore) -> list[RoundRecord]:
     return [RoundRecord.model_validate(record) for record in store.rounds()]
 
 
-def summarise(store: RunStore, seconds: float = 0.0, pooled: Score | None = None) -> Summary:
-    """The summary of a run's rounds, with the pooled network's score where it was trained."""
+def summarise(store: RunStore, seconds: float | None = None, pooled: Score | None = None) -> Summary:
+    """The summary of a run's rounds, with the pooled network's score where it was trained.
+
+    ``seconds`` are those that it took; by default those of its rounds.
+    """
     rounds = read_rounds(store)
     merges = [record for record in rounds if record.outcome == "merged"]
     merge = _merge(merges)
@@ -42,7 +45,7 @@ def summarise(store: RunStore, seconds: float = 0.0, pooled: Score | None = None
         loss={name: score.loss for name, score in scores.items()},
         barrier=next((record.barrier for record in rounds if record.barrier is not None), None),
         merge=merge,
-        seconds=seconds,
+        seconds=sum(sum(record.seconds.values()) for record in rounds) if seconds is None else seconds,
         run=store.directory.name,
         settings=store.read_json("settings.json") or {},
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.commands import (
     write,
     write_state,
 )
+from tests.deployment.samples import write_images
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -362,3 +364,18 @@ def test_an_output_that_cannot_be_is_refused(
     ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / name)
     assert ran.code == 18
     assert words in ran.err
+
+
+def test_a_folder_that_lacks_a_class_is_numbered_by_the_names_that_are_given(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    folder = write_images(tmp_path / "pictures", 0, 300)
+    shutil.rmtree(folder / "0")
+    asked = ("merge", *pair, MLP, "--data", folder, "-o", tmp_path / "out.safetensors", "--points", "2")
+    ran = run(capsys, *asked)
+    assert ran.code == 17
+    assert "the data has 9 classes, 1, 2, 3, 4, 5, 6, 7, 8, 9, but mlp (shape 1x8x8, classes 10" in ran.err
+    assert "has 10 outputs; name all, in the order of the outputs, with --class-names" in ran.err
+    assert "class '9' is none of 'class-names'" in run(capsys, *asked, "--class-names", "0,1,2,3,4,5,6,7,8,nine").err
+    assert run(capsys, *asked, "--class-names", "0,1,2,3,4,5,6,7,8,9").code == 0
+    assert card_of(tmp_path / "out.safetensors")["inputs"][0]["score"]["accuracy"] > 0.8

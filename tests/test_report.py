@@ -55,6 +55,12 @@ def test_of_thirty_rounds_only_the_first_merge_and_the_last_stand_above_the_char
     assert table(text, "<h2>Rounds</h2>") == [str(number) for number in range(1, 31)]
 
 
+def test_the_seconds_of_a_run_are_those_of_its_rounds_where_nobody_took_the_time(tmp_path: Path) -> None:
+    run = RunStore(write_run(tmp_path / "run", [COMPLETE, VOID]))
+    assert summarise(run).seconds == sum([*COMPLETE.seconds.values(), *VOID.seconds.values()])
+    assert summarise(run, 7.0).seconds == 7.0
+
+
 def test_the_row_of_the_merge_is_marked(tmp_path: Path) -> None:
     text = page(tmp_path, COMPLETE)
     assert "the network that round 1 merged: the merge" in text

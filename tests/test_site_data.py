@@ -196,7 +196,7 @@ def test_a_class_that_a_site_lacks_moves_no_other(tmp_path: Path) -> None:
 def test_a_class_that_the_run_does_not_name_is_told(tmp_path: Path) -> None:
     save_images(tmp_path / "pictures")
     site = Site("site-us", tmp_path, str(tmp_path / "pictures"))
-    with pytest.raises(DataError, match="class 'dog' is none of the setting 'class-names', bird, cat"):
+    with pytest.raises(DataError, match="class 'dog' is none of 'class-names', bird, cat"):
         load_site_data(site, settings_of(2, "bird,cat"))
 
 
