@@ -1,6 +1,7 @@
 """Networks in files that anybody may have handed over: safetensors, and nothing that could run code."""
 
 import shlex
+from itertools import chain, count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -63,10 +64,10 @@ def _advice(path: Path) -> str:
 
 
 def _output_for(path: Path) -> Path:
-    """Beside ``path`` and never ``path`` itself, which may well be a pickle by another name."""
-    output = path.with_suffix(".safetensors")
-    return output if output != path else path.with_suffix(".converted.safetensors")
+    """Beside ``path`` and over no file that is there: not ``path`` itself, which may be a pickle by another name."""
+    names = chain(["", ".converted"], (f".converted-{number}" for number in count(2)))
+    return next(free for name in names if not (free := path.with_suffix(f"{name}.safetensors")).exists())
 
 
 def _renaming(path: Path) -> str:
-    return shlex.join(["mv", str(path), str(path.with_suffix(".safetensors"))])
+    return shlex.join(["mv", str(path), str(_output_for(path))])

@@ -74,6 +74,16 @@ def test_the_advice_leaves_a_pickle_under_a_safe_name_where_it_is(tmp_path: Path
     assert (tmp_path / "x.safetensors").read_bytes() == before
 
 
+def test_the_advice_names_no_file_that_is_there(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "x.pt")
+    write_tensors(tmp_path / "y.bin", {"a": torch.ones(1)})
+    for taken in ("x.safetensors", "x.converted.safetensors", "y.safetensors"):
+        (tmp_path / taken).write_bytes(b"kept")
+    assert list(convert_as_advised(tmp_path / "x.pt", tmp_path / "x.converted-2.safetensors")) == ["a"]
+    with pytest.raises(CheckpointError, match=r"rename it: mv .*y\.bin .*y\.converted\.safetensors"):
+        read_checkpoint(tmp_path / "y.bin")
+
+
 def convert_as_advised(path: Path, output: Path) -> dict[str, Tensor]:
     with pytest.raises(CheckpointError) as refusal:
         read_checkpoint(path)
