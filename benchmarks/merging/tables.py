@@ -13,6 +13,7 @@ from server.records import Score
 EITHER = ("joint", "activations")
 COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("best site", "either", "best"),
+    ("worst site", "either", "worst"),
     ("best site, corrected", "either", "best.corrected"),
     ("ensemble", "either", "ensemble"),
     ("naive", "either", "naive"),
@@ -47,7 +48,7 @@ def show(found: Iterable[Played]) -> None:
     _table(["cost", "barrier naive", "activations", "joint", "seconds", "MB from a site", "MB to it"], rows, _costs)
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
     for row, played in further.items():
-        corrected = [_best(run, ".corrected").accuracy for run in _of(played, "either")]
+        corrected = [_of_sites(run, "best.corrected").accuracy for run in _of(played, "either")]
         print(f"\n{row}: best corrected site {_spread(corrected)}\n")
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
         _table(["accuracy after", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
@@ -109,14 +110,16 @@ def _of(played: Mapping[str, Sequence[Played]], method: str) -> Sequence[Played]
 def _score(run: Played, name: str | None) -> Score | None:
     if name is None:
         return run.first.merged
-    if name.startswith("best"):
-        return _best(run, name.removeprefix("best"))
+    if name.startswith(("best", "worst")):
+        return _of_sites(run, name)
     return run.first.baselines.get(name)
 
 
-def _best(run: Played, ending: str) -> Score:
-    sites = [run.first.baselines[site + ending] for site in run.first.weights]
-    return max(sites, key=lambda score: score.accuracy)
+def _of_sites(run: Played, name: str) -> Score:
+    """The ``best`` or ``worst`` of the sites' networks, or of them with the ``.corrected`` ending."""
+    which, dot, ending = name.partition(".")
+    sites = [run.first.baselines[site + dot + ending] for site in run.first.weights]
+    return (max if which == "best" else min)(sites, key=lambda score: score.accuracy)
 
 
 def _spread(values: Sequence[float], digits: int = 3) -> str:
