@@ -40,9 +40,7 @@ Rows = Mapping[str, Mapping[str, Sequence[Played]]]
 
 def show(found: Iterable[Played]) -> None:
     """Prints one table for each quantity, and one for the rounds that follow."""
-    rows: dict[str, dict[str, list[Played]]] = {}
-    for each in found:
-        rows.setdefault(each.task.row, {}).setdefault(each.method, []).append(each)
+    rows = by_row(found)
     for quantity in ("accuracy", "loss"):
         _networks(quantity, rows)
     _table(["cost", "barrier naive", "activations", "joint", "seconds", "MB from a site", "MB to it"], rows, _costs)
@@ -52,6 +50,20 @@ def show(found: Iterable[Played]) -> None:
         print(f"\n{row}: best corrected site {_spread(corrected)}\n")
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
         _table(["accuracy after", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
+
+
+def by_row(found: Iterable[Played]) -> dict[str, dict[str, list[Played]]]:
+    """The runs by task without its seed, then by method."""
+    rows: dict[str, dict[str, list[Played]]] = {}
+    for each in found:
+        rows.setdefault(each.task.row, {}).setdefault(each.method, []).append(each)
+    return rows
+
+
+def scores_of(played: Mapping[str, Sequence[Played]], title: str) -> list[Score]:
+    """What one line of the table has of a task, seed by seed."""
+    ((_, method, name),) = [column for column in COLUMNS if column[0] == title]
+    return _scores(played, method, name)
 
 
 def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequence[Played]]], list[str]]) -> None:

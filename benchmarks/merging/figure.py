@@ -1,0 +1,77 @@
+"""docs/images/merges.svg: what merges are worth beside the sites' networks and their ensemble, task by task.
+
+``python -m benchmarks.merging.figure`` draws it from `benchmarks/merging/records`, the runs behind the tables of
+`docs/merge-quality.md`.
+"""
+
+import os
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.merging.images import CACHE
+from benchmarks.merging.quality import RECORDS
+from benchmarks.merging.runs import METHODS, kept
+from benchmarks.merging.tables import Rows, by_row, scores_of
+from benchmarks.merging.tasks import tasks
+from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR, STYLE
+
+PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "merges.svg"
+RED = "#c23b3b"
+# Of each network: its title in the tables, marker and colour.
+SHOWN = (
+    ("best site, corrected", "s", GREY),
+    ("ensemble", "D", GREY),
+    ("naive, recalibrated", "o", RED),
+    ("joint", "o", NAIVE_COLOUR),
+    ("joint + ridge", "^", NAIVE_COLOUR),
+    ("joint + sequential + ridge", "o", ALIGNED_COLOUR),
+    ("search", "^", ALIGNED_COLOUR),
+)
+
+
+def main() -> None:
+    """Draws the picture."""
+    os.environ[CACHE] = str(RECORDS)
+    rows = by_row([found for task in tasks(3) for method in METHODS if (found := kept(task, method)) is not None])
+    parts = {
+        data: {row: played for row, played in rows.items() if row.startswith(data)} for data in ("digits", "cifar10")
+    }
+    with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}):
+        figure = Figure(figsize=(9.0, 0.42 * len(rows) + 1.6), layout="constrained")
+        heights = [len(part) for part in parts.values()]
+        axes: Any = figure.subplots(len(parts), 1, sharex=True, gridspec_kw={"height_ratios": heights})
+        for ax, (data, part) in zip(axes, parts.items(), strict=True):
+            _draw(ax, data, part)
+        axes[-1].set_xlabel("accuracy on the union of held-out samples; mean of the seeds, line from least to greatest")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, labelcolor=GREY)
+        figure.savefig(PICTURE, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+
+
+def _draw(ax: Axes, data: str, rows: Rows) -> None:
+    ax.set_title("digits" if data == "digits" else "CIFAR-10")
+    places = range(len(rows))
+    for title, marker, colour in SHOWN:
+        for place, played in zip(places, rows.values(), strict=True):
+            if found := [score.accuracy for score in scores_of(played, title)]:
+                name = title if not place else ""
+                ax.plot([min(found), max(found)], [place, place], color=colour, linewidth=1.5)
+                ax.plot([mean(found)], [place], marker, color=colour, markersize=6, label=name, alpha=0.9)
+    ax.set_yticks(list(places), [_said(row) for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlim(0, 1)
+    ax.grid(visible=True, color=GREY, alpha=0.25, linewidth=0.6)
+
+
+def _said(row: str) -> str:
+    _, width, split, n_sites = row.split("-")
+    return f"{split}, {n_sites} sites, width {width[1:]}"
+
+
+if __name__ == "__main__":
+    main()
