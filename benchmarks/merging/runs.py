@@ -1,6 +1,7 @@
 """One real Flower run of a task by one method; its record is kept, and a run that is there is not played again."""
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from benchmarks.merging.images import cache_folder
 from benchmarks.merging.tasks import Task
 from benchmarks.merging.trainings import Training, make
 from cli.superlink import SuperLink
+from server.live import ENDS
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
@@ -16,6 +18,8 @@ from server.summary import read_rounds
 ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 7, "guard": False}
 # Sites of CIFAR-10 hold thousands of images, and two cores compute for all of them.
 FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 6}
+# A run that died without a word to its store is noticed by then.
+ASKS_SECONDS = 60.0
 CHECKPOINT = "checkpoint.safetensors"
 ROUNDS: dict[str, object] = {"rounds": 5, "probe-points": 0, "guard": False, "later-epochs": 1}
 SEQUENTIAL: dict[str, object] = {
@@ -100,7 +104,7 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         config = {**task.config, **FEWER, **place, **METHODS[method]}
         if "initial" in config:
             config["initial"] = str(store.directory.resolve() / "sites" / str(config["initial"]) / CHECKPOINT)
-        _finish(link, link.submit(config, task.n_sites), store.directory)
+        _finish(link, link.submit(config, task.n_sites), store)
     if (played := kept(task, method)) is None:
         raise RuntimeError(f"{store.directory.name}: a reply was refused, see rounds.jsonl there; play it again")
     return played
@@ -120,6 +124,13 @@ def _lay_out(task: Task, directory: Path) -> None:
         shutil.copy(training.path, folder / CHECKPOINT)
 
 
-def _finish(link: SuperLink, run_id: str, directory: Path) -> None:
-    if (said := link.wait(run_id, 2.0)) != "finished:completed":
-        raise RuntimeError(f"{directory.name}: {said}\n{link.run_log(run_id)[-4000:]}")
+def _finish(link: SuperLink, run_id: str, store: RunStore) -> None:
+    """Waits for the run's end, by the store: each question to Flower starts a process that takes the run's cores."""
+    said = ""
+    while not said.startswith("finished"):
+        asks = time.monotonic() + ASKS_SECONDS
+        while store.told().get("phase") not in ENDS and time.monotonic() < asks:
+            time.sleep(0.5)
+        said = link.status(run_id)
+    if said != "finished:completed":
+        raise RuntimeError(f"{store.directory.name}: {said}\n{link.run_log(run_id)[-4000:]}")
