@@ -25,6 +25,8 @@ from benchmarks.merging.tasks import Task, tasks
 from cli.interrupts import terminable
 from cli.superlink import local_superlink, short_folder
 
+POOLED = "pooled"
+CHOICES = (*METHODS, POOLED)
 progress = Console(stderr=True)
 # What the tables of `docs/merge-quality.md` are made of.
 RECORDS = Path(__file__).parent / "records"
@@ -36,7 +38,7 @@ def main() -> None:
     parser.add_argument("--cifar10", help="a folder in the layout of uoft-cs/cifar10")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
     parser.add_argument("--only", action="append", default=[], help="tasks whose name holds this; may be repeated")
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS), help="these alone")
+    parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="these alone")
     parser.add_argument("--kept", action="store_true", help="play nothing")
     parser.add_argument("--record", action="store_true", help="copy what is tabulated to benchmarks/merging/records")
     parser.add_argument("--format", choices=("table", "json"), default="table")
@@ -57,13 +59,14 @@ def main() -> None:
 
 
 def play_all(wanted: Sequence[Task], by: Sequence[str]) -> None:
-    """Plays every method of ``by`` on every task, one run at a time, on one SuperLink."""
+    """Plays every method of ``by`` on every task, one run at a time, on one SuperLink; then trains on pooled data."""
     home = short_folder()
     try:
         with terminable(), local_superlink(home, 0) as link:
             pairs = [(task, method) for task in wanted for method in methods(task) if method in by]
             for task, method in track(pairs, "playing", console=progress):
                 play(link, task, method)
+            for task in wanted if POOLED in by else ():
                 if task.is_pooled:
                     pooled(task)
     finally:
