@@ -33,11 +33,16 @@ RIDGE = 1e-6
 
 
 def gram_sizes(model: nn.Module) -> dict[str, int]:
-    """Rows of each layer's Gram matrix; `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one."""
+    """Rows of each layer's Gram matrix; `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one.
+
+    Not the projection inside `nn.MultiheadAttention`, which reads its weights and never calls it.
+    """
+    uncalled = {id(each.out_proj) for _, each in named_modules(model) if isinstance(each, nn.MultiheadAttention)}
     return {
         name: prod(layer.weight.shape[1:]) + (layer.bias is not None)
         for name, layer in named_modules(model)
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _is_plain(layer))
+        if id(layer) not in uncalled
+        and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _is_plain(layer)))
     }
 
 

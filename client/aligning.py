@@ -34,7 +34,7 @@ def aligned_answer(bench: Bench, reference: State, own: State) -> dict[str, obje
     at_site = bench.settings.align_at == "site"
     sent = permute(spec, matching.permutation, own) if at_site else own
     records: dict[str, object] = {ARRAYS: to_arrays(sent), MATCHING: pack_matching(matching, seconds)}
-    if not at_site or bench.settings.baselines:
+    if not at_site or bench.settings.baselines or bench.settings.variants:
         records[PERMUTATION] = pack_permutation(matching.permutation)
     return records
 

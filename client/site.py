@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from strategies.errors import SettingsError
-from strategies.protocol import SITE_NAME
+from strategies.protocol import is_site_name
 from strategies.settings import Settings
 
 first_names = ("site-us", "site-eu")
@@ -42,8 +42,11 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
     simulated = "partition-id" in node_config
     partition = int(str(node_config.get("partition-id", 0)))
     name = str(node_config.get("name") or (simulated_name(partition) if simulated else "site"))
-    if not SITE_NAME.fullmatch(name):
-        raise SettingsError(f"site name {name!r}: expected letters, digits, '.', '_' and '-', at most 64, got {name!r}")
+    if not is_site_name(name):
+        raise SettingsError(
+            f"site name {name!r}: expected letters, digits, '.', '_' and '-', at most 64, and no word that means "
+            "something else in a run, such as merged, reference or config"
+        )
     home = Path(settings.runs_dir) / settings.run / "sites" if simulated else Path.home() / ".fedrebasin"
     directory = Path(str(node_config.get("state-dir", home))) / name
     laid_out = directory / "checkpoint.safetensors"

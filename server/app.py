@@ -12,7 +12,7 @@ from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
 from models.errors import ModelError
-from server.heads import class_counts
+from server.heads import check_head, class_counts
 from server.live import failure
 from server.report import write_report
 from server.resume import Beginning, FinishedError, begin
@@ -86,6 +86,7 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         initial = read_checkpoint(Path(settings.initial))
         _check_like("initial", settings.initial, initial, model.state_dict())
         model.load_state_dict(initial)
+    check_head(model, settings)
     # With nothing to permute the strategy is FedAvg, bit for bit.
     nothing = PermutationSpec.by_hand(model.state_dict(), {})
     strategy = FedRebasin(

@@ -1,6 +1,7 @@
 """How networks do on the union of the sites' held-out samples, from sums that the sites send."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from functools import reduce
 from operator import add
 
@@ -8,8 +9,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from alignment.barrier import LossSums
 from server.sites import Sites
+from server.sums import check_asked
 from strategies.protocol import (
     CONFIG,
+    CORRECTED,
     ENSEMBLE,
     EVALUATE,
     LOG_PRIOR,
@@ -34,15 +37,27 @@ def evaluate(
     # Without baselines to measure, each site also says how its own network does at home; not with privacy around it.
     asked = {ENSEMBLE: ensemble} if ensemble else {OWN: sites.settings.privacy == "none"}
     content[CONFIG] = ConfigRecord({**config, **asked})
-    return sites.answers(EVALUATE, content, round_number, read_sums)
+    corrected = [name + CORRECTED for name in log_priors or {}]
+    names = [*networks, *corrected, *([ENSEMBLE] if ensemble else ())]
+    return sites.answers(EVALUATE, content, round_number, sums_reader(names))
 
 
-def read_sums(site: str, reply: Message) -> dict[str, LossSums]:
-    """The sums in a reply; raises `RefusedReply`."""
-    return unpack_sums(site, metrics_of(site, reply))
+def sums_reader(asked: Collection[str]) -> Callable[[str, Message], dict[str, LossSums]]:
+    """What reads, of a reply, the sums of the networks ``asked`` about, and of the site's own; or refuses it."""
+
+    def read(site: str, reply: Message) -> dict[str, LossSums]:
+        found = unpack_sums(site, metrics_of(site, reply))
+        check_asked(site, found.keys() - {OWN}, asked)
+        return found
+
+    return read
 
 
 def pool(answers: Mapping[str, Mapping[str, LossSums]]) -> dict[str, LossSums]:
-    """The sums over all sites, network by network."""
-    names = dict.fromkeys(name for answer in answers.values() for name in answer)
-    return {name: reduce(add, [answer[name] for answer in answers.values() if name in answer]) for name in names}
+    """The sums over all sites, network by network; of those alone that have a loss at every site.
+
+    A network that diverged at one site has none: the mean of the others' would praise it.
+    """
+    names = dict.fromkeys(name for answer in answers.values() for name in answer if name != OWN)
+    sums = {name: reduce(add, [answer[name] for answer in answers.values()]) for name in names}
+    return {name: each for name, each in sums.items() if math.isfinite(each.loss)}

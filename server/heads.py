@@ -4,22 +4,24 @@ Label skew biases each site's last layer, which no permutation mends. Averaged b
 class has no say in its row; solved by ridge regression, it is what all samples in one place would give.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import getLogger
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
 from alignment.barrier import LossSums
-from alignment.heads import GRAM, TARGETS, counts_head, ridge_head, scaled_head, with_head
+from alignment.errors import StateError
+from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
 from alignment.moments import pool_moments
-from models import head_name
-from server.evaluation import pool, read_sums
+from models import Architecture, example_inputs, head_name
+from server.evaluation import pool, sums_reader
 from server.sites import Sites
-from server.sums import check_finite_sums, check_gram
+from server.sums import check_asked, check_finite_sums, check_gram
 from strategies.admission import Admitted
 from strategies.decoding import read_state
-from strategies.errors import Reason, RefusedReply
+from strategies.errors import Reason, RefusedReply, SettingsError
 from strategies.protocol import (
     CLASS_COUNTS,
     CONFIG,
@@ -31,7 +33,9 @@ from strategies.protocol import (
     scaled_name,
     to_arrays,
 )
+from strategies.settings import Settings
 
+logger = getLogger("fedrebasin")
 # Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
 scales = [2 ** (0.375 * number) for number in range(17)]
 
@@ -46,6 +50,25 @@ def class_counts(site: str, metrics: MetricRecord, classes: int) -> list[int]:
         detail = f"{CLASS_COUNTS!r} add up to {sum(counts)}, {N_EXAMPLES!r} is {metrics.get(N_EXAMPLES)}"
         raise RefusedReply(Reason.COUNTS, site, detail)
     return counts
+
+
+def check_head(model: nn.Module, settings: Settings) -> None:
+    """Raises `SettingsError` where the run would renew a last layer that cannot be: before anybody trains."""
+    if settings.head == "mean" and not settings.variants:
+        return
+    asked = f"setting {'variants' if settings.head == 'mean' else 'head'!r}"
+    head = head_name(model)
+    state = model.state_dict()
+    if f"{head}.bias" not in state or len(state[f"{head}.weight"]) != settings.classes:
+        raise SettingsError(
+            f"{asked}: the last layer, {head!r}, must have a bias and {settings.classes} outputs, one for each class"
+        )
+    inputs = example_inputs(Architecture(*settings.network))
+    targets = torch.zeros(len(inputs[0]), dtype=torch.long)
+    try:
+        feature_sums(model, head, [(inputs[0], targets)], settings.classes)
+    except StateError as error:
+        raise SettingsError(f"{asked}: {error}; set head = 'mean'") from error
 
 
 def average_by_counts(
@@ -65,32 +88,43 @@ def solve_heads(
 ) -> dict[str, dict[str, Tensor]]:
     """``states`` with their last layers solved by ridge regression on all sites' training samples.
 
-    One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. A network
-    of which no site answers stays as it is.
+    One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. None
+    where a site of the merge does not answer: a head without its samples would not know its classes.
     """
     content = RecordDict({name: to_arrays(state) for name, state in states.items()})
-    solved = solved_layers(sites, model, content, round_number)
+    solved = solved_layers(sites, model, content, list(states), round_number)
     networks = {name: {**states[name], **layer} for name, layer in solved.items()}
+    if not networks:
+        return {}
     asked = RecordDict({name: to_arrays(state) for name, state in networks.items()})
     asked[CONFIG] = ConfigRecord({SCALES: scales})
-    best = best_scales(pool(sites.answers(EVALUATE, asked, round_number, read_sums)), list(networks))
+    sums = pool(sites.answers(EVALUATE, asked, round_number, sums_reader(scaled_names(networks))))
+    best = best_scales(sums, list(networks))
     head = head_name(model)
-    return {
-        name: scaled_head(networks[name], head, best[name][0]) if name in best else dict(state)
-        for name, state in states.items()
-    }
+    return {name: scaled_head(networks[name], head, scale) for name, (scale, _) in best.items()}
 
 
 def solved_layers(
-    sites: Sites, model: nn.Module, content: RecordDict, round_number: int
+    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str], round_number: int
 ) -> dict[str, dict[str, Tensor]]:
-    """The last layer, alone, of each network that ``content`` asks about, from the sums of the sites that answered."""
+    """The last layer, alone, of each network that ``content`` asks about, from all sites' sums.
+
+    ``asked`` are the networks' names. None where a site of the merge does not answer.
+    """
     head, classes = head_name(model), sites.settings.classes
-    answers = sites.answers(FEATURES, content, round_number, _reader(model, head, classes))
+    answers = sites.answers(FEATURES, content, round_number, _reader(model, head, classes, asked))
+    if lacking := sorted(sites.merging - answers.keys()):
+        logger.warning("round %d: no head is solved, sums are missing of %s", round_number, ", ".join(lacking))
+        return {}
     like = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(f"{head}.")}
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
-    sums = {name: pool_moments([answer[name] for answer in answers.values() if name in answer]) for name in names}
+    sums = {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
     return {name: with_head(like, head, *ridge_head(each)) for name, each in sums.items()}
+
+
+def scaled_names(names: Iterable[str]) -> list[str]:
+    """What answers say of networks with their logits times each of the scales."""
+    return [scaled_name(name, number) for name in names for number in range(len(scales))]
 
 
 def best_scales(pooled: Mapping[str, LossSums], names: Sequence[str]) -> dict[str, tuple[float, LossSums]]:
@@ -103,10 +137,13 @@ def best_scales(pooled: Mapping[str, LossSums], names: Sequence[str]) -> dict[st
     return found
 
 
-def _reader(model: nn.Module, head: str, classes: int) -> Callable[[str, Message], dict[str, dict[str, Tensor]]]:
+def _reader(
+    model: nn.Module, head: str, classes: int, asked: Sequence[str]
+) -> Callable[[str, Message], dict[str, dict[str, Tensor]]]:
     width = model.state_dict()[f"{head}.weight"].shape[1] + 1
 
     def read(site: str, reply: Message) -> dict[str, dict[str, Tensor]]:
+        check_asked(site, reply.content.array_records.keys(), asked)
         return {name: _sums(site, record, width, classes) for name, record in reply.content.array_records.items()}
 
     return read

@@ -12,8 +12,8 @@ from alignment.heads import scaled_head
 from alignment.interpolate import interpolate
 from alignment.moments import Moments, layers_of
 from models import head_name
-from server.evaluation import pool, read_sums
-from server.heads import best_scales, scales, solved_layers
+from server.evaluation import pool, sums_reader
+from server.heads import best_scales, scaled_names, scales, solved_layers
 from server.recalibration import keeps_statistics, pooled_moments
 from server.records import PathRecord
 from server.sites import Sites
@@ -85,15 +85,19 @@ def measure_line(
     content[CONFIG] = ConfigRecord({LAMBDAS: list(lambdas)})
     renewed: dict[str, State] = {str(number): {} for number in range(len(lambdas))}
     if keeps_statistics(model):
-        for name, moments in pooled_moments(sites, model, content, round_number).items():
+        for name, moments in pooled_moments(sites, model, content, list(renewed), round_number).items():
             renewed[name] = running_statistics(ends[0], moments)
             content[STATISTICS + name] = to_arrays(renewed[name])
     if solve:
-        for name, layer in solved_layers(sites, model, content, round_number).items():
+        solved = solved_layers(sites, model, content, list(renewed), round_number)
+        if not solved:
+            return None
+        for name, layer in solved.items():
             renewed[name] = {**renewed[name], **layer}
             content[STATISTICS + name] = to_arrays(renewed[name])
         content[CONFIG] = ConfigRecord({LAMBDAS: list(lambdas), SCALES: scales})
-    sums = pool(sites.answers(PROBE, content, round_number, read_sums))
+    asked = scaled_names(renewed) if solve else list(renewed)
+    sums = pool(sites.answers(PROBE, content, round_number, sums_reader(asked)))
     if solve:
         best = best_scales(sums, list(renewed))
         head = head_name(model)

@@ -25,7 +25,7 @@ def recalibrate(
     for number in range(sites.settings.recalibrate_passes if keeps_statistics(model) else 0):
         content = RecordDict({name: to_arrays(state) for name, state in found.items()})
         content[CONFIG] = ConfigRecord({SETTLED: number > 0})
-        for name, moments in pooled_moments(sites, model, content, round_number).items():
+        for name, moments in pooled_moments(sites, model, content, list(found), round_number).items():
             found[name] = write_moments(found[name], moments)
     return found
 
@@ -39,20 +39,25 @@ def repair(
     corrected ones. With BatchNorm it comes after `recalibrate`, which sets right what a unit is before its scale and
     shift, not after. Unchanged where no site answers.
     """
-    read = moments_reader(unit_moments, model, sites.settings)
     asked = RecordDict({name: to_arrays(state) for name, state in ends.items()})
-    moments = _pooled(sites, REPAIR, asked, number, read)
+    moments = _pooled(sites, REPAIR, asked, number, moments_reader(unit_moments, model, sites.settings, list(ends)))
     if moments.keys() != ends.keys():
         return dict(merged)
     goals = goals_between([moments[name] for name in ends], [weight / sum(weights) for weight in weights])
     content = RecordDict({MERGED: to_arrays(merged), GOALS: to_arrays(goals)})
+    read = moments_reader(unit_moments, model, sites.settings, [MERGED])
     measured = _pooled(sites, REPAIR, content, number, read).get(MERGED)
     return dict(merged) if measured is None else fold(merged, measured, goals)
 
 
-def pooled_moments(sites: Sites, model: nn.Module, content: RecordDict, round_number: int) -> dict[str, Moments]:
-    """The BatchNorm moments of each network that ``content`` asks about, pooled over the sites that answered."""
-    read = moments_reader(batch_norm_moments, model, sites.settings)
+def pooled_moments(
+    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str], round_number: int
+) -> dict[str, Moments]:
+    """The BatchNorm moments of each network that ``content`` asks about, pooled over the sites that answered.
+
+    ``asked`` are the networks' names: those of the records, or, between two ends, the numbers of the points.
+    """
+    read = moments_reader(batch_norm_moments, model, sites.settings, asked)
     return _pooled(sites, RECALIBRATE, content, round_number, read)
 
 
@@ -65,7 +70,7 @@ def _pooled(
 ) -> dict[str, Moments]:
     answers = sites.answers(message_type, content, round_number, read)
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
-    return {name: pool_moments([answer[name] for answer in answers.values() if name in answer]) for name in names}
+    return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
 
 
 def keeps_statistics(model: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
+from math import isfinite
 
 from torch import nn
 
@@ -157,6 +158,7 @@ class Run:
             admitted = f"{len(merged.replies)} replies admitted ({', '.join(merged.replies)})"
             logger.warning("round %d is void: %s, min-sites is %d", number, admitted, self.settings.min_sites)
             return state, _record(number, "void", merged, watch)
+        self.sites.merging = set(merged.aligned)
         return self._finish(number, merged, first, watch)
 
     def _securely(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
@@ -224,7 +226,7 @@ class Run:
                 state = repair(self.sites, self.model, state, merged.aligned, weights, number)
         if settings.head == "ridge":
             with watch.phase("ridge"):
-                state = solve_heads(self.sites, self.model, {MERGED: state}, number)[MERGED]
+                state = solve_heads(self.sites, self.model, {MERGED: state}, number).get(MERGED, state)
         return state
 
     def _recalibrate(self, state: State, watch: Stopwatch) -> State:
@@ -297,8 +299,12 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
 def _scored(answers: dict[str, dict[str, LossSums]]) -> dict[str, object]:
     """How the merged network does on the union of held-out samples, and each site's own at home."""
     sums = pool(answers)
-    own = {site: Score.of(found[OWN]) for site, found in answers.items() if OWN in found}
+    own = {site: Score.of(found[OWN]) for site, found in answers.items() if _is_known(found.get(OWN))}
     return {"merged": Score.of(sums[MERGED]) if MERGED in sums else None, "own": own}
+
+
+def _is_known(sums: LossSums | None) -> bool:
+    return sums is not None and isfinite(sums.loss)
 
 
 def _greatest(paths: dict[str, SitePaths]) -> BarrierRecord | None:

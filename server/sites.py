@@ -12,7 +12,7 @@ from server.live import waiting_for
 from strategies.admission import sound
 from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
-from strategies.protocol import DESCRIBE, DESCRIPTION, SITE_NAME, TRAIN_SAMPLES, request
+from strategies.protocol import DESCRIBE, DESCRIPTION, TRAIN_SAMPLES, is_site_name, request
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
@@ -56,6 +56,7 @@ class Sites:
 
     tell      is told what comes in, as it comes
     answered  the sites whose answers to the last question counted
+    merging   the sites whose networks are in this round's merge
     """
 
     grid: Grid
@@ -69,12 +70,14 @@ class Sites:
     missing: set[str] = field(default_factory=set[str])
     tell: Callable[[Mapping[str, object]], None] = silent
     answered: list[str] = field(default_factory=list[str])
+    merging: set[str] = field(default_factory=set[str])
 
     def begin_round(self) -> None:
         """Forgets what sites did in the round before."""
         self.traffic.clear()
         self.refused.clear()
         self.out.clear()
+        self.merging.clear()
 
     def leave_out(self, *verdicts: RefusedReply) -> None:
         """Keeps verdicts. Their sites are not asked again in this round: a bad reply, or none, costs the turn."""
@@ -104,7 +107,7 @@ class Sites:
             name = nodes[node_id] or str(said.get("name", ""))
             if reply is None or reply.has_error():
                 logger.warning("node %d (%s) does not say who it is: it may join the next round", node_id, name or "?")
-            elif not SITE_NAME.fullmatch(name):
+            elif not is_site_name(name):
                 logger.warning("node %d is left out: %r cannot be a site's name", node_id, name)
             elif name in self.names.values():
                 logger.warning("node %d is left out: the name %r is taken", node_id, name)

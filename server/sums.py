@@ -1,6 +1,6 @@
 """What sites send of the networks that they were asked about, held against what it must be."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, partial
 
 import torch
@@ -21,10 +21,10 @@ Measure = Callable[[nn.Module, list[Tensor]], Mapping[str, Tensor]]
 
 
 def moments_reader(
-    measure: Measure, model: nn.Module, settings: Settings
+    measure: Measure, model: nn.Module, settings: Settings, asked: Collection[str]
 ) -> Callable[[str, Message], dict[str, Moments]]:
-    """What reads, of a reply, the moments of each network; they must be those that ``measure`` gives of ``model``."""
-    return partial(_read, _shapes(measure, model, settings.network))
+    """What reads, of a reply, the moments that ``measure`` gives of each network ``asked`` about, like ``model``."""
+    return partial(_read, _shapes(measure, model, settings.network), asked)
 
 
 @lru_cache(maxsize=2)
@@ -36,7 +36,10 @@ def _shapes(
     return {name: tuple(tensor.shape) for name, tensor in expected.items()}
 
 
-def _read(shapes: Mapping[str, tuple[int, ...]], site: str, reply: Message) -> dict[str, Moments]:
+def _read(
+    shapes: Mapping[str, tuple[int, ...]], asked: Collection[str], site: str, reply: Message
+) -> dict[str, Moments]:
+    check_asked(site, reply.content.array_records.keys(), asked)
     found: dict[str, Moments] = {}
     for network, record in reply.content.array_records.items():
         headers = {name: tuple(array.shape) for name, array in record.items()}
@@ -47,6 +50,13 @@ def _read(shapes: Mapping[str, tuple[int, ...]], site: str, reply: Message) -> d
         found[network] = {name: tensor.double() for name, tensor in read_state(site, record).items()}
         check_moments(site, found[network])
     return found
+
+
+def check_asked(site: str, told: Collection[str], asked: Collection[str]) -> None:
+    """Raises `RefusedReply` unless a site tells of just the networks that it was asked about."""
+    if odd := sorted(set(told) ^ set(asked)):
+        detail = f"{odd[0]:.80}: {'not asked about' if odd[0] in told else 'missing'}"
+        raise RefusedReply(Reason.MALFORMED, site, detail, "networks")
 
 
 def check_moments(site: str, moments: Moments) -> None:

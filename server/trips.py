@@ -110,8 +110,11 @@ class Trips:
         return [the_site(wanted, weights), *sorted(weights.keys() - {wanted})], refused
 
     def _fetch(self, ranking: list[str], state: State, refused: list[RefusedReply]) -> tuple[Arrived | None, State]:
-        """The first site of ``ranking`` that sends a good network, with its reply; those that fail leave both lists."""
-        for chosen in list(ranking):
+        """The first site of ``ranking`` that sends a good network, with its reply; those that fail leave both lists.
+
+        A site that the settings name has no deputy: without it the round is void.
+        """
+        for chosen in ranking[:1] if self.sites.settings.reference_is_site else list(ranking):
             (arrived,) = self.sites.ask(NETWORK, RecordDict(), self.number, only=[chosen])
             try:
                 return arrived, admit(chosen, arrived[1], state, self.strategy.spec, N_EXAMPLES).state

@@ -16,7 +16,7 @@ from server.records import Score
 from server.sites import Sites
 from strategies.fed_rebasin import FedRebasin
 from strategies.mean import exact_mean
-from strategies.protocol import OWN, State
+from strategies.protocol import State
 from strategies.rounds import MergedRound
 from strategies.spool import PermutedState
 
@@ -42,7 +42,7 @@ def measure_variants(
     heads = solve_heads(sites, model, others, round_number)
     networks |= {name + RIDGE: state for name, state in heads.items()}
     sums = pool(evaluate(sites, networks, round_number))
-    return {name: Score.of(each) for name, each in sums.items() if name != OWN}
+    return {name: Score.of(each) for name, each in sums.items()}
 
 
 def alignments(strategy: FedRebasin, merged: MergedRound) -> Iterator[tuple[str, Mapping[str, State]]]:

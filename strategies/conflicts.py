@@ -1,5 +1,5 @@
 """Which settings do not go together: with `privacy`, those that would let out beside it what it covers; with a robust
-`rule`, those that let one site into the merge beside it.
+`rule`, those that let one site into the merge beside it; with a shared start, a reference that is another network.
 
 One row a setting: what it must be, why, and what to set. `strategies.settings.parse_settings` asks once for all.
 """
@@ -126,6 +126,12 @@ robust = (
         "a search mixes single sites' networks into the merge",
     ),
     Rule(
+        "repair",
+        lambda settings: not settings.repair,
+        "false",
+        "units would be given the means and deviations of every site's network, the poisoned ones too",
+    ),
+    Rule(
         "head",
         lambda settings: settings.head != "counts",
         "'mean' or 'ridge'",
@@ -150,6 +156,14 @@ elected = Rule(
     "at least twice malicious-sites, plus 3",
     "with fewer replies the poisoned ones could be each other's neighbours (Blanchard et al. 2017, proposition 2)",
 )
+unled = (
+    Rule(
+        "reference",
+        lambda settings: not settings.reference_is_file or settings.align_at in ("server", "none"),
+        "'auto' or 'global'",
+        "sites are sent one network, which they train from and align to: 'initial' may name that file",
+    ),
+)
 # By setting and value, what others must be.
 RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("privacy", "clipping"): private,
@@ -158,8 +172,9 @@ RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("rule", "trimmed-mean"): (*robust, trimmed),
     ("rule", "median"): robust,
     ("rule", "krum"): (*robust, elected),
+    ("start", "shared"): unled,
 }
-USUAL = {"privacy": "none", "rule": "mean"}
+USUAL = {"privacy": "none", "rule": "mean", "start": "seed"}
 
 
 def conflicts(settings: Settings) -> list[str]:

@@ -34,6 +34,11 @@ from strategies.errors import Reason, RefusedReply
 
 # A site's name becomes a file's name and a metric's label.
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What stands beside sites' networks in a message, or beside their scores in a record, and what these begin with.
+RESERVED = re.compile(
+    r"(config|metrics|arrays|goals|merged|own|statistics|reference|candidate|ensemble|naive|aligned|weights"
+    r"|then-weights|mean|global|given|auto|largest|medoid|pooled|round-\d+)(\..*)?"
+)
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -84,6 +89,11 @@ ACROSS = "across"
 ROUNDING = 1e-9
 
 
+def is_site_name(name: str) -> bool:
+    """Whether a site may be called so: `SITE_NAME`, and none of the names that mean something else."""
+    return bool(SITE_NAME.fullmatch(name)) and not RESERVED.fullmatch(name)
+
+
 def to_arrays(state: State) -> ArrayRecord:
     """``state`` as it crosses the wire."""
     return ArrayRecord({name: Array(tensor.detach().cpu().numpy()) for name, tensor in state.items()})
@@ -100,7 +110,7 @@ def pack_sums(sums: Mapping[str, LossSums]) -> MetricRecord:
 
 
 def unpack_sums(site: str, record: MetricRecord) -> dict[str, LossSums]:
-    """The inverse of `pack_sums`; a network without a finite loss is left out.
+    """The inverse of `pack_sums`; the loss of a network that diverged is infinite.
 
     Raises `RefusedReply` where a value is no list of three numbers that sums over samples can be.
     """
@@ -111,9 +121,8 @@ def unpack_sums(site: str, record: MetricRecord) -> dict[str, LossSums]:
         count, loss, correct = map(float, values)
         if not (count >= 1 and count.is_integer() and 0 <= correct <= count and not loss < -count * ROUNDING):
             raise RefusedReply(Reason.MOMENTS, site, f"metric {name!r}: {values!r:.80} is no sum over samples")
-        # A network that diverged has no loss: that is not the site's fault, and says nothing to add up.
-        if math.isfinite(loss):
-            found[name] = LossSums(int(count), loss, correct)
+        # A network that diverged has no loss: that is not the site's fault.
+        found[name] = LossSums(int(count), loss if math.isfinite(loss) else math.inf, correct)
     return found
 
 

@@ -31,7 +31,8 @@ from strategies.protocol import (
     to_state,
 )
 from strategies.settings import Settings
-from tests.inprocess import play_in_process, quick_settings
+from tests.attacks.federation import fail
+from tests.inprocess import play_in_process, play_in_vain, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
@@ -274,3 +275,23 @@ def test_a_reference_that_is_no_site_of_the_run_is_told_before_anybody_trains(tm
     with pytest.raises(OperatorError, match="'site-mars': there is no site of that name; there are: site-eu, site-us"):
         play_in_process(settings, tamper=watch)
     assert set(asked) == {DESCRIBE}
+
+
+@pytest.mark.parametrize("align_at", ["site", "both"])
+def test_a_site_that_is_named_is_the_reference_and_has_no_deputy(tmp_path: Path, align_at: str) -> None:
+    settings = quick_settings(tmp_path / "there", align_at=align_at, reference="site-us", epochs=1, width=16)
+    assert one_round(play_in_process(settings)).reference == "site-us"
+
+    def silent(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == NETWORK:
+            fail(reply)
+        return reply
+
+    settings = quick_settings(tmp_path / "silent", align_at=align_at, reference="site-us", epochs=1, width=16)
+    record = one_round(play_in_vain(settings, 3, tamper=silent))
+    assert [verdict.site for verdict in record.refused] == ["site-us"]
+
+
+def test_variants_are_measured_without_baselines(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, align_at="site", variants=True, epochs=1, width=16)
+    assert "naive.recalibrated" in one_round(play_in_process(settings)).baselines

@@ -42,7 +42,19 @@ def test_what_would_let_out_what_privacy_covers_is_refused(privacy: str, change:
 @pytest.mark.parametrize("reference", ["auto", "global", "given/network", "given.safetensors"])
 @pytest.mark.parametrize("privacy", KINDS)
 def test_privacy_takes_a_reference_that_is_known_before_the_sites_train(privacy: str, reference: str) -> None:
-    assert parse_settings({**PRIVATE, "privacy": privacy, "reference": reference}).reference == reference
+    start = "seed" if reference.startswith("given") else "shared"
+    config = {**PRIVATE, "privacy": privacy, "reference": reference, "start": start}
+    assert parse_settings(config).reference == reference
+
+
+@pytest.mark.parametrize("align_at", ["site", "both"])
+def test_sites_that_start_from_one_network_are_not_aligned_to_another(align_at: str) -> None:
+    config = {"start": "shared", "reference": "given.safetensors"}
+    with pytest.raises(
+        SettingsError, match=r"'initial' may name that file\. Set reference to 'auto' or 'global', or start"
+    ):
+        parse_settings({**config, "align-at": align_at})
+    parse_settings({**config, "align-at": "server"})
 
 
 def test_all_settings_that_do_not_go_together_are_told_at_once() -> None:

@@ -80,7 +80,7 @@ def test_a_second_request_does_not_overwrite_the_key(tmp_path: Path) -> None:
     assert SiteFolder(tmp_path).key.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["../up", "a b", "", "x" * 65, 'quo"te', "two\nlines"])
+@pytest.mark.parametrize("name", ["../up", "a b", "", "x" * 65, 'quo"te', "two\nlines", "merged", "config.1"])
 def test_a_name_that_could_not_be_a_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(EnrolmentError, match="site name"):
         make_request(SiteFolder(tmp_path), name)

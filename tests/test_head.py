@@ -5,11 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Array, Message
+from torch import Tensor, nn
 
+from server.heads import check_head
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.errors import SettingsError
 from strategies.protocol import CLASS_COUNTS, FEATURES, METRICS, TRAIN
+from strategies.settings import parse_settings
+from tests.attacks.federation import fail
 from tests.inprocess import honest, play_in_process, quick_settings
 from tests.replies import spoilt_grams
 
@@ -80,7 +85,7 @@ def test_class_counts_that_cannot_be_are_refused(tmp_path: Path, counts: object)
 
 
 @pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative", "lopsided", "impossible"])
-def test_feature_sums_that_cannot_be_are_left_out(tmp_path: Path, attack: str) -> None:
+def test_feature_sums_that_cannot_be_leave_the_mean(tmp_path: Path, attack: str) -> None:
     def spoil(partition: int, reply: Message) -> Message:
         if partition == 1 and reply.metadata.message_type == FEATURES:
             (record,) = reply.content.array_records.values()
@@ -98,3 +103,46 @@ def test_feature_sums_that_cannot_be_are_left_out(tmp_path: Path, attack: str) -
     spoilt, silent, whole = (store.network(1)["fc.weight"] for store in stores)
     assert torch.equal(spoilt, silent)
     assert not torch.equal(spoilt, whole)
+
+
+def test_without_one_sites_sums_no_head_is_solved(tmp_path: Path) -> None:
+    """Solved from the others' sums alone it would not know that site's classes."""
+
+    def silent(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == FEATURES:
+            fail(reply)
+        return reply
+
+    settings = {"split": "disjoint", "epochs": 1, "width": 16, "align_at": "site"}
+    solved = play_in_process(quick_settings(tmp_path / "ridge", head="ridge", **settings), tamper=silent)
+    mean = play_in_process(quick_settings(tmp_path / "mean", head="mean", **settings))
+    assert solved.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
+
+
+class PerToken(nn.Module):
+    """A classifier that is called on sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x[:, 0]).mean(1)
+
+
+@pytest.mark.parametrize("asked", [{"head": "ridge"}, {"head": "counts"}, {"variants": True}])
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (PerToken(), "expected to be called once on (samples, features)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)), "must have a bias and 10 outputs"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), "must have a bias and 10 outputs"),
+    ],
+)
+def test_a_last_layer_that_cannot_be_renewed_is_told_before_anybody_trains(
+    model: nn.Module, told: str, asked: dict[str, object]
+) -> None:
+    check_head(model, parse_settings({}))
+    with pytest.raises(SettingsError, match=f"setting '{next(iter(asked))}'") as error:
+        check_head(model, parse_settings(asked))
+    assert told in str(error.value)

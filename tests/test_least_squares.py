@@ -162,3 +162,9 @@ def test_sums_of_another_layer_are_an_error() -> None:
     layer = nn.Linear(3, 2)
     with pytest.raises(StateError, match=r"sums of '': expected \(4, 4\) and \(4, 2\), got \(3, 3\) and \(4, 2\)"):
         fit_layers(layer.state_dict(), [{"": (torch.eye(3), torch.zeros(4, 2))}])
+
+
+def test_the_projection_of_an_attention_that_is_never_called_has_none() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    assert set(gram_sizes(layer)) == {"linear1", "linear2"}
+    assert set(gram_sums(layer, [torch.randn(3, 5, 8)], list(gram_sizes(layer)))) == {"linear1", "linear2"}

@@ -92,6 +92,7 @@ def test_too_few_networks_are_an_error(rule: Rule, least: int) -> None:
         ({"rule": "median", "mix": "search"}, "mix"),
         ({"rule": "median", "merge": "least-squares"}, "merge"),
         ({"rule": "median", "head": "counts"}, "head"),
+        ({"rule": "median", "repair": True}, "repair"),
     ],
 )
 def test_settings_that_go_around_the_rule_are_refused(changes: dict[str, object], wrong: str) -> None:

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from flwr.app import MetricRecord
 
+from server.evaluation import pool
 from server.records import PathRecord, RoundRecord, Score, SitePaths
 from server.scores import network_scores, sites_alone
 from server.summary import read_rounds
 from server.tally import Tally
+from strategies.protocol import unpack_sums
 from tests.inprocess import play_in_process, quick_settings
 from tests.stores import COMPLETE, VOID
 
@@ -22,6 +25,15 @@ LATER = COMPLETE.model_copy(
         "paths": {site: SitePaths(naive=DRIFTED, aligned=DRIFTED) for site in ("site-eu", "site-us")},
     }
 )
+
+
+def test_a_network_that_diverged_at_one_site_has_no_score() -> None:
+    """The others' losses alone would praise it."""
+    fine, diverged = MetricRecord({"x": [10.0, 5.0, 8.0]}), MetricRecord({"x": [10.0, float("nan"), 1.0]})
+    answers = {site: unpack_sums(site, each) for site, each in (("a", fine), ("b", fine), ("c", diverged))}
+    assert pool(answers) == {}
+    del answers["c"]
+    assert pool(answers)["x"].loss == 10.0
 
 
 def scores(*rounds: RoundRecord) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """One real Flower run of a task by one method; its record is kept, and a run that is there is not played again."""
 
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from server.live import ENDS
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.settings import parse_settings
 
 # Every network that a one-shot merge could be: measured once the sites' networks are there.
 ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 7, "guard": False}
@@ -30,6 +32,8 @@ SEQUENTIAL: dict[str, object] = {
     "probe-points": 0,
     "guard": False,
 }
+# Stands for the site whose network is best alone, which the run of `joint` tells.
+BEST = "best"
 ONCE: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
@@ -46,8 +50,8 @@ ONCE: dict[str, dict[str, object]] = {
 ONWARDS: dict[str, dict[str, object]] = {
     "rounds": ROUNDS,
     "rounds-none": ROUNDS | {"align-at": "none"},
-    # The same number of rounds from the best that is there without a merge, and from nothing.
-    "rounds-site": ROUNDS | {"start": "shared", "initial": "site-us"},
+    # The same number of rounds from the network of the best site as it is, and from nothing.
+    "rounds-site": ROUNDS | {"start": "shared", "initial": BEST},
     "rounds-scratch": ROUNDS | {"start": "shared"},
     # The head that pooled data would give, after every round; and the ensemble as a teacher of each site.
     "rounds-ridge": ROUNDS | {"head": "ridge"},
@@ -78,9 +82,21 @@ def methods(task: Task) -> tuple[str, ...]:
 
 def kept(task: Task, method: str) -> Played | None:
     """What a finished run left; None where there is none, or a site was missing in it: that measures another merge."""
-    rounds = read_rounds(_store(task, method))
+    store = _store(task, method)
+    rounds = read_rounds(store)
     whole = len(rounds) == METHODS[method]["rounds"] and not any(each.refused for each in rounds)
-    return Played(task, method, rounds) if whole else None
+    return Played(task, method, rounds) if whole and _is_same(store, task, method) else None
+
+
+def _is_same(store: RunStore, task: Task, method: str) -> bool:
+    """Whether the run that lies there had the settings that it would have today; unknown where it left none."""
+    path = store.directory / "settings.json"
+    if not path.exists():
+        return True
+    there = parse_settings(json.loads(path.read_text(encoding="utf-8")))
+    today = parse_settings({**task.config, **FEWER, **METHODS[method], "epochs": 0})
+    elsewhere: dict[str, object] = {"run": "", "runs_dir": "", "initial": ""}
+    return there.model_copy(update=elsewhere) == today.model_copy(update=elsewhere)
 
 
 def record(task: Task, method: str, folder: Path) -> None:
@@ -103,11 +119,17 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve()), "epochs": 0}
         config = {**task.config, **FEWER, **place, **METHODS[method]}
         if "initial" in config:
-            config["initial"] = str(store.directory.resolve() / "sites" / str(config["initial"]) / CHECKPOINT)
+            config["initial"] = str(store.directory.resolve() / "sites" / best_site(link, task) / CHECKPOINT)
         _finish(link, link.submit(config, task.n_sites), store)
     if (played := kept(task, method)) is None:
         raise RuntimeError(f"{store.directory.name}: a reply was refused, see rounds.jsonl there; play it again")
     return played
+
+
+def best_site(link: SuperLink, task: Task) -> str:
+    """The site whose network is best alone, as it is."""
+    first = play(link, task, "joint").first
+    return max(first.weights, key=lambda site: first.baselines[site].accuracy)
 
 
 def _store(task: Task, method: str) -> RunStore:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 from benchmarks.merging.pooled import kept_pooled
-from benchmarks.merging.runs import ONWARDS, Played
+from benchmarks.merging.runs import ONCE, ONWARDS, Played
 from server.records import Score
 
 # Of each network: title, method whose run tells it, and its name in the record; None: the network that was merged. The
 # runs of both ways of `EITHER` measure the same baselines.
+COST = "seconds, MB from a site, MB to it"
 EITHER = ("joint", "activations")
 COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("best site", "either", "best"),
@@ -19,6 +20,7 @@ COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("naive", "either", "naive"),
     ("naive, recalibrated", "either", "naive.recalibrated"),
     ("weights", "either", "weights.recalibrated"),
+    ("weights + ridge", "joint", "weights.recalibrated.ridge"),
     ("activations", "activations", "aligned.recalibrated"),
     ("then weights", "activations", "then-weights.recalibrated"),
     ("joint", "joint", "aligned.recalibrated"),
@@ -43,7 +45,8 @@ def show(found: Iterable[Played]) -> None:
     rows = by_row(found)
     for quantity in ("accuracy", "loss"):
         _networks(quantity, rows)
-    _table(["cost", "barrier naive", "activations", "joint", "seconds", "MB from a site", "MB to it"], rows, _costs)
+    _table(["barrier", "naive", "activations", "joint"], rows, _barriers)
+    _table([f"cost: {COST}", *ONCE], rows, _costs)
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
     for row, played in further.items():
         corrected = [_of_sites(run, "best.corrected").accuracy for run in _of(played, "either")]
@@ -87,16 +90,27 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
             print(f"| {title} | " + " | ".join(map("".join, zip(spreads, fewer, strict=True))) + " |")
 
 
-def _costs(played: Mapping[str, Sequence[Played]]) -> list[str]:
+def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
     activations, joint, either = (_of(played, method) for method in ("activations", "joint", "either"))
     return [
         _spread([r.first.barrier.naive for r in either if r.first.barrier and r.first.barrier.naive is not None]),
         _spread([r.first.barrier.aligned for r in activations if r.first.barrier]),
         _spread([r.first.barrier.aligned for r in joint if r.first.barrier]),
-        _spread([sum(r.first.seconds.values()) for r in joint], 0),
-        _spread([max(t.received for t in r.first.traffic.values()) / 1e6 for r in joint], 1),
-        _spread([max(t.sent for t in r.first.traffic.values()) / 1e6 for r in joint], 1),
     ]
+
+
+def _costs(played: Mapping[str, Sequence[Played]]) -> list[str]:
+    return [_cost(played.get(method, ())) for method in ONCE]
+
+
+def _cost(runs: Sequence[Played]) -> str:
+    """The greatest over the seeds, of each."""
+    if not runs:
+        return ""
+    seconds = max(sum(run.first.seconds.values()) for run in runs)
+    traffic = [each for run in runs for each in run.first.traffic.values()]
+    received, sent = (max(getattr(each, way) for each in traffic) / 1e6 for way in ("received", "sent"))
+    return f"{seconds:.0f} s, {received:.1f}, {sent:.1f}"
 
 
 def _rounds(played: Mapping[str, Sequence[Played]]) -> list[str]:

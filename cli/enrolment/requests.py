@@ -14,6 +14,7 @@ from cli.enrolment.errors import EnrolmentError
 from cli.enrolment.files import write_private, write_public
 from cli.enrolment.keys import PublicKey, fingerprint, new_key, private_pem, private_ssh
 from cli.enrolment.layout import SiteFolder
+from strategies.protocol import is_site_name
 from strategies.settings import NAME, pattern_words
 
 # What `server renew` calls the server itself.
@@ -68,8 +69,11 @@ def read_request(path: Path) -> SiteRequest:
 
 def check_name(name: str) -> None:
     """Raises `EnrolmentError` for a name that could not be a label and a file name."""
-    if not re.fullmatch(NAME, name) or name == RESERVED:
-        raise EnrolmentError(f"site name {name!r}: expected {pattern_words[NAME]}, and not {RESERVED!r}")
+    if not re.fullmatch(NAME, name) or name == RESERVED or not is_site_name(name):
+        raise EnrolmentError(
+            f"site name {name!r}: expected {pattern_words[NAME]}, and not {RESERVED!r} or a word that means something "
+            "else in a run, such as merged, reference or config"
+        )
 
 
 def compare(expected: str, key: PublicKey, what: str) -> None:
