@@ -2,11 +2,20 @@
 
 from collections.abc import Mapping
 
+from torch import nn
+
+from server.evaluation import evaluate, pool
+from server.recalibration import recalibrate
 from server.records import GuardRecord, PathRecord, SitePaths
+from server.sites import Sites
+from strategies.fed_rebasin import FedRebasin
 from strategies.rounds import MergedRound
 
+NAIVE, ALIGNED = "naive", "aligned"
+Decisions = dict[str, GuardRecord]
 
-def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> tuple[MergedRound, dict[str, GuardRecord]]:
+
+def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> tuple[MergedRound, Decisions]:
     """The round with each alignment undone that the probes speak against, and the decisions with what they saw.
 
     Looked at is the loss where the mean of the reference and the site's network would lie. A network in which nothing
@@ -15,6 +24,28 @@ def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> tuple[MergedRo
     records = {site: _decide(merged, site, paths.get(site)) for site in merged.matchings}
     undone = [site for site, record in records.items() if record.decision == "undone"]
     return merged.unmoved(undone), records
+
+
+def guard_mean(
+    sites: Sites, model: nn.Module, strategy: FedRebasin, merged: MergedRound, decisions: Decisions, number: int
+) -> tuple[MergedRound, Decisions]:
+    """The round with all alignment undone where its mean has more loss than that of the networks as they came.
+
+    Of three sites or more, lines from the reference do not tell of the mean of all. Both means have their statistics
+    renewed; two trips. As it was where no network was moved, or one is not known as it came, or nobody answers.
+    """
+    if len(merged.aligned) < 3 or not merged.moved or merged.raw.keys() != merged.aligned.keys():
+        return merged, decisions
+    naive = merged.unmoved(merged.moved)
+    means = {NAIVE: strategy.mean(naive), ALIGNED: strategy.mean(merged)}
+    sums = pool(evaluate(sites, recalibrate(sites, model, means, number), number))
+    if sums.keys() != means.keys():
+        return merged, decisions
+    without, having = (sums[name].loss / sums[name].count for name in means)
+    if having <= without:
+        return merged, decisions
+    seen = {"decision": "undone", "naive_loss": without, "aligned_loss": having}
+    return naive, {s: d.model_copy(update=seen) if s in merged.moved else d for s, d in decisions.items()}
 
 
 def _decide(merged: MergedRound, site: str, paths: SitePaths | None) -> GuardRecord:

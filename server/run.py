@@ -12,7 +12,7 @@ from torch import nn
 from alignment.barrier import LossSums
 from server.baselines import measure_alone, measure_baselines
 from server.evaluation import evaluate, pool
-from server.guard import guard
+from server.guard import guard, guard_mean
 from server.heads import average_by_counts, solve_heads
 from server.layers import merge_by_least_squares, merge_in_sequence
 from server.mixing import Search
@@ -183,6 +183,9 @@ class Run:
         with watch.phase("probe"):
             paths = self._probe(number, collected)
         merged, decisions = guard(collected, paths if self.settings.guard else {})
+        if paths and self.settings.guard:
+            with watch.phase("guard"):
+                merged, decisions = guard_mean(self.sites, self.model, self.strategy, merged, decisions, number)
         search = Search(self.sites, self.model, number)
         state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):

@@ -1,10 +1,11 @@
 """Never worse than FedAvg, nor than the best site."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from models import Architecture, build
@@ -14,7 +15,7 @@ from server.records import PathRecord, RoundRecord, SitePaths
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
-from strategies.protocol import TRAIN, to_state
+from strategies.protocol import ARRAYS, EVALUATE, METRICS, TRAIN, to_state
 from strategies.rounds import MergedRound
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
@@ -62,13 +63,16 @@ def test_what_was_not_seen_is_not_judged(paths: dict[str, SitePaths]) -> None:
     assert merged.moved == {"b"}
 
 
-@pytest.mark.parametrize("align_at", ["server", "site"])
+@pytest.mark.parametrize("align_at", ["server", "site", "both"])
 def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(tmp_path: Path, align_at: str) -> None:
     replies: list[Message] = []
 
     def keep(partition: int, reply: Message) -> Message:
         if reply.metadata.message_type == TRAIN:
-            replies.append(reply)
+            # Flower's FedAvg takes one record of arrays, and one of metrics.
+            kept = copy.copy(reply)
+            kept.content = RecordDict({name: reply.content[name] for name in (ARRAYS, METRICS)})
+            replies.append(kept)
         return reply
 
     settings = quick_settings(tmp_path, start="shared", epochs=1, learning_rate=0.01, align_at=align_at)
@@ -79,6 +83,26 @@ def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(tmp_path: Path, align
     assert arrays is not None
     ours, flowers = store.network(1), to_state(arrays)
     assert all(torch.equal(ours[name], flowers[name]) for name in ours)
+
+
+@pytest.mark.parametrize(("praised", "decision"), [("naive", "undone"), ("aligned", "aligned")])
+def test_of_three_sites_the_mean_itself_decides(tmp_path: Path, praised: str, decision: str) -> None:
+    """Sites that see less loss with the one mean than with the other, whatever the lines say."""
+
+    def tamper(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == EVALUATE and "naive" in reply.content.metric_records[METRICS]:
+            reply.content[METRICS] = MetricRecord(
+                {name: [100.0, 1.0 if name == praised else 2.0, 50.0] for name in ("naive", "aligned")}
+            )
+        return reply
+
+    settings = quick_settings(tmp_path / "guarded", split="iid", width=32)
+    store = play_in_process(settings, 3, tamper)
+    record = one_round(store)
+    assert [each.decision for each in record.guard.values()] == [decision, decision]
+    plain = play_in_process(quick_settings(tmp_path / "plain", split="iid", width=32, align_at="none"), 3)
+    same = all(torch.allclose(store.network(1)[name], each) for name, each in plain.network(1).items())
+    assert same is (decision == "undone")
 
 
 def test_the_search_ends_at_worst_at_the_best_site(tmp_path: Path) -> None:
