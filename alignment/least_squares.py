@@ -31,6 +31,9 @@ HOLD = 1e-3
 RIDGE = 1e-6
 """Share of its mean diagonal that is added to a summed Gram matrix, for inputs that never vary."""
 
+MOST_PATCHES = 2**25
+"""Most numbers in the patches that are laid out at once."""
+
 
 def gram_sizes(model: nn.Module) -> dict[str, int]:
     """Rows of each layer's Gram matrix; `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one.
@@ -185,9 +188,9 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = _rows(layer, inputs[0].detach())
-        gram = (x.T @ x).double().cpu()
-        sums[name] = sums[name] + gram if name in sums else gram
+        for x in _rows(layer, inputs[0].detach()):
+            gram = (x.T @ x).double().cpu()
+            sums[name] = sums[name] + gram if name in sums else gram
 
     return add
 
@@ -204,18 +207,29 @@ def _fitter(
     sums: dict[str, tuple[Tensor, Tensor]], outputs: Mapping[str, Tensor], name: str
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = _rows(layer, inputs[0].detach())
-        gram, across = (x.T @ x).double().cpu(), (x.T @ outputs[name]).double().cpu()
-        before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
-        sums[name] = (before[0] + gram, before[1] + across)
+        first = 0
+        for x in _rows(layer, inputs[0].detach()):
+            wanted = outputs[name][first : first + len(x)]
+            first += len(x)
+            gram, across = (x.T @ x).double().cpu(), (x.T @ wanted).double().cpu()
+            before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
+            sums[name] = (before[0] + gram, before[1] + across)
 
     return add
 
 
-def _rows(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """One row for each time that the layer's weights are applied."""
-    rows = _patches(layer, inputs) if isinstance(layer, nn.Conv2d) else inputs.flatten(0, -2)
-    return rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)
+def _rows(layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
+    """One row for each time that the layer's weights are applied; of a convolution, some samples at a time.
+
+    Patches are as many times the inputs as a kernel has places: all at once they are what a site's memory goes to.
+    """
+    if isinstance(layer, nn.Conv2d):
+        at_once = max(1, MOST_PATCHES // (inputs[0].numel() * prod(layer.kernel_size)))
+        parts = (_patches(layer, part) for part in torch.split(inputs, at_once))
+    else:
+        parts = (part.flatten(0, -2) for part in (inputs,))
+    for rows in parts:
+        yield rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)
 
 
 def _patches(layer: nn.Conv2d, inputs: Tensor) -> Tensor:

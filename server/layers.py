@@ -54,17 +54,20 @@ def merge_in_sequence(
     every site answers.
     """
     settings = sites.settings
-    sizes = affordable(gram_sizes(model), settings.gram_limit_megabytes)
+    outputs_of = {name: len(mean[f"{name}.weight".removeprefix(".")]) for name in gram_sizes(model)}
+    sizes = affordable(gram_sizes(model), settings.gram_limit_megabytes, outputs_of)
+    size = sum(rows * (rows + outputs_of[name]) for name, rows in sizes.items()) * BYTES / MEGABYTE
+    logger.info("round %d: each site sends sums for %d layers in turn, %.1f MB", round_number, len(sizes), size)
     state: dict[str, Tensor] = dict(mean)
-    for layer, size in sizes.items():
+    for layer, rows in sizes.items():
         state = recalibrate(sites, model, {MERGED: state}, round_number)[MERGED]
         shared = {MERGED: to_arrays(state), CONFIG: ConfigRecord({LAYERS: [layer]})}
 
         def content(site: str, shared: Mapping[str, Record] = shared) -> RecordDict:
             return RecordDict({OWN: to_arrays(aligned[site]), **shared})
 
-        outputs = len(state[f"{layer}.weight".removeprefix(".")])
-        answers = sites.answers(OUTPUTS, content, round_number, _fitting(layer, size, outputs), only=aligned)
+        read = _fitting(layer, rows, outputs_of[layer])
+        answers = sites.answers(OUTPUTS, content, round_number, read, only=aligned)
         if answers.keys() != aligned.keys():
             logger.warning("round %d: merged by the mean, since sums over %s are missing", round_number, layer)
             return dict(mean)
@@ -72,12 +75,18 @@ def merge_in_sequence(
     return state
 
 
-def affordable(sizes: Mapping[str, int], limit_megabytes: float) -> dict[str, int]:
-    """The layers whose Gram matrices fit into the limit together, the smallest first, in the order of the network."""
+def affordable(
+    sizes: Mapping[str, int], limit_megabytes: float, outputs: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """The layers whose Gram matrices fit into the limit together, the smallest first, in the order of the network.
+
+    With ``outputs`` of each layer, their products with these count too.
+    """
     left = limit_megabytes * MEGABYTE
     chosen: set[str] = set()
-    for name, rows in sorted(sizes.items(), key=lambda item: item[1]):
-        left -= rows * rows * BYTES
+    costs = {name: rows * (rows + (outputs or {}).get(name, 0)) * BYTES for name, rows in sizes.items()}
+    for name, cost in sorted(costs.items(), key=lambda item: item[1]):
+        left -= cost
         if left >= 0:
             chosen.add(name)
     return {name: rows for name, rows in sizes.items() if name in chosen}

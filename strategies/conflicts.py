@@ -164,6 +164,14 @@ unled = (
         "sites are sent one network, which they train from and align to: 'initial' may name that file",
     ),
 )
+searched = (
+    Rule(
+        "repair",
+        lambda settings: not settings.repair,
+        "false",
+        "units would be given the means and deviations of the mean's ends, which a search need not end between",
+    ),
+)
 # By setting and value, what others must be.
 RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("privacy", "clipping"): private,
@@ -173,8 +181,9 @@ RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("rule", "median"): robust,
     ("rule", "krum"): (*robust, elected),
     ("start", "shared"): unled,
+    ("mix", "search"): searched,
 }
-USUAL = {"privacy": "none", "rule": "mean", "start": "seed"}
+USUAL = {"mix": "mean", "privacy": "none", "rule": "mean", "start": "seed"}
 
 
 def conflicts(settings: Settings) -> list[str]:

@@ -161,11 +161,13 @@ class Settings(BaseModel, frozen=True):
     refine: bool = False
     """With `both`: start weight matching at the server from the site's proposal."""
     guard: bool = True
-    """Undo an alignment where the probes see more loss with it than without: never worse than FedAvg."""
+    """Undo an alignment where the probes see more loss with it than without; with three sites or more also all of
+    them, where the mean has: by these held-out losses never worse than FedAvg. Needs `probe-points`, and networks as
+    they were trained: not with `align-at = site`."""
     mix: Literal["mean", "search"] = "mean"
     """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
-    what `merge` made of them, then stage by stage, by the loss on held-out samples: at worst the best of the sites'
-    own, their statistics renewed on all data."""
+    what `merge` made of them, then stage by stage, by the loss on held-out samples. By that loss, with statistics of
+    at most `path-samples` of each site, it is at worst the best of the sites' own networks."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: OrUsual = 0
@@ -179,7 +181,8 @@ class Settings(BaseModel, frozen=True):
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
     """What is left of the Gram matrices' off-diagonals."""
     gram_limit_megabytes: Positive = 64.0
-    """Most that a site sends of Gram matrices; layers past it, the largest first, are merged by their mean."""
+    """Most that a site sends of Gram matrices, and with `sequential` of products with outputs; layers past it, the
+    largest first, are merged by their mean."""
     head: Literal["mean", "counts", "ridge"] = "mean"
     """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class; or
     solved by `ridge` regression from sums that the sites send of the merged network's features."""

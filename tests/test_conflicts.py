@@ -57,6 +57,11 @@ def test_sites_that_start_from_one_network_are_not_aligned_to_another(align_at: 
     parse_settings({**config, "align-at": "server"})
 
 
+def test_a_search_is_not_repaired() -> None:
+    with pytest.raises(SettingsError, match="setting 'repair': expected false with mix = 'search'"):
+        parse_settings({"mix": "search", "repair": True})
+
+
 def test_all_settings_that_do_not_go_together_are_told_at_once() -> None:
     with pytest.raises(SettingsError) as error:
         parse_settings({"privacy": "clipping", "baselines": True})

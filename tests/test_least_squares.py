@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alignment import least_squares
 from alignment.errors import StateError
 from alignment.interpolate import interpolate
 from alignment.least_squares import HOLD, fit_layers, gram_sizes, gram_sums, merge_layers, output_sums
@@ -162,6 +163,18 @@ def test_sums_of_another_layer_are_an_error() -> None:
     layer = nn.Linear(3, 2)
     with pytest.raises(StateError, match=r"sums of '': expected \(4, 4\) and \(4, 2\), got \(3, 3\) and \(4, 2\)"):
         fit_layers(layer.state_dict(), [{"": (torch.eye(3), torch.zeros(4, 2))}])
+
+
+def test_patches_laid_out_a_few_samples_at_a_time_give_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3, stride=2, padding=1).double()
+    other = nn.Conv2d(3, 4, 3, stride=2, padding=1).double()
+    inputs = [torch.randn(5, 3, 6, 6, dtype=torch.float64)]
+    whole, fitted = gram_sums(layer, inputs, [""])[""], output_sums(layer, other, inputs, [""])[""]
+    monkeypatch.setattr(least_squares, "MOST_PATCHES", 2 * inputs[0][0].numel() * 9)
+    torch.testing.assert_close(gram_sums(layer, inputs, [""])[""], whole)
+    torch.testing.assert_close(output_sums(layer, other, inputs, [""])[""], fitted)
+    torch.testing.assert_close(fitted[0], whole)
 
 
 def test_the_projection_of_an_attention_that_is_never_called_has_none() -> None:

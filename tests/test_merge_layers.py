@@ -38,6 +38,29 @@ def test_what_passes_the_limit_is_left_to_the_mean() -> None:
     assert affordable(sizes, 0.001) == {}
 
 
+@pytest.mark.parametrize("merge", ["least-squares", "sequential"])
+def test_what_sites_will_send_is_told_before_they_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, merge: str
+) -> None:
+    caplog.set_level("INFO", "fedrebasin")
+    settings = quick_settings(tmp_path, merge=merge, epochs=1, width=64, probe_points=0)
+    first = "Gram matrices of 3 layers, 0.1 MB" if merge == "least-squares" else "sums for 3 layers in turn, 0.1 MB"
+    asked: list[bool] = []
+
+    def look(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type in (GRAM, OUTPUTS):
+            asked.append(first in caplog.text)
+        return reply
+
+    play_in_process(settings, tamper=look)
+    assert asked
+    assert all(asked)
+
+
+def test_products_with_the_outputs_count_towards_the_limit() -> None:
+    assert affordable({"a": 500, "b": 400}, 1.2, {"a": 1, "b": 500}) == {"a": 500}
+
+
 def test_a_site_that_sends_no_gram_matrices_leaves_the_mean(tmp_path: Path) -> None:
     def silence(partition: int, reply: Message) -> Message | None:
         return None if partition == 1 and reply.metadata.message_type == GRAM else reply
