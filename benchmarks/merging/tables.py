@@ -46,10 +46,13 @@ def show(found: Iterable[Played]) -> None:
     for quantity in ("accuracy", "loss"):
         _networks(quantity, rows)
     _table(["barrier", "naive", "activations", "joint"], rows, _barriers)
-    _table([f"cost: {COST}", *ONCE], rows, _costs)
+    ways = [method for method in ONCE if any(method in played for played in rows.values())]
+    _table([f"cost: {COST}", *ways], rows, lambda played: [_cost(played.get(method, ())) for method in ways])
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
     for row, played in further.items():
-        corrected = [_of_sites(run, "best.corrected").accuracy for run in _of(played, "either")]
+        onwards = {run.task.name for method in ONWARDS for run in played.get(method, ())}
+        either = [run for run in _of(played, "either") if run.task.name in onwards]
+        corrected = [_of_sites(run, "best.corrected").accuracy for run in either]
         print(f"\n{row}: best corrected site {_spread(corrected)}\n")
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
         _table(["accuracy after", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
@@ -97,10 +100,6 @@ def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
         _spread([r.first.barrier.aligned for r in activations if r.first.barrier]),
         _spread([r.first.barrier.aligned for r in joint if r.first.barrier]),
     ]
-
-
-def _costs(played: Mapping[str, Sequence[Played]]) -> list[str]:
-    return [_cost(played.get(method, ())) for method in ONCE]
 
 
 def _cost(runs: Sequence[Played]) -> str:
