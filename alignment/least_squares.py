@@ -223,12 +223,11 @@ def _rows(layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
 
     Patches are as many times the inputs as a kernel has places: all at once they are what a site's memory goes to.
     """
+    at_once = len(inputs)
     if isinstance(layer, nn.Conv2d):
         at_once = max(1, MOST_PATCHES // (inputs[0].numel() * prod(layer.kernel_size)))
-        parts = (_patches(layer, part) for part in torch.split(inputs, at_once))
-    else:
-        parts = (part.flatten(0, -2) for part in (inputs,))
-    for rows in parts:
+    for part in torch.split(inputs, at_once):
+        rows = _patches(layer, part) if isinstance(layer, nn.Conv2d) else part.flatten(0, -2)
         yield rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)
 
 

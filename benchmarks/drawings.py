@@ -16,6 +16,9 @@ from strategies.files import write_bytes
 
 COLOURS = {"naive": NAIVE_COLOUR, "weights": ALIGNED_COLOUR, "activations": "#2e9e4f", "straight-through": "#9a6fb0"}
 MARKERS = {"naive": "o", "weights": "s", "activations": "^", "straight-through": "D"}
+RED = "#c23b3b"
+# Of figures with many panels.
+PANELS: dict[Any, Any] = {**STYLE, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}
 UNITS = ("#c2571a", "#1a7fc2", "#2e9e4f")
 
 

@@ -5,29 +5,27 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR, STYLE
+from benchmarks.drawings import PANELS, RED
+from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR
 from server.records import RoundRecord
 from server.scores import network_scores, sites_alone
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "observability" / "recorded" / "rounds.jsonl"
 PICTURE = ROOT / "docs" / "images" / "observing.svg"
-RED = "#c23b3b"
 
 
 def main() -> None:
     """Draws the picture."""
     lines = RECORDED.read_text(encoding="utf-8").splitlines()
     rounds = [RoundRecord.model_validate_json(line) for line in lines]
-    style: dict[Any, Any] = {**STYLE, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}
-    with mpl.rc_context(style):
+    with mpl.rc_context(PANELS):
         figure = Figure(figsize=(10, 6), layout="constrained")
         panels = (replies, barriers, accuracies, phases, moved, variances)
         for axes, draw in zip(figure.subplots(2, 3).flat, panels, strict=True):

@@ -11,6 +11,7 @@ from torch import Tensor
 from cli.options import OptionError
 from client.data import numbered
 from client.sources import DataError, Samples, read_samples, scaled
+from strategies.settings import split_names
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_s
         raise OptionError("--held-out measures what is merged with --data: name both")
     if not data:
         return None
-    names = tuple(name.strip() for name in class_names.split(",")) if class_names else ()
+    names = split_names(class_names)
     batches = _read(data, names, seed, batch_size)
     return Evidence(batches, _read(held_out, names, seed, batch_size) if held_out else batches)
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +69,10 @@ class SuperLink:
         runs = cast(list[dict[str, str]], self.flwr("list", CONNECTION, "--run-id", run_id).get("runs") or [])
         return runs[0]["status"] if runs else "unknown"
 
-    def wait(self, run_id: str, patience_seconds: float = 10.0) -> str:
+    def wait(self, run_id: str, patience_seconds: float = 10.0, over: Callable[[], bool] = lambda: False) -> str:
         """The status with which the run ended. Raises `FlowerError` when the SuperLink is silent for minutes.
 
-        Each question, every ``patience_seconds``, starts a process of Flower's.
+        Each question starts a process of Flower's: every ``patience_seconds``, and sooner once it seems to be ``over``.
         """
         heard = time.monotonic()
         while True:
@@ -85,7 +85,10 @@ class SuperLink:
                 status = "unknown"
             if status.startswith("finished"):
                 return status
-            time.sleep(patience_seconds)
+            asks = time.monotonic() + patience_seconds
+            time.sleep(min(1.0, patience_seconds))
+            while time.monotonic() < asks and not over():
+                time.sleep(0.5)
 
     def run_log(self, run_id: str) -> str:
         """What the run's ServerApp and ClientApps printed."""

@@ -46,7 +46,9 @@ batch_size = 512
 def networks(message: Message) -> Iterator[tuple[str, State]]:
     """The networks that a message asks about: those it carries by name, or, between two ends, one for each λ."""
     records = message.content.array_records
-    sent = {name: to_state(record) for name, record in records.items() if not name.startswith((STATISTICS, GOALS))}
+    sent = {
+        name: to_state(record) for name, record in records.items() if name != GOALS and not name.startswith(STATISTICS)
+    }
     lambdas = config_of(message).get(LAMBDAS)
     if not isinstance(lambdas, list):
         yield from sent.items()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from server.baselines import ALIGNED, NAIVE
 from server.evaluation import evaluate, pool
 from server.recalibration import recalibrate
 from server.records import GuardRecord, PathRecord, SitePaths
@@ -11,7 +12,6 @@ from server.sites import Sites
 from strategies.fed_rebasin import FedRebasin
 from strategies.rounds import MergedRound
 
-NAIVE, ALIGNED = "naive", "aligned"
 Decisions = dict[str, GuardRecord]
 
 

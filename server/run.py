@@ -182,8 +182,9 @@ class Run:
     def _finish(self, number: int, collected: MergedRound, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
             paths = self._probe(number, collected)
-        merged, decisions = guard(collected, paths if self.settings.guard else {})
-        if paths and self.settings.guard:
+        seen = paths if self.settings.guard else {}
+        merged, decisions = guard(collected, seen)
+        if seen:
             with watch.phase("guard"):
                 merged, decisions = guard_mean(self.sites, self.model, self.strategy, merged, decisions, number)
         search = Search(self.sites, self.model, number)

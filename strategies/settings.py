@@ -235,12 +235,17 @@ class Settings(BaseModel, frozen=True):
     @property
     def named_classes(self) -> tuple[str, ...]:
         """The classes' names in the order of their numbers; none where the run does not name them."""
-        return tuple(name.strip() for name in self.class_names.split(",")) if self.class_names else ()
+        return split_names(self.class_names)
 
     @property
     def network(self) -> tuple[str, tuple[int, ...], int, int, int, str]:
         """What describes the network: the fields of `models.Architecture`, in their order."""
         return self.model, self.tensor_shape, self.classes, self.width, self.depth, self.norm
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Names that stand with commas in between; none in an empty text."""
+    return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
 def parse_settings(run_config: Mapping[str, object]) -> Settings:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.merging.images import CACHE
 from benchmarks.merging.quality import RECORDS
-from benchmarks.merging.runs import METHODS, kept
+from benchmarks.merging.runs import all_kept
 from benchmarks.merging.tables import show
 from benchmarks.merging.tasks import tasks
 
@@ -18,8 +18,7 @@ def test_every_row_of_the_tables_stands_in_the_page(
     part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(CACHE, str(RECORDS))
-    wanted = [task for task in tasks(3) if part in task.name]
-    show([played for task in wanted for method in METHODS if (played := kept(task, method)) is not None])
+    show(all_kept(tasks(3, [part])))
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) > 30
     page = PAGE.read_text(encoding="utf-8").splitlines()

@@ -139,3 +139,10 @@ def test_a_reply_holds_no_record_that_the_protocol_does_not_name(tmp_path: Path)
     reply = train(quick_settings(tmp_path))
     assert set(reply.content) == {ARRAYS, METRICS}
     assert set(reply.content.metric_records[METRICS]) == {"num-examples", "train-loss"}
+
+
+def test_a_network_whose_name_begins_like_a_record_of_another_kind_is_answered_for(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, epochs=1, width=16)
+    network = train(settings).content.array_records[ARRAYS]
+    reply = ask(settings, EVALUATE, RecordDict({"goals-clinic": network}))
+    assert set(metrics_of("site-us", reply)) == {"goals-clinic"}

@@ -13,15 +13,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.drawings import PANELS, RED
 from benchmarks.merging.images import CACHE
 from benchmarks.merging.quality import RECORDS
-from benchmarks.merging.runs import METHODS, kept
+from benchmarks.merging.runs import all_kept
 from benchmarks.merging.tables import Rows, by_row, scores_of
 from benchmarks.merging.tasks import tasks
-from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR, STYLE
+from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "merges.svg"
-RED = "#c23b3b"
 # Of each network: its title in the tables, marker and colour.
 SHOWN = (
     ("best site, corrected", "s", GREY),
@@ -37,11 +37,11 @@ SHOWN = (
 def main() -> None:
     """Draws the picture."""
     os.environ[CACHE] = str(RECORDS)
-    rows = by_row([found for task in tasks(3) for method in METHODS if (found := kept(task, method)) is not None])
+    rows = by_row(all_kept(tasks(3)))
     parts = {
         data: {row: played for row, played in rows.items() if row.startswith(data)} for data in ("digits", "cifar10")
     }
-    with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left"}):
+    with mpl.rc_context(PANELS):
         figure = Figure(figsize=(9.0, 0.42 * len(rows) + 1.6), layout="constrained")
         heights = [len(part) for part in parts.values()]
         axes: Any = figure.subplots(len(parts), 1, sharex=True, gridspec_kw={"height_ratios": heights})

@@ -11,7 +11,6 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.progress import track
 
 from benchmarks.merging.images import decode
 from benchmarks.merging.pooled import pooled
-from benchmarks.merging.runs import METHODS, Played, kept, methods, play, record
+from benchmarks.merging.runs import METHODS, Played, all_kept, methods, play, record
 from benchmarks.merging.tables import show
 from benchmarks.merging.tasks import Task, tasks
 from cli.interrupts import terminable
@@ -43,15 +42,15 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="copy what is tabulated to benchmarks/merging/records")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
-    wanted = [task for task in tasks(arguments.seeds) if all(text in task.name for text in arguments.only)]
+    wanted = list(tasks(arguments.seeds, arguments.only))
     if not arguments.kept:
         if arguments.cifar10:
             decode(arguments.cifar10)
         play_all([t for t in wanted if arguments.cifar10 or t.data != "cifar10"], arguments.methods)
     if arguments.record:
-        for task, method in product(wanted, METHODS):
-            record(task, method, RECORDS)
-    found = [played for task in wanted for method in METHODS if (played := kept(task, method)) is not None]
+        for task in wanted:
+            record(task, RECORDS)
+    found = all_kept(wanted)
     if arguments.format == "json":
         print(json.dumps([_document(each) for each in found], indent=1))
     else:

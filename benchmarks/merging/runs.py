@@ -2,11 +2,12 @@
 
 import json
 import shutil
-import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.merging.images import cache_folder
+from benchmarks.merging.pooled import pooled_path
 from benchmarks.merging.tasks import Task
 from benchmarks.merging.trainings import Training, make
 from cli.superlink import SuperLink
@@ -94,20 +95,28 @@ def _is_same(store: RunStore, task: Task, method: str) -> bool:
     if not path.exists():
         return True
     there = parse_settings(json.loads(path.read_text(encoding="utf-8")))
-    today = parse_settings({**task.config, **FEWER, **METHODS[method], "epochs": 0})
+    today = parse_settings(_config(task, method))
     elsewhere: dict[str, object] = {"run": "", "runs_dir": "", "initial": ""}
     return there.model_copy(update=elsewhere) == today.model_copy(update=elsewhere)
 
 
-def record(task: Task, method: str, folder: Path) -> None:
-    """Copies what a finished run left into ``folder``, laid out as the cache: a few kilobytes, without its networks."""
-    if kept(task, method) is not None:
-        store = _store(task, method)
-        target = folder / store.directory.relative_to(cache_folder())
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(store.rounds_path, target)
-    if (pooled := cache_folder() / f"{task.name}-pooled.json").exists():
-        shutil.copy(pooled, folder)
+def all_kept(wanted: Iterable[Task]) -> list[Played]:
+    """What finished runs of these tasks left, in their order."""
+    return [played for task in wanted for method in METHODS if (played := kept(task, method)) is not None]
+
+
+def record(task: Task, folder: Path) -> None:
+    """Copies what finished runs left into ``folder``, laid out as the cache: a few kilobytes, without networks."""
+    left = [_store(task, each.method).rounds_path for each in all_kept([task])]
+    for path in (*left, *(each for each in [pooled_path(task)] if each.exists())):
+        target = folder / path.relative_to(cache_folder())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+
+
+def _config(task: Task, method: str) -> dict[str, object]:
+    """The run config of a run, but for its place; sites come with the networks that they trained."""
+    return {**task.config, **FEWER, **METHODS[method], "epochs": 0}
 
 
 def play(link: SuperLink, task: Task, method: str) -> Played:
@@ -116,8 +125,8 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
     if kept(task, method) is None:
         shutil.rmtree(store.directory, ignore_errors=True)
         _lay_out(task, store.directory)
-        place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve()), "epochs": 0}
-        config = {**task.config, **FEWER, **place, **METHODS[method]}
+        place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve())}
+        config = _config(task, method) | place
         if "initial" in config:
             config["initial"] = str(store.directory.resolve() / "sites" / best_site(link, task) / CHECKPOINT)
         _finish(link, link.submit(config, task.n_sites), store)
@@ -148,11 +157,6 @@ def _lay_out(task: Task, directory: Path) -> None:
 
 def _finish(link: SuperLink, run_id: str, store: RunStore) -> None:
     """Waits for the run's end, by the store: each question to Flower starts a process that takes the run's cores."""
-    said = ""
-    while not said.startswith("finished"):
-        asks = time.monotonic() + ASKS_SECONDS
-        while store.told().get("phase") not in ENDS and time.monotonic() < asks:
-            time.sleep(0.5)
-        said = link.status(run_id)
+    said = link.wait(run_id, ASKS_SECONDS, over=lambda: store.told().get("phase") in ENDS)
     if said != "finished:completed":
         raise RuntimeError(f"{store.directory.name}: {said}\n{link.run_log(run_id)[-4000:]}")

@@ -10,7 +10,6 @@ from server.records import Score
 
 # Of each network: title, method whose run tells it, and its name in the record; None: the network that was merged. The
 # runs of both ways of `EITHER` measure the same baselines.
-COST = "seconds, MB from a site, MB to it"
 EITHER = ("joint", "activations")
 COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("best site", "either", "best"),
@@ -37,6 +36,7 @@ COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("sequential + search", "sequential-search", None),
     ("pooled training", "pooled", "pooled"),
 )
+COST = "seconds, MB from a site, MB to it"
 Rows = Mapping[str, Mapping[str, Sequence[Played]]]
 
 

@@ -73,8 +73,7 @@ def make(training: Training) -> float:
 
 def trainings(seeds: int, only: Sequence[str]) -> list[Training]:
     """Every training of the table's tasks whose names hold all texts of ``only``."""
-    wanted = (task for task in tasks(seeds) if all(text in task.name for text in only))
-    return [Training(task, partition) for task in wanted for partition in range(task.n_sites)]
+    return [Training(task, partition) for task in tasks(seeds, only) for partition in range(task.n_sites)]
 
 
 def main() -> None:
