@@ -78,4 +78,5 @@ def _all_tasks(seeds: int) -> Iterator[Task]:
         for split in SPLITS:
             yield Task("cifar10", 16, split, 2, seed)
         yield Task("cifar10", 16, "biased", 5, seed)
-        yield Task("cifar10", 32, "biased", 2, seed)
+        for split in ("biased", "disjoint"):
+            yield Task("cifar10", 32, split, 2, seed)
