@@ -2,7 +2,8 @@
 
 Along each line the sites' pooled held-out losses are known, and both ends are among its points. So the network that is
 chosen line by line is, by these losses, at worst the best of its ends: of the sites' own networks, their statistics
-renewed on all data, and of what `merge` and `head` made of them.
+renewed on all data, and of what `merge` and `head` made of them. Last, what became of it is held against the sites'
+networks as they are: statistics that suit all data may suit a network less than its own.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from logging import getLogger
 
 from torch import nn
 
+from server.baselines import measure_alone
 from server.probing import Line, measure_line
-from server.records import MixStep
+from server.records import MixStep, Score
 from server.sites import Sites
 from strategies.protocol import State
 from strategies.rounds import MergedRound
@@ -23,12 +25,17 @@ MIDDLE = "mean"
 
 @dataclass
 class Search:
-    """Line after line, towards less loss. ``steps`` is what was tried and taken."""
+    """Line after line, towards less loss.
+
+    steps  what was tried and taken
+    alone  how each site's network does as it is
+    """
 
     sites: Sites
     model: nn.Module
     round_number: int
     steps: list[MixStep] = field(default_factory=list[MixStep])
+    alone: dict[str, Score] = field(default_factory=dict[str, Score])
 
     def run(self, merged: MergedRound, mean: State) -> State:
         """The best network found, with the statistics of its place; ``mean`` when no site answered.
@@ -51,6 +58,18 @@ class Search:
                 current = self._towards(name, stage, current, partial)
         return current
 
+    def settle(self, merged: MergedRound, state: State, score: Score | None) -> tuple[State, Score | None]:
+        """``state``, finished, and its score; or the site's own network that has less loss, and its."""
+        self.alone = measure_alone(self.sites, merged, self.round_number)
+        best = min(self.alone, key=lambda site: self.alone[site].loss, default=None)
+        if best is None or (score is not None and not _is_less(self.alone[best], score)):
+            return state, score
+        own = self.alone[best]
+        before = score.loss if score is not None else None
+        self.steps.append(MixStep(towards=best, stage="", lam=1.0, loss=own.loss, before=before))
+        logger.info("mix: the network of %s as it is: %s", best, self.steps[-1])
+        return merged.aligned[best], own
+
     def _towards(self, name: str, stage: str, current: State, end: State) -> State:
         points = self.sites.settings.mix_points
         lambdas = [number / (points - 1) for number in range(points)]
@@ -61,6 +80,11 @@ class Search:
         self.steps.append(_step(name, stage, line))
         logger.info("mix: %s", self.steps[-1])
         return line.state(line.best)
+
+
+def _is_less(one: Score, other: Score) -> bool:
+    """Whether ``one`` has less loss, on the same samples: of other sites' it would say nothing."""
+    return one.count == other.count and one.loss < other.loss
 
 
 def stages(model: nn.Module) -> Iterator[tuple[str, list[str]]]:

@@ -89,14 +89,15 @@ class GuardRecord(Record, frozen=True):
 class MixStep(Record, frozen=True):
     """A step of the search for the best mixture: λ towards a site's network, of one stage or (empty) of all.
 
-    ``before`` is the loss at λ = 0, ``loss`` that at the λ taken, the least on the line.
+    ``before`` is the loss at λ = 0, ``loss`` that at the λ taken, the least on the line. A last step with λ = 1 says
+    that the site's network as it is has less loss than what the search came to; ``before`` is empty if that has none.
     """
 
     towards: str
     stage: str
     lam: float
     loss: float
-    before: float
+    before: float | None
 
 
 class TrafficRecord(Record, frozen=True):

@@ -176,8 +176,8 @@ class Run:
             state = self._recalibrate(opened.mean, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
-        scored = _scored(answers)
-        return state, _record(number, "merged", nothing, watch).model_copy(update={**scored, "weights": opened.weights})
+        told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights}
+        return state, _record(number, "merged", nothing, watch).model_copy(update=told)
 
     def _finish(self, number: int, collected: MergedRound, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
@@ -191,10 +191,15 @@ class Run:
         state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
-        baselines = self._baselines(number, collected, watch) if first else {}
+        score = _score(answers)
+        if search.steps:
+            with watch.phase("alone"):
+                state, score = search.settle(merged, state, score)
+        baselines = self._baselines(number, collected, search.alone, watch) if first else {}
         record = _record(number, "merged", collected, watch).model_copy(
             update={
-                **_scored(answers),
+                "merged": score,
+                "own": _own(answers),
                 "baselines": baselines,
                 "guard": decisions,
                 "mix": search.steps,
@@ -240,11 +245,16 @@ class Run:
             watch.recalibration_samples = self.sites.samples_of(self.settings.statistics_samples)
         return renewed
 
-    def _baselines(self, number: int, merged: MergedRound, watch: Stopwatch) -> dict[str, Score]:
+    def _baselines(
+        self, number: int, merged: MergedRound, alone: dict[str, Score], watch: Stopwatch
+    ) -> dict[str, Score]:
+        """What the merge must beat. ``alone`` is what is known of the sites' networks by now."""
         found: dict[str, Score] = {}
         if self.settings.baselines:
             with watch.phase("baselines"):
                 found |= measure_baselines(self.sites, self.model, merged, number)
+        elif alone:
+            found |= alone
         elif self.settings.probe_points > 1:
             # Probes send each site's network to all others anyway.
             with watch.phase("alone"):
@@ -300,11 +310,15 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
     )
 
 
-def _scored(answers: dict[str, dict[str, LossSums]]) -> dict[str, object]:
-    """How the merged network does on the union of held-out samples, and each site's own at home."""
+def _score(answers: dict[str, dict[str, LossSums]]) -> Score | None:
+    """How the merged network does on the union of held-out samples; none where it diverged, or nobody answered."""
     sums = pool(answers)
-    own = {site: Score.of(found[OWN]) for site, found in answers.items() if _is_known(found.get(OWN))}
-    return {"merged": Score.of(sums[MERGED]) if MERGED in sums else None, "own": own}
+    return Score.of(sums[MERGED]) if MERGED in sums else None
+
+
+def _own(answers: dict[str, dict[str, LossSums]]) -> dict[str, Score]:
+    """How each site's own network does at home."""
+    return {site: Score.of(found[OWN]) for site, found in answers.items() if _is_known(found.get(OWN))}
 
 
 def _is_known(sums: LossSums | None) -> bool:

@@ -166,8 +166,9 @@ class Settings(BaseModel, frozen=True):
     they were trained: not with `align-at = site`."""
     mix: Literal["mean", "search"] = "mean"
     """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
-    what `merge` made of them, then stage by stage, by the loss on held-out samples. By that loss, with statistics of
-    at most `path-samples` of each site, it is at worst the best of the sites' own networks."""
+    what `merge` made of them, then stage by stage, by the loss on held-out samples. Where a
+    site's network as it is has less loss than what that comes to, it is taken: by that loss never worse than the best
+    site."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: OrUsual = 0

@@ -15,7 +15,7 @@ from server.records import PathRecord, RoundRecord, SitePaths
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
-from strategies.protocol import ARRAYS, EVALUATE, METRICS, TRAIN, to_state
+from strategies.protocol import ARRAYS, EVALUATE, METRICS, TRAIN, to_state, unpack_sums
 from strategies.rounds import MergedRound
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
@@ -112,10 +112,40 @@ def test_the_search_ends_at_worst_at_the_best_site(tmp_path: Path) -> None:
     ends = min(paths.aligned.losses[0], paths.aligned.losses[-1])
     assert record.merged.loss < 1.02 * ends
     losses = [step.loss for step in record.mix]
-    assert all(step.loss <= step.before for step in record.mix)
+    assert all(step.before is not None and step.loss <= step.before for step in record.mix)
     assert losses == sorted(losses, reverse=True)
     assert [step.stage for step in record.mix][:1] == [""]
     assert {step.stage for step in record.mix} == {"", "conv1", "layer1", "layer2", "layer3", "fc"}
+
+
+def test_a_site_that_is_better_as_it_is_than_what_the_search_came_to_is_taken(tmp_path: Path) -> None:
+    """Renewed statistics and a head of after the search can undo what the search saw."""
+
+    def tamper(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == EVALUATE:
+            sums = unpack_sums("", reply.content.metric_records[METRICS]).get("site-eu")
+            if sums is not None:
+                praise = [float(sums.count), sums.count / 128, float(sums.count)]
+                reply.content[METRICS] = MetricRecord({"site-eu": praise})
+        return reply
+
+    settings = quick_settings(tmp_path, mix="search", mix_points=3, epochs=2, align_at="server", probe_points=0)
+    store = play_in_process(settings, tamper=tamper)
+    record = one_round(store)
+    assert record.merged is not None
+    assert (record.merged.loss, record.merged.accuracy) == (1 / 128, 1.0)
+    last = record.mix[-1]
+    assert (last.towards, last.stage, last.lam, last.loss) == ("site-eu", "", 1.0, 1 / 128)
+    assert last.before is not None
+    assert last.before > 1 / 128
+
+
+def test_a_site_that_is_no_better_as_it_is_is_not_taken(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, mix="search", mix_points=3, epochs=2, baselines=True)
+    record = one_round(play_in_process(settings))
+    assert record.merged is not None
+    assert record.merged.loss <= min(record.baselines[site].loss for site in record.weights)
+    assert all(step.before is not None and step.loss <= step.before for step in record.mix)
 
 
 def test_the_search_over_three_sites_is_no_worse_than_their_mean(tmp_path: Path) -> None:
@@ -153,4 +183,6 @@ def test_the_search_can_solve_the_last_layer_at_each_point(tmp_path: Path) -> No
     assert mean is not None
     assert search.loss <= 1.02 * mean.loss
     # The first line's ends are the sites' own networks, each with the head that all data give it.
-    assert found["search"].mix[0].before < found["search"].paths[found["search"].mix[0].towards].aligned.losses[0]
+    before = found["search"].mix[0].before
+    assert before is not None
+    assert before < found["search"].paths[found["search"].mix[0].towards].aligned.losses[0]
