@@ -59,13 +59,15 @@ class Evidence:
 def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_size: int) -> Evidence | None:
     """What ``--data`` and ``--held-out`` name, classes numbered as ``--class-names`` says; None without data.
 
-    Raises `DataError`, and `OptionError` for held-out samples alone.
+    Raises `DataError`, and `OptionError` for held-out samples alone, and for class names of which two are the same.
     """
     if not data and held_out:
         raise OptionError("--held-out measures what is merged with --data: name both")
     if not data:
         return None
     names = split_names(class_names)
+    if len(set(names)) < len(names) or not all(names):
+        raise OptionError(f"--class-names: expected different names with commas in between, got {class_names!r}")
     batches = _read(data, names, seed, batch_size)
     return Evidence(batches, _read(held_out, names, seed, batch_size) if held_out else batches)
 

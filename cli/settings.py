@@ -10,6 +10,7 @@ import typer
 
 from cli.output import Format, print_json, print_table, warn
 from models import Architecture, build, example_inputs
+from server.heads import check_head
 from strategies.errors import SettingsError
 from strategies.idle import idle
 from strategies.settings import Settings, parse_settings
@@ -34,7 +35,7 @@ def settings(
 def checked_settings(config: Mapping[str, object]) -> Settings:
     """The settings that ``config`` holds, whose network was built and takes samples of their shape.
 
-    Those that change nothing are told. Raises `SettingsError`, or `ModelError` for a network that there is none of, or
+    Those that change nothing are told. Raises `SettingsError`, also for a last layer that cannot be renewed, or `ModelError` for a network that there is none of, or
     not so.
     """
     found = parse_settings(config)
@@ -50,6 +51,7 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
         raise SettingsError(
             f"setting 'classes': model {found.model!r} has {answer.shape[-1]} outputs, expected {found.classes}"
         )
+    check_head(model, found)
     tell_idle(found)
     return found
 

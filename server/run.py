@@ -110,7 +110,7 @@ class Run:
         self.store.tell({"rounds": self.settings.rounds, "refused": {}, "asked": [], "replied": []})
         self.sites.begin_round()
         with watch.phase("join"):
-            there = self._join(number)
+            there = self._join(number, first)
         if not there:
             record = _record(number, "void", NOTHING, watch)
         elif self.settings.privacy == "secure-aggregation":
@@ -124,8 +124,11 @@ class Run:
         self.strategy.spool.clear()
         return state, record.outcome == "merged"
 
-    def _join(self, number: int) -> bool:
-        """Whether enough sites are there. Raises `JoinError` in the first round: what never was is no lost site."""
+    def _join(self, number: int, first: bool) -> bool:
+        """Whether enough sites are there, and until one has merged the reference that the settings name.
+
+        Raises `JoinError`, or `OperatorError` for the reference, in round 1: what never was is no lost site.
+        """
         try:
             self.sites.join()
         except JoinError as error:
@@ -133,9 +136,16 @@ class Run:
                 raise
             logger.warning("round %d is void: %s", number, error)
             return False
-        if number == 1 and self.settings.reference_is_site:
+        if not (first and self.settings.reference_is_site):
+            return True
+        try:
             # Before anybody trains for nothing.
             the_site(self.settings.reference, self.sites.names.values())
+        except OperatorError as error:
+            if number == 1:
+                raise
+            logger.warning("round %d is void: %s", number, error)
+            return False
         return True
 
     def _told(self) -> dict[str, object]:

@@ -10,9 +10,13 @@ from flwr.app import Array, ArrayRecord, Message
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 
 from alignment import permute
+from client.app import app
 from client.own import load_own
 from client.site import Site
+from server.app import play
 from server.records import RoundRecord
+from server.resume import begin
+from server.run import VoidError
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
@@ -32,7 +36,7 @@ from strategies.protocol import (
 )
 from strategies.settings import Settings
 from tests.attacks.federation import fail
-from tests.inprocess import play_in_process, play_in_vain, quick_settings
+from tests.inprocess import InProcessGrid, play_in_process, play_in_vain, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
@@ -290,6 +294,29 @@ def test_a_site_that_is_named_is_the_reference_and_has_no_deputy(tmp_path: Path,
     settings = quick_settings(tmp_path / "silent", align_at=align_at, reference="site-us", epochs=1, width=16)
     record = one_round(play_in_vain(settings, 3, tamper=silent))
     assert [verdict.site for verdict in record.refused] == ["site-us"]
+
+
+@pytest.mark.parametrize("align_at", ["server", "site"])
+def test_a_reference_that_is_gone_before_the_first_merge_makes_a_round_void(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, align_at: str
+) -> None:
+    """And the run goes on, should it come back."""
+    quick = {"epochs": 1, "width": 16, "probe_points": 0, "join_deadline_seconds": 0.1}
+    settings = quick_settings(tmp_path, align_at=align_at, reference="site-4", rounds=2, max_void_rounds=1, **quick)
+    grid = InProcessGrid(app, settings, 4)
+
+    def leave(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == TRAIN and partition == 3:
+            grid.n_sites = 3
+            fail(reply)
+        return reply
+
+    grid.tamper = leave
+    store = RunStore(tmp_path / "test")
+    with store.held(), pytest.raises(VoidError, match="2 rounds in a row were void"):
+        play(grid, settings, store, begin(store, settings))
+    assert [record.outcome for record in read_rounds(store)] == ["void", "void"]
+    assert "round 2 is void: reference 'site-4': there is no site of that name" in caplog.text
 
 
 def test_variants_are_measured_without_baselines(tmp_path: Path) -> None:

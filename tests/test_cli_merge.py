@@ -377,5 +377,7 @@ def test_a_folder_that_lacks_a_class_is_numbered_by_the_names_that_are_given(
     assert "the data has 9 classes, 1, 2, 3, 4, 5, 6, 7, 8, 9, but mlp (shape 1x8x8, classes 10" in ran.err
     assert "has 10 outputs; name all, in the order of the outputs, with --class-names" in ran.err
     assert "class '9' is none of 'class-names'" in run(capsys, *asked, "--class-names", "0,1,2,3,4,5,6,7,8,nine").err
+    twice = run(capsys, *asked, "--class-names", "0,1,2,3,4,5,6,7,8,8")
+    assert (twice.code, "expected different names" in twice.err) == (19, True)
     assert run(capsys, *asked, "--class-names", "0,1,2,3,4,5,6,7,8,9").code == 0
     assert card_of(tmp_path / "out.safetensors")["inputs"][0]["score"]["accuracy"] > 0.8

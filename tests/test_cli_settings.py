@@ -40,6 +40,7 @@ def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.Ca
         ("[quality]\nrounds = 3", "setting 'quality': there is no such setting\n"),
         ("shape = '1x5x5'\nmodel = 'tests.test_cli_settings:eight_by_eight'", "does not take 1x5x5: RuntimeError"),
         ("classes = 3\nmodel = 'tests.test_cli_settings:eight_by_eight'", "has 10 outputs, expected 3"),
+        ("head = 'ridge'\nmodel = 'tests.test_cli_settings:without_a_bias'", "must have a bias and 10 outputs"),
     ],
 )
 def test_what_is_wrong_is_said_with_an_exit_code(
@@ -48,6 +49,11 @@ def test_what_is_wrong_is_said_with_an_exit_code(
     done = read(tmp_path, capsys, text)
     assert done.code == 11
     assert told in done.err
+
+
+def without_a_bias(_: Architecture) -> torch.nn.Module:
+    """A network whose last layer cannot be solved."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, bias=False))
 
 
 def eight_by_eight(_: Architecture) -> torch.nn.Module:
