@@ -35,8 +35,8 @@ def settings(
 def checked_settings(config: Mapping[str, object]) -> Settings:
     """The settings that ``config`` holds, whose network was built and takes samples of their shape.
 
-    Those that change nothing are told. Raises `SettingsError`, also for a last layer that cannot be renewed, or `ModelError` for a network that there is none of, or
-    not so.
+    Those that change nothing are told. Raises `SettingsError`, also for a last layer that cannot be renewed, or
+    `ModelError` for a network that there is none of, or not so.
     """
     found = parse_settings(config)
     architecture = Architecture(*found.network)
