@@ -6,6 +6,7 @@ The mean of two networks needs new statistics: the variance of its units is less
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,15 @@ from alignment.batches import Batch, inputs_of, joined, network_with
 from alignment.channels import named_modules
 from alignment.errors import StateError
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
+from alignment.partial_run import as_far_as
 from alignment.spec import State
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def batch_norm_moments(model: nn.Module, batches: Iterable[Batch], settled: bool = False) -> dict[str, Tensor]:
+def batch_norm_moments(
+    model: nn.Module, batches: Iterable[Batch], settled: bool = False, until: str | None = None
+) -> dict[str, Tensor]:
     """The moments of the inputs of every BatchNorm layer that keeps running statistics.
 
     Each BatchNorm layer normalises by the statistics of the batch at hand, as in training; all else, dropout
@@ -31,14 +35,19 @@ def batch_norm_moments(model: nn.Module, batches: Iterable[Batch], settled: bool
     With ``settled``, layers normalise by the running statistics that they have. Where data lies apart and differs, the
     batches of one site are no sample of all, and deep layers see inputs that no site alone can normalise rightly:
     pooled, written and measured again with ``settled``, statistics become right one layer deeper at each pass.
+
+    With ``until``, the network runs no further than to that layer: of those behind it there are no moments.
     """
     network = network_with(model)
     moments: dict[str, Tensor] = {}
-    with ExitStack() as hooks:
+    inputs_by_batch = inputs_of(batches, network)
+    first = next(inputs_by_batch)
+    with ExitStack() as hooks, torch.no_grad():
+        # While all is in eval mode, which one sample will do for.
+        run = network if until is None else as_far_as(network, [until], first[:1], hooks)
         watch_batch_norms(network, moments, hooks, settled)
-        with torch.no_grad():
-            for inputs in joined(inputs_of(batches, network)):
-                network(inputs)
+        for inputs in joined(chain([first], inputs_by_batch)):
+            run(inputs)
     return moments
 
 

@@ -11,8 +11,10 @@ W̄ᵀ = (Σ X̄_i X̄_iᵀ)⁻¹ Σ X̄_i Y_iᵀ. Layers behind then make up fo
 Grams are plain tensors by layer name; a bias is a weight of an input that is always 1. They are sums over samples.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from math import prod
 
 import torch
@@ -20,9 +22,10 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
-from alignment.batches import Batch, inputs_of, network_with
+from alignment.batches import Batch, first_inputs, inputs_of, network_with
 from alignment.channels import named_modules
 from alignment.errors import StateError
+from alignment.partial_run import as_far_as, calls_of
 from alignment.solving import solve
 from alignment.spec import State
 
@@ -35,18 +38,20 @@ MOST_PATCHES = 2**25
 """Most numbers in the patches that are laid out at once."""
 
 
-def gram_sizes(model: nn.Module) -> dict[str, int]:
-    """Rows of each layer's Gram matrix; `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one.
+def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
+    """Rows of the Gram matrix of each layer, in the order in which ``model`` calls them when it runs on ``example``.
 
-    Not the projection inside `nn.MultiheadAttention`, which reads its weights and never calls it.
+    `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one, if they are called: what only training
+    uses, or the projection inside `nn.MultiheadAttention`, whose weights are read from outside, has no inputs.
     """
-    uncalled = {id(each.out_proj) for _, each in named_modules(model) if isinstance(each, nn.MultiheadAttention)}
-    return {
-        name: prod(layer.weight.shape[1:]) + (layer.bias is not None)
-        for name, layer in named_modules(model)
-        if id(layer) not in uncalled
-        and (isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _is_plain(layer)))
+    network = network_with(model)
+    layers = {
+        name: layer
+        for name, layer in named_modules(network)
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _is_plain(layer))
     }
+    called = calls_of(network, layers, first_inputs([example], network))
+    return {name: prod(layers[name].weight.shape[1:]) + (layers[name].bias is not None) for name in called}
 
 
 def _is_plain(layer: nn.Conv2d) -> bool:
@@ -96,20 +101,28 @@ def output_sums(
 ) -> dict[str, tuple[Float64[Tensor, "inputs inputs"], Float64[Tensor, "inputs outputs"]]]:
     """For each of ``layers``, Σ x̄ x̄ᵀ of its inputs in ``merged`` and Σ x̄ yᵀ with its outputs y in ``own``.
 
-    Both networks run on the same samples, in eval mode, without gradients, and are not touched. Raises `ValueError`
-    without batches.
+    Both networks run on the same samples, in eval mode, without gradients, no further than to ``layers``, and are not
+    touched. A layer that is called at several places counts at each. Raises `ValueError` without batches, `StateError`
+    for a layer that one network calls more often than the other.
     """
     student, teacher = network_with(merged), network_with(own)
-    outputs: dict[str, Tensor] = {}
+    outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
     sums: dict[str, tuple[Tensor, Tensor]] = {}
+    inputs_by_batch = inputs_of(batches, student)
+    first = next(inputs_by_batch)
     with ExitStack() as hooks, torch.no_grad():
+        runs = [as_far_as(network, layers, first[:1], hooks) for network in (teacher, student)]
         for name in layers:
-            hooks.enter_context(teacher.get_submodule(name).register_forward_hook(_keeper(outputs, name)))
+            keeper = _keeper(outputs, name)
+            hooks.enter_context(teacher.get_submodule(name).register_forward_hook(keeper, prepend=True))
             seen = student.get_submodule(name).register_forward_pre_hook(_fitter(sums, outputs, name))
             hooks.enter_context(seen)
-        for inputs in inputs_of(batches, student):
-            teacher(inputs)
-            student(inputs)
+        for inputs in chain([first], inputs_by_batch):
+            outputs.clear()
+            for run in runs:
+                run(inputs)
+            if any(outputs.values()):
+                raise _unequal(next(name for name, left in outputs.items() if left))
     return sums
 
 
@@ -142,15 +155,18 @@ def fitted_in_sequence(
     """``merged`` after each layer in its turn is fitted to the outputs of aligned ``states``; the last is the result.
 
     All networks run on the same ``batches``, which are gone through twice for each layer; ``shares`` weigh them.
-    BatchNorm statistics are those of the batches. Raises what `output_sums` and `fit_layers` raise.
+    BatchNorm statistics are those of the batches: of ``merged`` they must be before, and after each layer those behind
+    it are renewed as far as to the next. Raises what `output_sums` and `fit_layers` raise.
     """
     state = dict(merged)
-    for layer in gram_sizes(model):
+    layers = list(gram_sizes(model, next(iter(batches))))
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
         student = network_with(model, state)
         parts = [output_sums(student, network_with(model, each), batches, [layer])[layer] for each in states]
         weighed = [{layer: (share * gram, share * across)} for share, (gram, across) in zip(shares, parts, strict=True)]
         state = fit_layers(state, weighed)
-        state = write_moments(state, batch_norm_moments(network_with(model, state), batches))
+        moments = batch_norm_moments(network_with(model, state), batches, until=following)
+        state = write_moments(state, moments)
         yield state
 
 
@@ -195,27 +211,37 @@ def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Ten
     return add
 
 
-def _keeper(outputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
+def _keeper(outputs: defaultdict[str, list[Tensor]], name: str) -> Callable[[nn.Module, object, Tensor], None]:
     def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
         channels = 1 if isinstance(layer, nn.Conv2d) else -1
-        outputs[name] = output.detach().movedim(channels, -1).flatten(0, -2)
+        # A copy: what runs behind may write in place.
+        rows = output.detach().movedim(channels, -1).clone(memory_format=torch.contiguous_format)
+        outputs[name].append(rows.flatten(0, -2))
 
     return keep
 
 
 def _fitter(
-    sums: dict[str, tuple[Tensor, Tensor]], outputs: Mapping[str, Tensor], name: str
+    sums: dict[str, tuple[Tensor, Tensor]], outputs: defaultdict[str, list[Tensor]], name: str
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not outputs[name]:
+            raise _unequal(name)
+        # What the other network put out at the same call.
+        given = outputs[name].pop(0)
         first = 0
         for x in _rows(layer, inputs[0].detach()):
-            wanted = outputs[name][first : first + len(x)]
+            wanted = given[first : first + len(x)]
             first += len(x)
             gram, across = (x.T @ x).double().cpu(), (x.T @ wanted).double().cpu()
             before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
             sums[name] = (before[0] + gram, before[1] + across)
 
     return add
+
+
+def _unequal(name: str) -> StateError:
+    return StateError(f"layer {name!r}: one network calls it more often than the other on the same samples")
 
 
 def _rows(layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:

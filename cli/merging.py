@@ -108,7 +108,7 @@ def _fitted(
 ) -> dict[str, Tensor]:
     """``merged`` with every layer fitted in its turn."""
     assert plan.evidence is not None
-    with shown.stretch("fitting layers", len(gram_sizes(network.module))) as advance:
+    with shown.stretch("fitting layers", len(gram_sizes(network.module, network.example))) as advance:
         for state in fitted_in_sequence(network.module, merged, states, plan.weights, plan.evidence.data):
             merged = state
             advance()

@@ -32,6 +32,7 @@ from strategies.protocol import (
     SCALES,
     SETTLED,
     STATISTICS,
+    UNTIL,
     State,
     config_of,
     scaled_name,
@@ -60,14 +61,15 @@ def networks(message: Message) -> Iterator[tuple[str, State]]:
 
 
 def moments_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
-    """The BatchNorm moments of each network on ``samples``."""
+    """The BatchNorm moments of each network on ``samples``, with ``until`` of the layers before that one alone."""
     device = next(model.parameters()).device
+    config = config_of(message)
+    until = str(config[UNTIL]) if UNTIL in config else None
     answers: dict[str, ArrayRecord] = {}
     for name, state in networks(message):
         model.load_state_dict(dict(state))
         batches = samples.batches(batch_size, device)
-        settled = bool(config_of(message).get(SETTLED, False))
-        answers[name] = to_arrays(batch_norm_moments(model, batches, settled))
+        answers[name] = to_arrays(batch_norm_moments(model, batches, bool(config.get(SETTLED, False)), until))
     return answers
 
 

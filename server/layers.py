@@ -7,12 +7,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor, nn
 
 from alignment.least_squares import fit_layers, gram_sizes, merge_layers
+from models import Architecture, example_inputs
 from server.recalibration import recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
+from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
@@ -29,7 +31,7 @@ def merge_by_least_squares(
     ``mean`` as it is when not every site answers: a network without its Gram matrices would have no say.
     """
     settings = sites.settings
-    layers = affordable(gram_sizes(model), settings.gram_limit_megabytes)
+    layers = affordable(gram_sizes(model, _example(settings)), settings.gram_limit_megabytes)
     size = sum(rows * rows for rows in layers.values()) * BYTES / MEGABYTE
     logger.info("round %d: each site sends Gram matrices of %d layers, %.1f MB", round_number, len(layers), size)
     asked = ConfigRecord({LAYERS: list(layers)})
@@ -49,18 +51,19 @@ def merge_in_sequence(
 ) -> dict[str, Tensor]:
     """``mean`` with one layer after another fitted to what that layer puts out in the sites' aligned networks.
 
-    Each costs two trips: the statistics behind what was fitted so far, and the sums that fit it. Every site is sent the
-    network so far beside its own. The last layer's statistics are the caller's to renew. ``mean`` as it is when not
-    every site answers.
+    Each costs two trips: the statistics between what was fitted last and it, and the sums that fit it. Every site is
+    sent the network so far beside its own. The statistics behind the last layer are the caller's to renew. ``mean`` as
+    it is when not every site answers.
     """
     settings = sites.settings
-    outputs_of = {name: len(mean[f"{name}.weight".removeprefix(".")]) for name in gram_sizes(model)}
-    sizes = affordable(gram_sizes(model), settings.gram_limit_megabytes, outputs_of)
+    every = gram_sizes(model, _example(settings))
+    outputs_of = {name: len(mean[f"{name}.weight".removeprefix(".")]) for name in every}
+    sizes = affordable(every, settings.gram_limit_megabytes, outputs_of)
     size = sum(rows * (rows + outputs_of[name]) for name, rows in sizes.items()) * BYTES / MEGABYTE
     logger.info("round %d: each site sends sums for %d layers in turn, %.1f MB", round_number, len(sizes), size)
     state: dict[str, Tensor] = dict(mean)
     for layer, rows in sizes.items():
-        state = recalibrate(sites, model, {MERGED: state}, round_number)[MERGED]
+        state = recalibrate(sites, model, {MERGED: state}, round_number, until=layer)[MERGED]
         shared = {MERGED: to_arrays(state), CONFIG: ConfigRecord({LAYERS: [layer]})}
 
         def content(site: str, shared: Mapping[str, Record] = shared) -> RecordDict:
@@ -73,6 +76,11 @@ def merge_in_sequence(
             return dict(mean)
         state = fit_layers(state, [{layer: answers[site]} for site in aligned])
     return state
+
+
+def _example(settings: Settings) -> Tensor:
+    (inputs,) = example_inputs(Architecture(*settings.network))
+    return inputs
 
 
 def affordable(

@@ -13,19 +13,23 @@ from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.moments import Moments, pool_moments
 from alignment.repair import fold, goals_between, unit_moments
 from server.sites import Sites
-from server.sums import moments_reader
-from strategies.protocol import CONFIG, GOALS, MERGED, RECALIBRATE, REPAIR, SETTLED, State, to_arrays
+from server.sums import moments_reader, shapes_of
+from strategies.protocol import CONFIG, GOALS, MERGED, RECALIBRATE, REPAIR, SETTLED, UNTIL, State, to_arrays
 
 
 def recalibrate(
-    sites: Sites, model: nn.Module, states: Mapping[str, State], round_number: int
+    sites: Sites, model: nn.Module, states: Mapping[str, State], round_number: int, until: str | None = None
 ) -> dict[str, dict[str, Tensor]]:
-    """``states`` with running statistics recomputed on all sites' training samples; unchanged without BatchNorm."""
+    """``states`` with running statistics recomputed on all sites' training samples; unchanged without BatchNorm.
+
+    With ``until``, those of the layers that run before that one.
+    """
     found = {name: dict(state) for name, state in states.items()}
-    for number in range(sites.settings.recalibrate_passes if keeps_statistics(model) else 0):
+    concerned = shapes_of(batch_norm_moments, model, sites.settings.network, until)
+    for number in range(sites.settings.recalibrate_passes if concerned else 0):
         content = RecordDict({name: to_arrays(state) for name, state in found.items()})
-        content[CONFIG] = ConfigRecord({SETTLED: number > 0})
-        for name, moments in pooled_moments(sites, model, content, list(found), round_number).items():
+        content[CONFIG] = ConfigRecord({SETTLED: number > 0, **({} if until is None else {UNTIL: until})})
+        for name, moments in pooled_moments(sites, model, content, list(found), round_number, until).items():
             found[name] = write_moments(found[name], moments)
     return found
 
@@ -51,13 +55,19 @@ def repair(
 
 
 def pooled_moments(
-    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str], round_number: int
+    sites: Sites,
+    model: nn.Module,
+    content: RecordDict,
+    asked: Sequence[str],
+    round_number: int,
+    until: str | None = None,
 ) -> dict[str, Moments]:
     """The BatchNorm moments of each network that ``content`` asks about, pooled over the sites that answered.
 
-    ``asked`` are the networks' names: those of the records, or, between two ends, the numbers of the points.
+    ``asked`` are the networks' names: those of the records, or, between two ends, the numbers of the points. ``until``
+    is what ``content`` says.
     """
-    read = moments_reader(batch_norm_moments, model, sites.settings, asked)
+    read = moments_reader(batch_norm_moments, model, sites.settings, asked, until)
     return _pooled(sites, RECALIBRATE, content, round_number, read)
 
 

@@ -17,22 +17,26 @@ from strategies.settings import Settings
 ROUNDING = 1e-6
 # Gram matrices are summed in fp32 where the network computes in it.
 GRAM_ROUNDING = 1e-5
-Measure = Callable[[nn.Module, list[Tensor]], Mapping[str, Tensor]]
+Measure = Callable[..., Mapping[str, Tensor]]
 
 
 def moments_reader(
-    measure: Measure, model: nn.Module, settings: Settings, asked: Collection[str]
+    measure: Measure, model: nn.Module, settings: Settings, asked: Collection[str], until: str | None = None
 ) -> Callable[[str, Message], dict[str, Moments]]:
     """What reads, of a reply, the moments that ``measure`` gives of each network ``asked`` about, like ``model``."""
-    return partial(_read, _shapes(measure, model, settings.network), asked)
+    return partial(_read, shapes_of(measure, model, settings.network, until), asked)
 
 
-@lru_cache(maxsize=2)
-def _shapes(
-    measure: Measure, model: nn.Module, network: tuple[str, tuple[int, ...], int, int, int, str]
+@lru_cache(maxsize=128)
+def shapes_of(
+    measure: Measure,
+    model: nn.Module,
+    network: tuple[str, tuple[int, ...], int, int, int, str],
+    until: str | None = None,
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of what ``measure`` gives of ``model``: the same at every question of a run."""
-    expected = measure(model, list(example_inputs(Architecture(*network))))
+    """The shapes of what ``measure`` gives of ``model``, ``until`` a layer: the same at every question of a run."""
+    options = {} if until is None else {"until": until}
+    expected = measure(model, list(example_inputs(Architecture(*network))), **options)
     return {name: tuple(tensor.shape) for name, tensor in expected.items()}
 
 

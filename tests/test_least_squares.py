@@ -7,10 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignment import least_squares
+from alignment import batch_norm_moments, least_squares, write_moments
+from alignment.batches import network_with
 from alignment.errors import StateError
 from alignment.interpolate import interpolate
-from alignment.least_squares import HOLD, fit_layers, gram_sizes, gram_sums, merge_layers, output_sums
+from alignment.least_squares import (
+    HOLD,
+    fit_layers,
+    fitted_in_sequence,
+    gram_sizes,
+    gram_sums,
+    merge_layers,
+    output_sums,
+)
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(5, 3), (40, 5)),
@@ -103,7 +112,99 @@ def test_sizes_are_told_before_anything_is_computed() -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4), nn.Linear(7, 2, bias=False)
     )
-    assert gram_sizes(model) == {"0": 19, "3": 7}
+    assert gram_sizes(model, torch.zeros(1, 2, 5, 11)) == {"0": 19, "3": 7}
+
+
+class Untidy(nn.Module):
+    """Its layers stand in another order than they are called in; one serves twice, one is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 2)
+        self.unused = nn.Linear(4, 9)
+        self.twice = nn.Linear(4, 4)
+        self.first = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.behind = nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(self.last(self.twice(torch.tanh(self.twice(self.norm(self.first(x)))))))
+
+
+def untidy(seed: int) -> Untidy:
+    torch.manual_seed(seed)
+    return Untidy().double()
+
+
+def test_layers_come_in_the_order_of_their_calls_and_those_that_are_never_called_do_not() -> None:
+    assert list(gram_sizes(untidy(0), torch.zeros(1, 3, dtype=torch.float64))) == ["first", "twice", "last"]
+
+
+def test_a_layer_that_serves_twice_is_fitted_to_what_it_puts_out_at_each_call() -> None:
+    student, teacher = untidy(0).eval(), untidy(1).eval()
+    x = torch.randn(9, 3, dtype=torch.float64)
+    gram, across = output_sums(student, teacher, [x[:4], x[4:]], ["twice"])["twice"]
+    with torch.no_grad():
+        ones = torch.ones(9, 1, dtype=torch.float64)
+        features, wanted = student.norm(student.first(x)), teacher.twice(teacher.norm(teacher.first(x)))
+        inputs = [features, torch.tanh(student.twice(features))]
+        outputs = [wanted, teacher.twice(torch.tanh(wanted))]
+        rows = torch.cat([torch.cat((each, ones), 1) for each in inputs])
+        torch.testing.assert_close(gram, rows.T @ rows)
+        torch.testing.assert_close(across, rows.T @ torch.cat(outputs))
+
+
+def test_what_is_wanted_of_a_layer_is_what_it_put_out_before_anything_was_written_in_place() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).double()
+    x = torch.randn(50, 3, dtype=torch.float64)
+    fitted = fit_layers(model.state_dict(), [output_sums(model, model, [x], ["0", "2"])])
+    assert all(fitted[name].allclose(tensor) for name, tensor in model.state_dict().items())
+
+
+def test_networks_run_no_further_than_to_what_is_asked_about() -> None:
+    network = untidy(0)
+    seen: list[object] = []
+
+    def note(layer: nn.Module, inputs: object, output: object) -> None:
+        seen.append(layer)
+
+    network.last.register_forward_hook(note)
+    x = torch.randn(9, 3, dtype=torch.float64)
+    output_sums(network, network, [x[:4], x[4:]], ["twice"])
+    # Each of two networks once, on one sample, to learn how often the layer is called.
+    assert len(seen) == 2
+    whole = batch_norm_moments(network, [x])
+    part = batch_norm_moments(network, [x[:4], x[4:]], until="twice")
+    assert {name.partition(".")[0] for name in whole} == {"norm", "behind"}
+    assert {name.partition(".")[0] for name in part} == {"norm"}
+    assert all(part[name].allclose(whole[name]) for name in part)
+
+
+def test_a_layer_that_one_network_calls_more_often_than_the_other_is_an_error() -> None:
+    class Once(Untidy):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.twice(self.first(x))
+
+    x = torch.randn(4, 3, dtype=torch.float64)
+    for pair in ((Once().double(), untidy(0)), (untidy(0), Once().double())):
+        with pytest.raises(StateError, match="layer 'twice': one network calls it more often"):
+            output_sums(*pair, [x], ["twice"])
+
+
+def test_in_sequence_layers_are_fitted_as_they_are_called_and_the_statistics_end_right() -> None:
+    model = untidy(0)
+    x = torch.randn(200, 3, dtype=torch.float64)
+    start, other = (write_moments(m.state_dict(), batch_norm_moments(m, [x])) for m in (model, untidy(1)))
+    merged = list(fitted_in_sequence(model, start, [other], [1.0], [x]))
+    assert len(merged) == 3
+    last = merged[-1]
+    assert last["unused.weight"].equal(start["unused.weight"])
+    moments = batch_norm_moments(network_with(model, last), [x])
+    assert all(last[name].allclose(tensor) for name, tensor in write_moments(last, moments).items())
+    # Of one network alone, each layer learns what that network's does.
+    wanted = network_with(model, other)(x)
+    before, after = ((network_with(model, state)(x) - wanted).square().mean() for state in (start, last))
+    assert after < 0.1 * before
 
 
 def test_a_gram_matrix_of_another_layer_is_refused() -> None:
@@ -179,5 +280,6 @@ def test_patches_laid_out_a_few_samples_at_a_time_give_the_same_sums(monkeypatch
 
 def test_the_projection_of_an_attention_that_is_never_called_has_none() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16)
-    assert set(gram_sizes(layer)) == {"linear1", "linear2"}
-    assert set(gram_sums(layer, [torch.randn(3, 5, 8)], list(gram_sizes(layer)))) == {"linear1", "linear2"}
+    x = torch.randn(3, 5, 8)
+    assert set(gram_sizes(layer, x)) == {"linear1", "linear2"}
+    assert set(gram_sums(layer, [x], list(gram_sizes(layer, x)))) == {"linear1", "linear2"}

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Array, Message
+from torch import Tensor, nn
 
+from models import Architecture
 from server.layers import affordable
 from server.records import RoundRecord
 from server.store import RunStore
@@ -129,3 +131,42 @@ def test_variants_measure_it_among_the_rest(tmp_path: Path) -> None:
     alone = loss(play_in_process(quick_settings(tmp_path / "alone", merge="least-squares")))
     assert found.loss == pytest.approx(alone, rel=1e-5)
     assert "aligned.recalibrated.least-squares.ridge" in record.baselines
+
+
+class WithUnused(nn.Module):
+    """A network with a layer that only training would use, in front of all others."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(64, architecture.classes)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, architecture.width), nn.ReLU())
+        self.fc = nn.Linear(architecture.width, architecture.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x))
+
+
+def with_unused(architecture: Architecture) -> nn.Module:
+    """For the setting ``model``."""
+    return WithUnused(architecture)
+
+
+@pytest.mark.parametrize(("merge", "asked"), [("least-squares", GRAM), ("sequential", OUTPUTS)])
+def test_a_layer_that_nobody_calls_is_not_asked_about(tmp_path: Path, merge: str, asked: str) -> None:
+    answered = 0
+
+    def count(partition: int, reply: Message) -> Message:
+        nonlocal answered
+        answered += reply.metadata.message_type == asked
+        return reply
+
+    model = "tests.test_merge_layers:with_unused"
+    quick: dict[str, object] = {"model": model, "width": 16, "epochs": 2, "probe_points": 0}
+    store = play_in_process(quick_settings(tmp_path / "solved", merge=merge, **quick), tamper=count)
+    mean = play_in_process(quick_settings(tmp_path / "mean", **quick))
+    (record,) = read_rounds(store)
+    assert record.refused == []
+    assert answered == (2 if merge == "least-squares" else 4)
+    solved, plain = store.network(1), mean.network(1)
+    assert solved["auxiliary.weight"].equal(plain["auxiliary.weight"])
+    assert not solved["body.1.weight"].equal(plain["body.1.weight"])

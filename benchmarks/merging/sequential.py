@@ -48,7 +48,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         task = Task(arguments.data, 16, arguments.split, 2, seed)
         trial = Trial(task, arguments.samples, arguments.matching, arguments.targets)
-        layers = list(gram_sizes(trial.networks[0]))
+        layers = list(gram_sizes(trial.networks[0], trial.parts[0].inputs[:1].float()))
         grams = [gram_sums(network, part, layers) for network, part in trial.sites()]
         own = [network.state_dict() for network in trial.networks]
         scores = {
