@@ -6,6 +6,10 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from alignment.batches import network_with
+from alignment.channels import named_modules
+from alignment.precision import is_continuous
+
 
 class _ReachedError(Exception):
     """The last call that counts was made."""
@@ -55,3 +59,53 @@ def calls_of(network: nn.Module, layers: Collection[str], example: Tensor) -> li
             hooks.enter_context(network.get_submodule(name).register_forward_hook(note))
         network(example)
     return list(called)
+
+
+def needed(model: nn.Module, layer: str, example: Tensor) -> list[str]:
+    """The tensors of the state of ``model`` on which depends what ``layer`` puts out, in the order of the state.
+
+    Left out are those of modules that are entered for the first time behind its last call, if a trial bears it out:
+    with NaN in them, ``layer`` puts out the same on ``example``. Otherwise all.
+    """
+    network = network_with(model)
+    state = network.state_dict()
+    spared = {key for key in _behind(network, layer, example) if is_continuous(state[key])}
+    before = _put_out(network, layer, example)
+    network.load_state_dict({key: t * torch.nan if key in spared else t for key, t in state.items()})
+    after = _put_out(network, layer, example)
+    borne_out = len(before) == len(after) and all(map(torch.equal, before, after))
+    return [key for key in state if key not in spared or not borne_out]
+
+
+def _behind(network: nn.Module, layer: str, example: Tensor) -> list[str]:
+    """The tensors of modules that are entered for the first time behind the last call of ``layer``, if there is one."""
+    entered: dict[str, bool] = {}
+
+    def left(*_: object) -> None:
+        entered.update(dict.fromkeys(entered, False))
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in named_modules(network):
+
+            def enter(*_: object, name: str = name) -> None:
+                entered.setdefault(name, True)
+
+            hooks.enter_context(module.register_forward_pre_hook(enter))
+        hooks.enter_context(network.get_submodule(layer).register_forward_hook(left))
+        network(example)
+    if entered.get(layer, True):
+        return []
+    return [key for key in network.state_dict() if entered.get(key.rpartition(".")[0], False)]
+
+
+def _put_out(network: nn.Module, layer: str, example: Tensor) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        found.append(output.clone())
+
+    with ExitStack() as hooks, torch.no_grad():
+        run = as_far_as(network, [layer], example, hooks)
+        hooks.enter_context(network.get_submodule(layer).register_forward_hook(keep, prepend=True))
+        run(example)
+    return found

@@ -61,13 +61,16 @@ def networks(message: Message) -> Iterator[tuple[str, State]]:
 
 
 def moments_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
-    """The BatchNorm moments of each network on ``samples``, with ``until`` of the layers before that one alone."""
+    """The BatchNorm moments of each network on ``samples``.
+
+    With ``until`` of the layers before that one alone, and what is behind need not be sent.
+    """
     device = next(model.parameters()).device
     config = config_of(message)
     until = str(config[UNTIL]) if UNTIL in config else None
     answers: dict[str, ArrayRecord] = {}
     for name, state in networks(message):
-        model.load_state_dict(dict(state))
+        model.load_state_dict(dict(state) if until is None else _completed(model, state))
         batches = samples.batches(batch_size, device)
         answers[name] = to_arrays(batch_norm_moments(model, batches, bool(config.get(SETTLED, False)), until))
     return answers
@@ -108,15 +111,23 @@ def gram_answer(model: nn.Module, message: Message, samples: Samples) -> dict[st
 
 
 def outputs_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
-    """What fits layers of the merged network to the outputs of the site's own, in single precision."""
+    """What fits layers of the merged network to the outputs of the site's own, in single precision.
+
+    What is behind these layers in either network need not be sent.
+    """
     layers = [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
     sent = dict(networks(message))
-    merged, own = (network_with(model, sent[name]) for name in (MERGED, OWN))
+    merged, own = (network_with(model, _completed(model, sent[name])) for name in (MERGED, OWN))
     batches = (inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device))
     sums = output_sums(merged, own, batches, layers)
     grams = {layer: gram.float() for layer, (gram, _) in sums.items()}
     across = {layer: products.float() for layer, (_, products) in sums.items()}
     return {GRAMS: to_arrays(grams), ACROSS: to_arrays(across)}
+
+
+def _completed(model: nn.Module, state: State) -> dict[str, Tensor]:
+    """``state``, whatever it leaves out as ``model`` has it: nothing that is asked about depends on that."""
+    return {**model.state_dict(), **state}
 
 
 def sums_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, LossSums]:

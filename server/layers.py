@@ -1,20 +1,19 @@
 """Layers merged in closed form, from the Gram matrices of their inputs at every site."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
 from alignment.least_squares import fit_layers, gram_sizes, merge_layers
-from models import Architecture, example_inputs
-from server.recalibration import recalibrate
+from alignment.partial_run import needed
+from server.recalibration import example_of, recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
-from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
@@ -31,7 +30,7 @@ def merge_by_least_squares(
     ``mean`` as it is when not every site answers: a network without its Gram matrices would have no say.
     """
     settings = sites.settings
-    layers = affordable(gram_sizes(model, _example(settings)), settings.gram_limit_megabytes)
+    layers = affordable(gram_sizes(model, example_of(settings)), settings.gram_limit_megabytes)
     size = sum(rows * rows for rows in layers.values()) * BYTES / MEGABYTE
     logger.info("round %d: each site sends Gram matrices of %d layers, %.1f MB", round_number, len(layers), size)
     asked = ConfigRecord({LAYERS: list(layers)})
@@ -52,11 +51,12 @@ def merge_in_sequence(
     """``mean`` with one layer after another fitted to what that layer puts out in the sites' aligned networks.
 
     Each costs two trips: the statistics between what was fitted last and it, and the sums that fit it. Every site is
-    sent the network so far beside its own. The statistics behind the last layer are the caller's to renew. ``mean`` as
-    it is when not every site answers.
+    sent the network so far beside its own, both as far as to that layer. The statistics behind the last layer are the
+    caller's to renew. ``mean`` as it is when not every site answers.
     """
     settings = sites.settings
-    every = gram_sizes(model, _example(settings))
+    example = example_of(settings)
+    every = gram_sizes(model, example)
     outputs_of = {name: len(mean[f"{name}.weight".removeprefix(".")]) for name in every}
     sizes = affordable(every, settings.gram_limit_megabytes, outputs_of)
     size = sum(rows * (rows + outputs_of[name]) for name, rows in sizes.items()) * BYTES / MEGABYTE
@@ -64,10 +64,11 @@ def merge_in_sequence(
     state: dict[str, Tensor] = dict(mean)
     for layer, rows in sizes.items():
         state = recalibrate(sites, model, {MERGED: state}, round_number, until=layer)[MERGED]
-        shared = {MERGED: to_arrays(state), CONFIG: ConfigRecord({LAYERS: [layer]})}
+        front = needed(model, layer, example)
+        shared = {MERGED: to_arrays(_part(state, front)), CONFIG: ConfigRecord({LAYERS: [layer]})}
 
-        def content(site: str, shared: Mapping[str, Record] = shared) -> RecordDict:
-            return RecordDict({OWN: to_arrays(aligned[site]), **shared})
+        def content(site: str, shared: Mapping[str, Record] = shared, front: Sequence[str] = front) -> RecordDict:
+            return RecordDict({OWN: to_arrays(_part(aligned[site], front)), **shared})
 
         read = _fitting(layer, rows, outputs_of[layer])
         answers = sites.answers(OUTPUTS, content, round_number, read, only=aligned)
@@ -78,9 +79,8 @@ def merge_in_sequence(
     return state
 
 
-def _example(settings: Settings) -> Tensor:
-    (inputs,) = example_inputs(Architecture(*settings.network))
-    return inputs
+def _part(state: State, keys: Sequence[str]) -> State:
+    return {key: state[key] for key in keys}
 
 
 def affordable(

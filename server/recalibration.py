@@ -11,10 +11,13 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.moments import Moments, pool_moments
+from alignment.partial_run import needed
 from alignment.repair import fold, goals_between, unit_moments
+from models import Architecture, example_inputs
 from server.sites import Sites
 from server.sums import moments_reader, shapes_of
 from strategies.protocol import CONFIG, GOALS, MERGED, RECALIBRATE, REPAIR, SETTLED, UNTIL, State, to_arrays
+from strategies.settings import Settings
 
 
 def recalibrate(
@@ -22,12 +25,13 @@ def recalibrate(
 ) -> dict[str, dict[str, Tensor]]:
     """``states`` with running statistics recomputed on all sites' training samples; unchanged without BatchNorm.
 
-    With ``until``, those of the layers that run before that one.
+    With ``until``, those of the layers that run before that one, and no more of the networks is sent.
     """
     found = {name: dict(state) for name, state in states.items()}
+    keys = needed(model, until, example_of(sites.settings)) if until is not None else model.state_dict().keys()
     concerned = shapes_of(batch_norm_moments, model, sites.settings.network, until)
     for number in range(sites.settings.recalibrate_passes if concerned else 0):
-        content = RecordDict({name: to_arrays(state) for name, state in found.items()})
+        content = RecordDict({name: to_arrays({key: state[key] for key in keys}) for name, state in found.items()})
         content[CONFIG] = ConfigRecord({SETTLED: number > 0, **({} if until is None else {UNTIL: until})})
         for name, moments in pooled_moments(sites, model, content, list(found), round_number, until).items():
             found[name] = write_moments(found[name], moments)
@@ -81,6 +85,12 @@ def _pooled(
     answers = sites.answers(message_type, content, round_number, read)
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
     return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
+
+
+def example_of(settings: Settings) -> Tensor:
+    """Samples of the shape that the run's network takes."""
+    (inputs,) = example_inputs(Architecture(*settings.network))
+    return inputs
 
 
 def keeps_statistics(model: nn.Module) -> bool:

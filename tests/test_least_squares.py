@@ -20,6 +20,7 @@ from alignment.least_squares import (
     merge_layers,
     output_sums,
 )
+from alignment.partial_run import needed
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(5, 3), (40, 5)),
@@ -178,6 +179,31 @@ def test_networks_run_no_further_than_to_what_is_asked_about() -> None:
     assert {name.partition(".")[0] for name in whole} == {"norm", "behind"}
     assert {name.partition(".")[0] for name in part} == {"norm"}
     assert all(part[name].allclose(whole[name]) for name in part)
+
+
+def test_what_a_layer_puts_out_depends_on_what_runs_before_its_last_call_and_on_it() -> None:
+    network, x = untidy(0), torch.zeros(2, 3, dtype=torch.float64)
+    unused = ["unused.weight", "unused.bias"]
+    first, norm = [name for name in network.state_dict() if name.startswith("first")], "norm.running_mean"
+    assert set(needed(network, "first", x)) == {*first, *unused, *whole_numbers(network)}
+    before = set(needed(network, "twice", x))
+    assert {*first, norm, "twice.weight", *unused} <= before
+    assert not before & {"last.weight", "last.bias", "behind.running_mean", "behind.weight"}
+    assert needed(network, "unused", x) == list(network.state_dict())
+
+
+def whole_numbers(network: nn.Module) -> set[str]:
+    return {name for name, tensor in network.state_dict().items() if not tensor.is_floating_point()}
+
+
+def test_weights_that_are_read_before_their_layer_is_called_are_needed() -> None:
+    class Ahead(Untidy):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.twice(self.first(x) * self.last.weight.mean()))
+
+    network, x = Ahead().double(), torch.zeros(2, 3, dtype=torch.float64)
+    assert "last.weight" not in needed(network, "first", x)
+    assert needed(network, "twice", x) == list(network.state_dict())
 
 
 def test_a_layer_that_one_network_calls_more_often_than_the_other_is_an_error() -> None:

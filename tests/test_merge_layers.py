@@ -8,6 +8,7 @@ from flwr.app import Array, Message
 from torch import Tensor, nn
 
 from models import Architecture
+from server import layers, recalibration
 from server.layers import affordable
 from server.records import RoundRecord
 from server.store import RunStore
@@ -131,6 +132,23 @@ def test_variants_measure_it_among_the_rest(tmp_path: Path) -> None:
     alone = loss(play_in_process(quick_settings(tmp_path / "alone", merge="least-squares")))
     assert found.loss == pytest.approx(alone, rel=1e-5)
     assert "aligned.recalibrated.least-squares.ridge" in record.baselines
+
+
+def test_sites_are_sent_no_more_of_a_network_than_what_they_answer_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {**RESNET, "epochs": 1, "probe_points": 0, "merge": "sequential"}
+    part = play_in_process(quick_settings(tmp_path / "part", **quick))
+
+    def everything(model: nn.Module, layer: str, example: Tensor) -> list[str]:
+        return list(model.state_dict())
+
+    monkeypatch.setattr(layers, "needed", everything)
+    monkeypatch.setattr(recalibration, "needed", everything)
+    whole = play_in_process(quick_settings(tmp_path / "whole", **quick))
+    assert part.checkpoint_path(1).read_bytes() == whole.checkpoint_path(1).read_bytes()
+    sent, all_sent = (read_rounds(store)[0].traffic["site-us"].sent for store in (part, whole))
+    assert sent < 0.6 * all_sent
 
 
 class WithUnused(nn.Module):
