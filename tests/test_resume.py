@@ -4,7 +4,7 @@ import logging
 import signal
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -25,7 +25,8 @@ def three_rounds(directory: Path, **changes: object) -> Settings:
 
 @cache
 def undisturbed() -> tuple[bytes, ...]:
-    return networks(play_in_process(three_rounds(Path(mkdtemp(prefix="undisturbed-"))), N_SITES))
+    with TemporaryDirectory(prefix="undisturbed-") as directory:
+        return networks(play_in_process(three_rounds(Path(directory)), N_SITES))
 
 
 def networks(store: RunStore) -> tuple[bytes, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,8 @@ HOSTILE, HOSTILE_NAME = 1, "site-eu"
 Values = np.ndarray[Any, np.dtype[Any]]
 Change = Callable[[Values], Values]
 Spoil = Callable[[Message], None]
+# Of all attacks, many of which are looked at again by other tests; removed with the process.
+SCRATCH = TemporaryDirectory(prefix="attacks-")
 SETTINGS: dict[str, object] = {
     "rounds": 2,
     "epochs": 1,
@@ -125,4 +127,4 @@ def with_metric(key: str, value: object) -> Spoil:
 
 
 def _settings(changes: Mapping[str, object]):
-    return quick_settings(Path(mkdtemp(prefix="attack-")), **{**SETTINGS, **changes})
+    return quick_settings(Path(mkdtemp(dir=SCRATCH.name)), **{**SETTINGS, **changes})
