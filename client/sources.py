@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -81,6 +82,7 @@ def describe_samples(samples: Samples) -> tuple[str, int]:
     return shape, int(samples.targets.max()) + 1
 
 
+@cache
 def _digits() -> Samples:
     from sklearn.datasets import load_digits
 

@@ -88,13 +88,13 @@ class RunStore:
                 f"run {self.directory.name!r}: cannot write to {self.directory}: {error.strerror}"
             ) from error
 
-    def write_json(self, name: str, record: Record) -> Path:
+    def write_json(self, name: str, record: Record, synced: bool = True) -> Path:
         """Replaces the file ``name`` by ``record``, whole or not at all."""
-        return self.write_text(name, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return self.write_text(name, json.dumps(record, indent=1, ensure_ascii=False) + "\n", synced)
 
-    def write_text(self, name: str, text: str) -> Path:
+    def write_text(self, name: str, text: str, synced: bool = True) -> Path:
         """Replaces the file ``name`` by ``text``, whole or not at all."""
-        return write_text(self.directory / name, text)
+        return write_text(self.directory / name, text, synced)
 
     def read_json(self, name: str) -> dict[str, object] | None:
         """What `write_json` wrote, or None before it did."""
@@ -119,7 +119,9 @@ class RunStore:
         """Changes what ``status.json`` says of the run, and leaves the rest as it was; see `server.live`."""
         now = time.time()
         before = self.told() or {"started": now, "round": 0, "phase": "starting", "since": now}
-        self.write_json("status.json", {**before, "updated": now, "resident_bytes": resident_bytes(), **changes})
+        said = {**before, "updated": now, "resident_bytes": resident_bytes(), **changes}
+        # It is told with every reply, and after a loss of power nothing of it holds but how the run had ended.
+        self.write_json("status.json", said, synced=said.get("phase") in ENDS)
 
     def tell_end(self, reason: str, exit_code: int) -> None:
         """Says that the run has failed, for one that died and could not; while a process plays it, nothing.

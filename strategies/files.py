@@ -22,17 +22,20 @@ class DiskError(OperatorError):
     exit_code = 21
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Replaces the file by ``text``. Raises `DiskError` where there is no room."""
-    return write_bytes(path, text.encode())
+def write_text(path: Path, text: str, synced: bool = True) -> Path:
+    """Replaces the file by ``text``. Raises `DiskError` where there is no room.
+
+    Not ``synced``, a loss of power may leave it empty: for what is soon written anew.
+    """
+    return write_bytes(path, text.encode(), synced)
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes, synced: bool = True) -> Path:
     """Replaces the file by ``content``. Raises `DiskError` where there is no room."""
     partial = _partial(path)
     with room_for(path, partial):
         partial.write_bytes(content)
-        return _settle(partial, path)
+        return _settle(partial, path) if synced else partial.replace(path)
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor]) -> Path:

@@ -103,12 +103,12 @@ def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
 
 
 def _cost(runs: Sequence[Played]) -> str:
-    """The greatest over the seeds, of each."""
+    """Those of the last seed; bytes, of the site that has most."""
     if not runs:
         return ""
-    seconds = max(sum(run.first.seconds.values()) for run in runs)
-    traffic = [each for run in runs for each in run.first.traffic.values()]
-    received, sent = (max(getattr(each, way) for each in traffic) / 1e6 for way in ("received", "sent"))
+    last = max(runs, key=lambda run: run.task.seed).first
+    seconds = sum(last.seconds.values())
+    received, sent = (max(getattr(each, way) for each in last.traffic.values()) / 1e6 for way in ("received", "sent"))
     return f"{seconds:.0f} s, {received:.1f}, {sent:.1f}"
 
 
