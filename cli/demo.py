@@ -18,6 +18,7 @@ from cli.output import Format, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
 from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
+from client.site import simulated_name
 from client.sources import DIGITS, describe_samples, read_samples
 from server.live import ENDS
 from server.records import Score
@@ -25,6 +26,7 @@ from server.report import write_report
 from server.store import RunStore
 from server.summary import Summary, summarise
 from strategies.errors import OperatorError
+from strategies.references import the_site
 from strategies.settings import Settings
 
 
@@ -76,17 +78,18 @@ def demo(
         Path | None, typer.Option(help="TOML: a run's settings, in place of seed, width, split, head, rounds and data.")
     ] = None,
     with_pooled: Annotated[bool, typer.Option("--with-pooled", help="Also train on all sites' data together.")] = False,
-    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
-    name: Annotated[str, typer.Option(help="The run's name; by default the time.")] = "",
+    runs: Annotated[Path, typer.Option(help="Where runs are kept; else as the run config says.")] = Path("runs"),
+    name: Annotated[str, typer.Option(help="The run's name; else that of the run config, by default the time.")] = "",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The SuperLink's port on 127.0.0.1; 0 takes a free one.")
     ] = 0,
     output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
 ) -> None:
     """Run a federation of sites that trained apart, merge them, and show what the merge is worth."""
+    read = {} if run_config is None else read_run_config(run_config)
     place: dict[str, object] = {
-        "run": name or datetime.now(UTC).strftime("demo-%Y%m%d-%H%M%S"),
-        "runs-dir": str(runs.resolve()),
+        "run": name or read.get("run") or datetime.now(UTC).strftime("demo-%Y%m%d-%H%M%S"),
+        "runs-dir": str(Path(runs if _is_given(context, "runs") else str(read.get("runs-dir", runs))).resolve()),
     }
     if run_config is None:
         shape, classes = describe_samples(read_samples(data))
@@ -105,8 +108,9 @@ def demo(
         }
     else:
         _check_alone(context)
-        config = {"min-sites": sites} | read_run_config(run_config) | place
+        config = {"min-sites": sites} | read | place
     settings = checked_settings(config)
+    _check_playable(settings, sites)
     # Sites read it from folders of their own.
     config["data"] = _from_here(settings.data)
     plan = Demo(settings, sites, port, with_pooled)
@@ -120,10 +124,27 @@ def demo(
 
 def _check_alone(context: typer.Context) -> None:
     """Raises `OptionError` for options that say what the run config says."""
-    sources = {name: context.get_parameter_source(name) for name in REPLACED}
-    if given := [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]:
+    if given := [name for name in REPLACED if _is_given(context, name)]:
         options = ", ".join(f"--{name}" for name in given)
         raise OptionError(f"{options}: not together with --run-config; write it into that file")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_playable(settings: Settings, sites: int) -> None:
+    """Raises `OptionError` for a run that simulated sites can only wait or fail in, `OperatorError` for a reference
+    that is none of them.
+    """
+    if settings.min_sites > sites:
+        raise OptionError(f"min-sites = {settings.min_sites}, and --sites is {sites}: the run would wait for others")
+    if settings.start == "checkpoint":
+        raise OptionError("start = 'checkpoint': simulated sites bring none; set start to 'seed' or 'shared'")
+    if settings.reference_is_site:
+        the_site(settings.reference, [simulated_name(number) for number in range(sites)])
 
 
 def _from_here(data: str) -> str:

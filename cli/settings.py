@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from models import Architecture, build, example_inputs
 from server.heads import check_head
 from strategies.errors import SettingsError
 from strategies.idle import idle
-from strategies.settings import Settings, parse_settings
+from strategies.settings import REFERENCES, Settings, parse_settings
 
 
 def settings(
@@ -57,9 +58,14 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
 
 
 def tell_idle(found: Settings) -> None:
-    """Says which settings change nothing beside the others."""
+    """Says which settings change nothing beside the others, and what a reference may have been meant to be."""
     for line in idle(found):
         warn(line)
+    meant = get_close_matches(found.reference.lower(), REFERENCES, 1, 0.8) if found.reference_is_site else []
+    if meant:
+        warn(f"setting 'reference' = {found.reference!r} is a site's name; if it is a misspelling, set {meant[0]!r}")
+    if found.reference_is_file and not Path(found.reference).exists():
+        warn(f"setting 'reference' = {found.reference!r}: there is no such file here; the server must have it")
 
 
 def read_run_config(file: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from alignment.errors import AlignmentError
 from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
@@ -29,6 +30,8 @@ from strategies.settings import Settings, parse_settings
 from strategies.spool import Spool
 
 logger = getLogger("fedrebasin")
+# What Python ends with that nobody caught.
+UNFORESEEN = 1
 app = ServerApp()
 
 
@@ -73,9 +76,12 @@ def _store_of(run_config: Mapping[str, object]) -> RunStore:
 
 
 def _tell_failure(store: RunStore, error: Exception) -> None:
-    code = error.exit_code if isinstance(error, OperatorError) else OperatorError.exit_code
-    reason = str(error) if isinstance(error, OperatorError | ModelError) else f"{type(error).__name__}: {error}"
-    store.tell(failure(reason, code))
+    if isinstance(error, OperatorError):
+        store.tell(failure(str(error), error.exit_code))
+    elif isinstance(error, ModelError | AlignmentError):
+        store.tell(failure(str(error), OperatorError.exit_code))
+    else:
+        store.tell(failure(f"{type(error).__name__}: {error}", UNFORESEEN))
 
 
 def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) -> None:

@@ -68,7 +68,8 @@ class Search:
         before = score.loss if score is not None else None
         self.steps.append(MixStep(towards=best, stage="", lam=1.0, loss=own.loss, before=before))
         logger.info("mix: the network of %s as it is: %s", best, self.steps[-1])
-        return merged.aligned[best], own
+        # In memory: what a site sent lies in the spool, which a round clears when it is over.
+        return dict(merged.aligned[best]), own
 
     def _towards(self, name: str, stage: str, current: State, end: State) -> State:
         points = self.sites.settings.mix_points

@@ -84,8 +84,10 @@ These are {{ last.merged.count }} samples that no network was trained on: one of
 </div>
 {% if summary.barrier %}
 <p class="note">The barrier says how much worse a network on the way between two others is than these: naive, as they
-came; aligned, with one's units in the other's order. Near 0 they can be averaged at no loss. It is that of the first
-merge; exactly, {{ summary.barrier.definition }}.</p>
+came; aligned, with one's units in the other's order. Near 0 they can be averaged at no loss, if the curves below are
+flat: where one end is much worse than the other (sites with different labels, or a network that nobody has trained
+yet), that end is the highest point, and the number says nothing of alignment. It is that of the first merge; exactly,
+{{ summary.barrier.definition }}.</p>
 {% endif %}
 
 <h2>Accuracy and loss on the union of held-out data</h2>
@@ -132,7 +134,7 @@ merge; exactly, {{ summary.barrier.definition }}.</p>
 <p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in; the
 barrier is that of the first merge, from the reference, which has none. Accuracy is that of the site's own network: at
 home, on its own held-out samples, as last measured; alone, on those of all sites, before the first merge. Bytes are
-counted at the server, over all rounds.</p>
+counted at the server, which received and sent them, over all rounds.</p>
 
 <h2>Rounds</h2>
 <table class="stack">
@@ -153,7 +155,8 @@ counted at the server, over all rounds.</p>
 
 <h2>What went in and what came out</h2>
 <p class="note">SHA-256 of safetensors files: of a site's network as it came (where the site aligns it, as aligned),
-and of the merged network in <code>checkpoints/</code>. A site can compare: <code>sha256sum</code> of what it keeps.</p>
+and of the merged network in <code>checkpoints/</code>. A site that sent its network as it was
+trained can compare: <code>sha256sum</code> of what it keeps.</p>
 {% for record in rounds if record.checkpoint_sha256 %}
 <details{{ " open" if loop.last }}><summary>Round {{ record.round }}, {{ record.outcome }}</summary>
 <div class="wide"><table>

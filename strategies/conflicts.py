@@ -37,7 +37,7 @@ private = (
     Rule(
         "reference",
         lambda settings: settings.reference_is_known,
-        "'global', or the path of a safetensors file, or 'auto' with start = 'shared'",
+        "'global', the path of a safetensors file, or, if start = 'shared', 'auto'",
         "one site would send its network as it is, for the others to align to",
     ),
     Rule(
@@ -191,7 +191,7 @@ def conflicts(settings: Settings) -> list[str]:
     got = settings.model_dump(by_alias=True)
     return (
         _misnamed(settings)
-        + _one_point(settings)
+        + _too_few_points(settings)
         + [
             f"setting {rule.key!r}: expected {rule.expected} with {key} = {value!r}, got {got[rule.key]!r}: "
             f"{rule.why}. Set {rule.key} to {rule.expected}, or {key} to {USUAL[key]!r}."
@@ -214,8 +214,9 @@ def _misnamed(settings: Settings) -> list[str]:
     ]
 
 
-def _one_point(settings: Settings) -> list[str]:
-    """A path has two ends: one point would be none."""
-    if settings.probe_points != 1:
+def _too_few_points(settings: Settings) -> list[str]:
+    """A path has two ends, which say nothing of what lies between."""
+    if settings.probe_points not in (1, 2):
         return []
-    return ["setting 'probe-points': expected 0, for no probing, or 2 or more, got 1: both ends of a path are points"]
+    got = f"got {settings.probe_points}: both ends of a path are points, and barrier and guard look at those between"
+    return [f"setting 'probe-points': expected 0, for no probing, or 3 or more, {got}"]

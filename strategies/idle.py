@@ -26,7 +26,7 @@ NEEDS = (
     Needs(("reference",), lambda s: s.align_at != "none", "align-at other than 'none'"),
     Needs(
         ("restarts",),
-        lambda s: s.align_at == "server" or s.reference == "medoid" or s.variants,
+        lambda s: s.align_at == "server" or (s.align_at != "none" and s.reference == "medoid") or s.variants,
         "align-at = 'server' or reference = 'medoid'",
     ),
     Needs(
@@ -39,6 +39,8 @@ NEEDS = (
     Needs(("distillation", "later-epochs", "later-learning-rate"), lambda s: s.rounds > 1, "rounds = 2 or more"),
     Needs(("gram-shrinkage",), lambda s: s.merge == "least-squares" or s.variants, "merge = 'least-squares'"),
     Needs(("gram-limit-megabytes",), lambda s: s.merge != "mean" or s.variants, "merge other than 'mean'"),
+    Needs(("recalibrate-passes",), lambda s: s.norm in ("", "batch") or ":" in s.model, "a network with BatchNorm"),
+    Needs(("path-samples",), lambda s: s.probe_points > 0 or s.mix == "search", "probe-points, or mix = 'search'"),
     Needs(("mix-points",), lambda s: s.mix == "search", "mix = 'search'"),
     Needs(("malicious-sites",), lambda s: s.rule in ("trimmed-mean", "krum"), "rule = 'trimmed-mean' or 'krum'"),
     Needs(("clipping-norm",), lambda s: s.privacy in ("clipping", "local-dp"), "privacy = 'clipping' or 'local-dp'"),

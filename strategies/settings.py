@@ -163,12 +163,11 @@ class Settings(BaseModel, frozen=True):
     guard: bool = True
     """Undo an alignment where the probes see more loss with it than without; with three sites or more also all of
     them, where the mean has: by these held-out losses never worse than FedAvg. Needs `probe-points`, and networks as
-    they were trained: not with `align-at = site`."""
+    they were trained: with `align-at = site` only those that `variants` asks for."""
     mix: Literal["mean", "search"] = "mean"
     """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
-    what `merge` made of them, then stage by stage, by the loss on held-out samples. Where a
-    site's network as it is has less loss than what that comes to, it is taken: by that loss never worse than the best
-    site."""
+    what `merge` made of them, then stage by stage, by the loss on held-out samples. Where a site's network as it is
+    has less loss than what that comes to, it is taken: by that loss never worse than the best site."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: OrUsual = 0
@@ -180,7 +179,7 @@ class Settings(BaseModel, frozen=True):
     matrices of their inputs, which each site sends (RegMean); or `sequential`: one after another, each fitted, on what
     the merged ones before feed it, to what it puts out in the sites' networks. That takes two trips for each layer."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """What is left of the Gram matrices' off-diagonals."""
+    """What is left of the Gram matrices' off-diagonals, with `least-squares`."""
     gram_limit_megabytes: Positive = 64.0
     """Most that a site sends of Gram matrices, and with `sequential` of products with outputs; layers past it, the
     largest first, are merged by their mean."""
@@ -194,13 +193,14 @@ class Settings(BaseModel, frozen=True):
     """Give what the merge's units put out the means and deviations that the sites' have (REPAIR); with BatchNorm too,
     after its statistics are renewed. Every site is sent all sites' networks for it."""
     probe_points: OrUsual = 25
-    """Points on the path between two networks; 0: no probing. A network that alignment does not move gets 3. With any,
-    each site's network is also measured alone in the first round that merges."""
+    """Points on the path between two networks, 3 or more with its ends; 0: no probing. A network that alignment does
+    not move gets 3. With any, each site's network is also measured alone in the first round that merges."""
     baselines: bool = False
     """Also measure, in the first round that merges, each site alone and prior-corrected, their ensemble and the naive
     mean. Sites then send their class counts, and see each other's networks."""
     variants: bool = False
-    """Among the `baselines`, also the naive and the aligned mean with each other last layer, and by least squares."""
+    """Also measure, in the first round that merges, the naive and the aligned mean with each other last layer, and by
+    least squares; with or without `baselines`. Sites then send their networks as they were trained, too."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:

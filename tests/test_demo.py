@@ -91,6 +91,37 @@ def test_options_that_a_run_config_replaces_are_not_taken_beside_it(
     assert "--width, --rounds: not together with --run-config; write it into that file" in done.err
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        ("min-sites = 3", 19, "min-sites = 3, and --sites is 2: the run would wait for others"),
+        ("start = 'checkpoint'", 19, "simulated sites bring none; set start to 'seed' or 'shared'"),
+        ("reference = 'site-2'", 10, "there is no site of that name; there are: site-eu, site-us"),
+    ],
+)
+def test_a_run_config_that_simulated_sites_cannot_play_is_told_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, code: int, told: str
+) -> None:
+    (tmp_path / "run.toml").write_text(text)
+    done = run(capsys, "demo", "--run-config", str(tmp_path / "run.toml"), "--runs", str(tmp_path / "runs"))
+    assert done.code == code
+    assert told in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_config_can_say_the_runs_name_and_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And the command line has the last word."""
+    (tmp_path / "told" / "one").mkdir(parents=True)
+    (tmp_path / "told" / "one" / "rounds.jsonl").touch()
+    (tmp_path / "run.toml").write_text(f"run = 'one'\nruns-dir = '{tmp_path / 'told'}'\n")
+    asked = ("demo", "--run-config", str(tmp_path / "run.toml"))
+    assert "rounds.jsonl exists; name another run" in run(capsys, *asked).err
+    (tmp_path / "told" / "one" / "rounds.jsonl").rename(tmp_path / "rounds.jsonl")
+    (tmp_path / "told" / "two").mkdir()
+    (tmp_path / "rounds.jsonl").rename(tmp_path / "told" / "two" / "rounds.jsonl")
+    assert "rounds.jsonl exists; name another run" in run(capsys, *asked, "--name", "two").err
+
+
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
     document = json.loads(finished[1])
     assert set(document) == {"accuracy", "loss", "barrier", "merge", "seconds", "run"}

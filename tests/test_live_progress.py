@@ -8,8 +8,11 @@ import pytest
 import torch
 from flwr.app import Message
 
+from models.errors import ModelError
+from server.app import _tell_failure  # pyright: ignore[reportPrivateUsage]
 from server.live import Status
 from server.records import RoundRecord
+from server.run import VoidError
 from server.store import RunStore
 from server.summary import read_rounds
 from server.variance import variance_ratios
@@ -71,6 +74,23 @@ def test_what_is_told_parses_and_holds_the_memory_of_the_server(tmp_path: Path, 
     assert all(record.started == records[0].started > 0 for record in records)
     assert all(record.resident_bytes > 10_000_000 for record in records)
     assert records[-1].rounds == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (VoidError("no round merged"), 22, "no round merged"),
+        (ModelError("no such network"), 10, "no such network"),
+        (FileNotFoundError("gone"), 1, "FileNotFoundError: gone"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_told_apart_from_a_wrong_set_up(
+    tmp_path: Path, error: Exception, code: int, reason: str
+) -> None:
+    store = RunStore(tmp_path / "run")
+    _tell_failure(store, error)
+    told = store.told()
+    assert (told["phase"], told["exit-code"], told["reason"]) == ("failed", code, reason)
 
 
 def test_a_failure_keeps_what_was_known_of_the_run(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def test_an_unknown_key_names_its_nearest_neighbour() -> None:
         (
             "probe-points",
             1,
-            "setting 'probe-points': expected 0, for no probing, or 2 or more, got 1: both ends of a path are points",
+            "setting 'probe-points': expected 0, for no probing, or 3 or more, got 1: both ends of a path are points, "
+            "and barrier and guard look at those between",
         ),
         ("rounds", 0, "setting 'rounds': expected greater than or equal to 1, got 0 (int)"),
         ("baselines", "yes", "setting 'baselines': expected true or false, got 'yes' (str)"),
