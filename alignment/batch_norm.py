@@ -6,12 +6,11 @@ The mean of two networks needs new statistics: the variance of its units is less
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from alignment.batches import Batch, inputs_of, joined, network_with
+from alignment.batches import Batch, joined, network_with, peeked
 from alignment.channels import named_modules
 from alignment.errors import StateError
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
@@ -40,13 +39,12 @@ def batch_norm_moments(
     """
     network = network_with(model)
     moments: dict[str, Tensor] = {}
-    inputs_by_batch = inputs_of(batches, network)
-    first = next(inputs_by_batch)
+    first, inputs_by_batch = peeked(batches, network)
     with ExitStack() as hooks, torch.no_grad():
         # While all is in eval mode, which one sample will do for.
         run = network if until is None else as_far_as(network, [until], first[:1], hooks)
         watch_batch_norms(network, moments, hooks, settled)
-        for inputs in joined(chain([first], inputs_by_batch)):
+        for inputs in joined(inputs_by_batch):
             run(inputs)
     return moments
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -50,6 +51,13 @@ def _finite(inputs: Tensor, number: int) -> Tensor:
 def first_inputs(batches: Iterable[Batch], network: nn.Module) -> Tensor:
     """The inputs of the first batch."""
     return next(inputs_of(batches, network))
+
+
+def peeked(batches: Iterable[Batch], network: nn.Module) -> tuple[Tensor, Iterator[Tensor]]:
+    """The inputs of the first batch, and those of all, it included. Raises as `inputs_of` does."""
+    inputs = inputs_of(batches, network)
+    first = next(inputs)
+    return first, chain([first], inputs)
 
 
 def joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:

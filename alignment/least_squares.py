@@ -14,7 +14,6 @@ Grams are plain tensors by layer name; a bias is a weight of an input that is al
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import chain
 from math import prod
 
 import torch
@@ -22,7 +21,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
-from alignment.batches import Batch, first_inputs, inputs_of, network_with
+from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked
 from alignment.channels import named_modules
 from alignment.errors import StateError
 from alignment.partial_run import as_far_as, calls_of
@@ -108,8 +107,7 @@ def output_sums(
     student, teacher = network_with(merged), network_with(own)
     outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
     sums: dict[str, tuple[Tensor, Tensor]] = {}
-    inputs_by_batch = inputs_of(batches, student)
-    first = next(inputs_by_batch)
+    first, inputs_by_batch = peeked(batches, student)
     with ExitStack() as hooks, torch.no_grad():
         runs = [as_far_as(network, layers, first[:1], hooks) for network in (teacher, student)]
         for name in layers:
@@ -117,8 +115,7 @@ def output_sums(
             hooks.enter_context(teacher.get_submodule(name).register_forward_hook(keeper, prepend=True))
             seen = student.get_submodule(name).register_forward_pre_hook(_fitter(sums, outputs, name))
             hooks.enter_context(seen)
-        for inputs in chain([first], inputs_by_batch):
-            outputs.clear()
+        for inputs in inputs_by_batch:
             for run in runs:
                 run(inputs)
             if any(outputs.values()):

@@ -70,10 +70,20 @@ def needed(model: nn.Module, layer: str, example: Tensor) -> list[str]:
     network = network_with(model)
     state = network.state_dict()
     spared = {key for key in _behind(network, layer, example) if is_continuous(state[key])}
-    before = _put_out(network, layer, example)
-    network.load_state_dict({key: t * torch.nan if key in spared else t for key, t in state.items()})
-    after = _put_out(network, layer, example)
-    borne_out = len(before) == len(after) and all(map(torch.equal, before, after))
+    found: list[Tensor] = []
+
+    def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        found.append(output.clone())
+
+    with ExitStack() as hooks, torch.no_grad():
+        run = as_far_as(network, [layer], example, hooks)
+        hooks.enter_context(network.get_submodule(layer).register_forward_hook(keep, prepend=True))
+        run(example)
+        before = found.copy()
+        found.clear()
+        network.load_state_dict({key: t * torch.nan if key in spared else t for key, t in state.items()})
+        run(example)
+    borne_out = len(before) == len(found) and all(map(torch.equal, before, found))
     return [key for key in state if key not in spared or not borne_out]
 
 
@@ -96,16 +106,3 @@ def _behind(network: nn.Module, layer: str, example: Tensor) -> list[str]:
     if entered.get(layer, True):
         return []
     return [key for key in network.state_dict() if entered.get(key.rpartition(".")[0], False)]
-
-
-def _put_out(network: nn.Module, layer: str, example: Tensor) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        found.append(output.clone())
-
-    with ExitStack() as hooks, torch.no_grad():
-        run = as_far_as(network, [layer], example, hooks)
-        hooks.enter_context(network.get_submodule(layer).register_forward_hook(keep, prepend=True))
-        run(example)
-    return found

@@ -15,8 +15,9 @@ from alignment.barrier import LossSums
 from alignment.errors import StateError
 from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
 from alignment.moments import pool_moments
-from models import Architecture, example_inputs, head_name
+from models import head_name
 from server.evaluation import pool, sums_reader
+from server.recalibration import example_of
 from server.sites import Sites
 from server.sums import check_asked, check_finite_sums, check_gram
 from strategies.admission import Admitted
@@ -63,10 +64,10 @@ def check_head(model: nn.Module, settings: Settings) -> None:
         raise SettingsError(
             f"{asked}: the last layer, {head!r}, must have a bias and {settings.classes} outputs, one for each class"
         )
-    inputs = example_inputs(Architecture(*settings.network))
-    targets = torch.zeros(len(inputs[0]), dtype=torch.long)
+    inputs = example_of(settings)
+    targets = torch.zeros(len(inputs), dtype=torch.long)
     try:
-        feature_sums(model, head, [(inputs[0], targets)], settings.classes)
+        feature_sums(model, head, [(inputs, targets)], settings.classes)
     except StateError as error:
         raise SettingsError(f"{asked}: {error}; set head = 'mean'") from error
 

@@ -7,8 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor, nn
 
 from alignment.least_squares import fit_layers, gram_sizes, merge_layers
-from alignment.partial_run import needed
-from server.recalibration import example_of, recalibrate
+from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram
 from strategies.decoding import read_state
@@ -55,8 +54,7 @@ def merge_in_sequence(
     caller's to renew. ``mean`` as it is when not every site answers.
     """
     settings = sites.settings
-    example = example_of(settings)
-    every = gram_sizes(model, example)
+    every = gram_sizes(model, example_of(settings))
     outputs_of = {name: len(mean[f"{name}.weight".removeprefix(".")]) for name in every}
     sizes = affordable(every, settings.gram_limit_megabytes, outputs_of)
     size = sum(rows * (rows + outputs_of[name]) for name, rows in sizes.items()) * BYTES / MEGABYTE
@@ -64,7 +62,7 @@ def merge_in_sequence(
     state: dict[str, Tensor] = dict(mean)
     for layer, rows in sizes.items():
         state = recalibrate(sites, model, {MERGED: state}, round_number, until=layer)[MERGED]
-        front = needed(model, layer, example)
+        front = front_of(model, settings, layer)
         shared = {MERGED: to_arrays(_part(state, front)), CONFIG: ConfigRecord({LAYERS: [layer]})}
 
         def content(site: str, shared: Mapping[str, Record] = shared, front: Sequence[str] = front) -> RecordDict:

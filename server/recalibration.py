@@ -5,6 +5,7 @@ are recomputed from the sites' moments after every merge; without that even an a
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def recalibrate(
     With ``until``, those of the layers that run before that one, and no more of the networks is sent.
     """
     found = {name: dict(state) for name, state in states.items()}
-    keys = needed(model, until, example_of(sites.settings)) if until is not None else model.state_dict().keys()
+    keys = front_of(model, sites.settings, until) if until is not None else model.state_dict().keys()
     concerned = shapes_of(batch_norm_moments, model, sites.settings.network, until)
     for number in range(sites.settings.recalibrate_passes if concerned else 0):
         content = RecordDict({name: to_arrays({key: state[key] for key in keys}) for name, state in found.items()})
@@ -91,6 +92,12 @@ def example_of(settings: Settings) -> Tensor:
     """Samples of the shape that the run's network takes."""
     (inputs,) = example_inputs(Architecture(*settings.network))
     return inputs
+
+
+@lru_cache(maxsize=128)
+def front_of(model: nn.Module, settings: Settings, layer: str) -> tuple[str, ...]:
+    """The tensors that ``model`` needs as far as to ``layer``: what of a network is sent, round after round."""
+    return tuple(needed(model, layer, example_of(settings)))
 
 
 def keeps_statistics(model: nn.Module) -> bool:

@@ -29,7 +29,7 @@ from server.records import (
 )
 from server.resume import Beginning
 from server.secure import secure_mean
-from server.sites import JoinError, Sites
+from server.sites import Sites
 from server.store import RunStore
 from server.trips import Trips
 from server.variance import variance_ratios
@@ -131,16 +131,9 @@ class Run:
         """
         try:
             self.sites.join()
-        except JoinError as error:
-            if number == 1:
-                raise
-            logger.warning("round %d is void: %s", number, error)
-            return False
-        if not (first and self.settings.reference_is_site):
-            return True
-        try:
-            # Before anybody trains for nothing.
-            the_site(self.settings.reference, self.sites.names.values())
+            if first and self.settings.reference_is_site:
+                # Before anybody trains for nothing.
+                the_site(self.settings.reference, self.sites.names.values())
         except OperatorError as error:
             if number == 1:
                 raise

@@ -140,6 +140,7 @@ def test_a_site_that_is_better_as_it_is_than_what_the_search_came_to_is_taken(tm
     assert (last.towards, last.stage, last.lam, last.loss) == ("site-eu", "", 1.0, 1 / 128)
     assert last.before is not None
     assert last.before > 1 / 128
+    assert record.baselines["site-eu"].loss == 1 / 128
 
 
 def test_a_site_that_is_no_better_as_it_is_is_not_taken(tmp_path: Path) -> None:

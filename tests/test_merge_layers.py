@@ -8,7 +8,7 @@ from flwr.app import Array, Message
 from torch import Tensor, nn
 
 from models import Architecture
-from server import layers, recalibration
+from server import recalibration
 from server.layers import affordable
 from server.records import RoundRecord
 from server.store import RunStore
@@ -143,7 +143,6 @@ def test_sites_are_sent_no_more_of_a_network_than_what_they_answer_depends_on(
     def everything(model: nn.Module, layer: str, example: Tensor) -> list[str]:
         return list(model.state_dict())
 
-    monkeypatch.setattr(layers, "needed", everything)
     monkeypatch.setattr(recalibration, "needed", everything)
     whole = play_in_process(quick_settings(tmp_path / "whole", **quick))
     assert part.checkpoint_path(1).read_bytes() == whole.checkpoint_path(1).read_bytes()
