@@ -17,7 +17,7 @@ from cli.match import Matcher
 from cli.measure import Judge
 from cli.networks import Description, find_network, read_file
 from cli.options import Method
-from cli.output import Format, people, print_json, print_table
+from cli.output import Format, people, print_json, print_table, warn
 from cli.paths import OutputError, check_output, labels, picture_form
 from server.drawing import path_picture
 from server.records import MatchingRecord, Paths, Record
@@ -25,7 +25,11 @@ from strategies.files import write_bytes
 
 
 class BarrierAnswer(Record, frozen=True):
-    """The lines from the reference to the other network, and how the two were matched."""
+    """The lines from the reference to the other network, and how the two were matched.
+
+    held_out  what the lines were measured on; none where that is ``data`` itself
+    flatters  whether the samples that judge also matched or recalibrated
+    """
 
     reference: str
     other: str
@@ -34,7 +38,8 @@ class BarrierAnswer(Record, frozen=True):
     method: str
     seed: int
     data: str
-    held_out: str
+    held_out: str | None
+    flatters: bool
     matching: MatchingRecord
     moved: float
     paths: Paths
@@ -125,7 +130,8 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         method=plan.method,
         seed=plan.seed,
         data=plan.evidence.data.name,
-        held_out=plan.evidence.held_out.name,
+        held_out=plan.evidence.apart,
+        flatters=plan.evidence.apart is None and (plan.method is not Method.WEIGHTS or network.has_batch_norm),
         matching=matching_record(matching),
         moved=share_moved(matching),
         paths=paths,
@@ -139,10 +145,14 @@ def show(found: BarrierAnswer) -> None:
     lines = zip(naive.lambdas, naive.losses, aligned.losses, naive.accuracies, aligned.accuracies, strict=True)
     rows = [tuple(f"{number:.3f}" for number in line) for line in lines]
     columns = ("λ", "loss naive", "aligned", "accuracy naive", "aligned")
-    print_table(f"from {found.reference} (λ = 0) to {found.other} (λ = 1), on {found.held_out}", columns, rows)
+    print_table(
+        f"from {found.reference} (λ = 0) to {found.other} (λ = 1), on {found.held_out or found.data}", columns, rows
+    )
     people.print(f"barrier: naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f}")
     people.print(f"({found.definition})", style="dim", soft_wrap=True)
     people.print(f"matched by {found.method}: {found.moved:.0%} of all units moved, gain {found.matching.gain:.5g}")
+    if found.flatters:
+        warn("measured on the samples that the networks were matched or recalibrated on; --held-out takes others")
 
 
 def _draw(plot: Path, picture: bytes) -> None:

@@ -23,11 +23,12 @@ from client.sources import DIGITS, describe_samples, read_samples
 from server.live import ENDS
 from server.records import Score
 from server.report import write_report
+from server.resume import check_goes_on
 from server.store import RunStore
 from server.summary import Summary, summarise
 from strategies.errors import OperatorError
 from strategies.references import the_site
-from strategies.settings import Settings
+from strategies.settings import Settings, parse_settings
 
 
 class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
@@ -79,7 +80,10 @@ def demo(
     ] = None,
     with_pooled: Annotated[bool, typer.Option("--with-pooled", help="Also train on all sites' data together.")] = False,
     runs: Annotated[Path, typer.Option(help="Where runs are kept; else as the run config says.")] = Path("runs"),
-    name: Annotated[str, typer.Option(help="The run's name; else that of the run config, by default the time.")] = "",
+    name: Annotated[
+        str,
+        typer.Option(help="The run's name, by default the time; one that was interrupted goes on."),
+    ] = "",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The SuperLink's port on 127.0.0.1; 0 takes a free one.")
     ] = 0,
@@ -109,12 +113,12 @@ def demo(
     else:
         _check_alone(context)
         config = {"min-sites": sites} | read | place
-    settings = checked_settings(config)
-    _check_playable(settings, sites)
     # Sites read it from folders of their own.
-    config["data"] = _from_here(settings.data)
+    config["data"] = _from_here(checked_settings(config).data)
+    settings = parse_settings(config)
+    _check_playable(settings, sites)
     plan = Demo(settings, sites, port, with_pooled)
-    plan.store.check_new()
+    _take_up(plan)
     summary, report = play_demo(plan, config)
     if output is Format.JSON:
         print_json(summary.model_dump(exclude={"settings"}))
@@ -147,6 +151,22 @@ def _check_playable(settings: Settings, sites: int) -> None:
         the_site(settings.reference, [simulated_name(number) for number in range(sites)])
 
 
+def _take_up(plan: Demo) -> None:
+    """Says of a run that goes on that it does. Raises `StoreError` where it cannot, `OptionError` for other sites."""
+    store = plan.store
+    store.check_writable()
+    rounds = check_goes_on(store, plan.settings)
+    if not rounds:
+        return
+    # Their number decides what data each of them has.
+    before, now = sorted(rounds[0].traffic), sorted(simulated_name(number) for number in range(plan.n_sites))
+    if before != now:
+        raise OptionError(f"run {plan.settings.run!r} has {len(before)} sites, and --sites is {plan.n_sites}")
+    warn(f"run {plan.settings.run!r} goes on after round {len(rounds)}")
+    # What ended it stands there still.
+    store.status(len(rounds), "starting")
+
+
 def _from_here(data: str) -> str:
     """``data``, a path as seen from this folder made one that is seen from any."""
     return data if data == DIGITS or ":" in data else str(Path(data).resolve())
@@ -161,7 +181,10 @@ def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:
             pooled = _pooled(plan) if plan.with_pooled else None
     except KeyboardInterrupt:
         plan.store.tell_end("interrupted", Interrupted.exit_code)
-        raise Interrupted("interrupted; nothing is left running") from None
+        goes_on = (
+            f"; the same command with --name {plan.settings.run} goes on" if plan.store.rounds_path.exists() else ""
+        )
+        raise Interrupted(f"interrupted; nothing is left running{goes_on}") from None
     except OperatorError as error:
         plan.store.tell_end(str(error), error.exit_code)
         raise

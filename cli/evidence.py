@@ -55,6 +55,11 @@ class Evidence:
     data: Batches
     held_out: Batches
 
+    @property
+    def apart(self) -> str | None:
+        """The name of samples that are measured on and nothing else; none where there are no such."""
+        return self.held_out.name if self.held_out is not self.data else None
+
 
 def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_size: int) -> Evidence | None:
     """What ``--data`` and ``--held-out`` name, classes numbered as ``--class-names`` says; None without data.

@@ -58,14 +58,16 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
 
 
 def tell_idle(found: Settings) -> None:
-    """Says which settings change nothing beside the others, and what a reference may have been meant to be."""
+    """Says which settings change nothing beside the others, and which may not be what was meant."""
     for line in idle(found):
         warn(line)
     meant = get_close_matches(found.reference.lower(), REFERENCES, 1, 0.8) if found.reference_is_site else []
     if meant:
         warn(f"setting 'reference' = {found.reference!r} is a site's name; if it is a misspelling, set {meant[0]!r}")
-    if found.reference_is_file and not Path(found.reference).exists():
-        warn(f"setting 'reference' = {found.reference!r}: there is no such file here; the server must have it")
+    files = {"reference": found.reference if found.reference_is_file else "", "initial": found.initial}
+    for setting, path in files.items():
+        if path and not Path(path).exists():
+            warn(f"setting {setting!r} = {path!r}: there is no such file here; the server must have it")
 
 
 def read_run_config(file: Path) -> dict[str, object]:

@@ -53,7 +53,7 @@ def _decide(merged: MergedRound, site: str, paths: SitePaths | None) -> GuardRec
     if site not in merged.moved:
         return GuardRecord(decision="unmoved", gain=gain)
     if paths is None or paths.naive is None:
-        return GuardRecord(decision="aligned", gain=gain)
+        return GuardRecord(decision="unseen", gain=gain)
     weights = merged.weights
     share = weights[site] / (weights[site] + weights.get(merged.reference, weights[site]))
     naive, aligned = (_loss_at(share, path) for path in (paths.naive, paths.aligned))

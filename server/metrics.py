@@ -126,7 +126,12 @@ GAIN = _of_run(
     SITE,
 )
 GUARD = _of_run(
-    "guard_decisions", "counter", "", "Alignments kept (aligned), undone, or with nothing to move.", SITE, "decision"
+    "guard_decisions",
+    "counter",
+    "",
+    "Alignments kept (aligned), undone, with nothing to move, or kept without a look.",
+    SITE,
+    "decision",
 )
 VARIANCE = _of_run(
     "activation_variance",

@@ -77,7 +77,7 @@ class BarrierRecord(Record, frozen=True):
 class GuardRecord(Record, frozen=True):
     """Whether a site's alignment was kept, and the losses that decided it: where the mean with the reference lies.
 
-    ``decision`` is "unmoved" (nothing to align), "aligned" or "undone".
+    ``decision`` is "unmoved" (nothing to align), "aligned", "undone" or "unseen": kept, with nothing to judge it by.
     """
 
     decision: str

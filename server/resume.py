@@ -57,14 +57,24 @@ def begin(store: RunStore, settings: Settings) -> Beginning:
         return Beginning()
     _check_same(store, before, told)
     beginning = last_whole(store)
-    if len(beginning.rounds) >= settings.rounds:
-        raise FinishedError(
-            f"run {store.directory.name!r}: all {len(beginning.rounds)} rounds are finished in {store.directory}. "
-            "Raise rounds to go on, or name another run."
-        )
+    _check_unfinished(store, len(beginning.rounds), settings)
     store.write_json("settings.json", told)
     logger.info("run %s resumes after round %d", store.directory.name, len(beginning.rounds))
     return beginning
+
+
+def check_goes_on(store: RunStore, settings: Settings) -> list[RoundRecord]:
+    """The rounds of a run of that name, which would go on with these settings; none of a new one. Changes nothing.
+
+    Raises `StoreError` where `begin` would, but for damaged networks.
+    """
+    before = store.read_json("settings.json")
+    if before is None or not store.rounds_path.exists():
+        return []
+    _check_same(store, before, settings.model_dump(by_alias=True))
+    records = read_rounds(store)
+    _check_unfinished(store, len(records), settings)
+    return records
 
 
 def last_whole(store: RunStore) -> Beginning:
@@ -99,6 +109,14 @@ def _is_whole(store: RunStore, record: RoundRecord) -> bool:
             *(record.round, path, expected, got),
         )
     return got == expected
+
+
+def _check_unfinished(store: RunStore, n_rounds: int, settings: Settings) -> None:
+    if n_rounds >= settings.rounds:
+        raise FinishedError(
+            f"run {store.directory.name!r}: all {n_rounds} rounds are finished in {store.directory}. "
+            "Raise rounds to go on, or name another run."
+        )
 
 
 def _check_same(store: RunStore, before: Mapping[str, object], now: Mapping[str, object]) -> None:

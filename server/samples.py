@@ -13,7 +13,7 @@ from strategies.errors import Reason
 
 # Series start at zero, since Prometheus sees no increase in a series that starts at one.
 VERDICTS = (ADMITTED, *(reason.name.lower() for reason in Reason))
-DECISIONS = ("aligned", "undone", "unmoved")
+DECISIONS = ("aligned", "undone", "unmoved", "unseen")
 
 
 class Sample(NamedTuple):

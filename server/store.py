@@ -58,26 +58,27 @@ class RunStore:
         self.make()
         with (self.directory / NAME).open("a+", encoding="utf-8") as file:
             if not take(file):
-                raise StoreError(
-                    f"run {self.directory.name!r}: another process plays it in {self.directory}; wait for it, end it, "
-                    "or name another run"
-                )
+                raise self._played()
             yield
 
-    def check_new(self) -> None:
-        """Raises `StoreError` when the folder holds another run, or cannot be made."""
+    def check_writable(self) -> None:
+        """Raises `StoreError` when the folder is not ours, cannot be made, or another process plays the run."""
         try:
-            taken = self.rounds_path.exists()
             there = next(path for path in (self.directory, *self.directory.parents) if path.exists())
+            played = is_played(self.directory)
         except OSError as error:
             raise StoreError(f"run {self.directory.name!r}: {self.directory}: {error.strerror}") from error
-        if taken:
-            raise StoreError(
-                f"run {self.directory.name!r}: {self.rounds_path} exists; name another run, or remove that folder"
-            )
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             problem = "not ours to write to" if there.is_dir() else "a file, expected a folder"
             raise StoreError(f"run {self.directory.name!r}: {there} is {problem}; name another folder with --runs")
+        if played:
+            raise self._played()
+
+    def _played(self) -> StoreError:
+        return StoreError(
+            f"run {self.directory.name!r}: another process plays it in {self.directory}; wait for it, end it, or name "
+            "another run"
+        )
 
     def make(self) -> None:
         """Makes the folder. Raises `StoreError` where it cannot be."""

@@ -8,7 +8,19 @@ from torch.nn.functional import cross_entropy
 
 from alignment import loss_barrier
 from strategies.files import read_tensors
-from tests.commands import DATA, MLP, RESNET, perceptron, residual, run, shuffled, some_digits, write, write_state
+from tests.commands import (
+    DATA,
+    HELD_OUT,
+    MLP,
+    RESNET,
+    perceptron,
+    residual,
+    run,
+    shuffled,
+    some_digits,
+    write,
+    write_state,
+)
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -39,6 +51,19 @@ def test_the_table_shows_naive_beside_aligned_and_says_what_a_barrier_is(
     assert "barrier: naive" in ran.out
     assert "aligned -0.000" in ran.out or "aligned 0.000" in ran.out
     assert "max over λ of L(λ) - ½(L(0) + L(1)), in nats" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("options", "held_out", "flatters"),
+    [((), None, False), (("--method", "activations"), None, True), ((HELD_OUT,), "tests.commands:other_digits", False)],
+)
+def test_a_measurement_that_flatters_says_so(
+    pair: tuple[Path, Path], capsys: Capsys, options: tuple[str, ...], held_out: str | None, flatters: bool
+) -> None:
+    ran = run(capsys, "barrier", *pair, MLP, DATA, "--points", "3", *options)
+    assert ("--held-out takes others" in ran.err) is flatters
+    found = json.loads(run(capsys, "barrier", *pair, MLP, DATA, "--points", "3", "--format", "json", *options).out)
+    assert (found["held_out"], found["flatters"]) == (held_out, flatters)
 
 
 def test_batch_norm_is_recalibrated_at_each_point_and_the_definition_says_so(tmp_path: Path, capsys: Capsys) -> None:

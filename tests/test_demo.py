@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 import cli.demo as demo
 from cli.superlink import SuperLink, packages, processes_of, short_folder, stage_app
+from server.live import failure
 from server.store import RunStore
 from server.summary import read_rounds
 from tests.commands import run
@@ -111,15 +113,12 @@ def test_a_run_config_that_simulated_sites_cannot_play_is_told_before_anything_s
 
 def test_a_run_config_can_say_the_runs_name_and_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And the command line has the last word."""
-    (tmp_path / "told" / "one").mkdir(parents=True)
-    (tmp_path / "told" / "one" / "rounds.jsonl").touch()
     (tmp_path / "run.toml").write_text(f"run = 'one'\nruns-dir = '{tmp_path / 'told'}'\n")
     asked = ("demo", "--run-config", str(tmp_path / "run.toml"))
-    assert "rounds.jsonl exists; name another run" in run(capsys, *asked).err
-    (tmp_path / "told" / "one" / "rounds.jsonl").rename(tmp_path / "rounds.jsonl")
-    (tmp_path / "told" / "two").mkdir()
-    (tmp_path / "rounds.jsonl").rename(tmp_path / "told" / "two" / "rounds.jsonl")
-    assert "rounds.jsonl exists; name another run" in run(capsys, *asked, "--name", "two").err
+    with RunStore(tmp_path / "told" / "one").held():
+        assert "run 'one': another process plays it" in run(capsys, *asked).err
+    with RunStore(tmp_path / "told" / "two").held():
+        assert "run 'two': another process plays it" in run(capsys, *asked, "--name", "two").err
 
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
@@ -166,13 +165,39 @@ def test_the_path_has_25_points_by_default(finished: tuple[Path, str]) -> None:
     assert len(paths["naive"]["lambdas"]) == len(paths["aligned"]["losses"]) == 25
 
 
-def test_a_run_of_a_name_that_is_taken_is_refused_before_anything_starts(finished: tuple[Path, str]) -> None:
-    before = (finished[0] / "test" / "flower.log").read_bytes()
-    process = start_demo(runs=finished[0])
-    _, err = finish(process, 60)
-    assert process.returncode == 13
-    assert "rounds.jsonl exists; name another run, or remove that folder" in err
-    assert (finished[0] / "test" / "flower.log").read_bytes() == before
+@pytest.mark.parametrize(
+    ("changes", "code", "told"),
+    [
+        (["--width", "4", "--rounds", "2"], 13, "all 2 rounds are finished in"),
+        (["--width", "5", "--rounds", "3"], 13, "holds a run with other settings: width was 4 and is 5"),
+        (["--width", "4", "--rounds", "3", "--sites", "3"], 19, "run 'test' has 2 sites, and --sites is 3"),
+    ],
+)
+def test_a_run_that_cannot_go_on_so_is_left_as_it_is(
+    finished: tuple[Path, str], capsys: pytest.CaptureFixture[str], changes: list[str], code: int, told: str
+) -> None:
+    files = sorted((finished[0] / "test").rglob("*.*"))
+    before = [path.read_bytes() for path in files]
+    done = run(capsys, "demo", "--runs", str(finished[0]), "--name", "test", *changes)
+    assert done.code == code
+    assert told in done.err
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_demo_goes_on_under_its_name(finished: tuple[Path, str], tmp_path: Path) -> None:
+    """Of a run that was interrupted after its first round the second is played, to the bytes of the whole run."""
+    whole = finished[0] / "test"
+    shutil.copytree(whole, tmp_path / "test")
+    store = RunStore(tmp_path / "test")
+    store.keep_rounds(1)
+    store.checkpoint_path(2).unlink()
+    store.tell(failure("interrupted", 130))
+    process = start_demo("--width", "4", "--rounds", "2", "--format", "json", runs=tmp_path)
+    out, err = finish(process)
+    assert process.returncode == 0, err
+    assert "run 'test' goes on after round 1" in err
+    assert json.loads(out)["accuracy"] == json.loads(finished[1])["accuracy"]
+    assert store.checkpoint_path(2).read_bytes() == RunStore(whole).checkpoint_path(2).read_bytes()
 
 
 def test_a_finished_run_keeps_no_replies(finished: tuple[Path, str]) -> None:

@@ -59,7 +59,7 @@ def test_an_alignment_that_pays_where_the_mean_lies_is_kept() -> None:
 @pytest.mark.parametrize("paths", [{}, {"b": SitePaths(naive=None, aligned=path(1, 9, 1))}])
 def test_what_was_not_seen_is_not_judged(paths: dict[str, SitePaths]) -> None:
     merged, records = guard(collected(), paths)
-    assert records["b"].decision == "aligned"
+    assert records["b"].decision == "unseen"
     assert merged.moved == {"b"}
 
 

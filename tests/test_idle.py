@@ -68,6 +68,12 @@ def test_it_is_told_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "warning: setting 'mix-points' = 5 changes nothing: it needs mix = 'search'" in done.err
 
 
+def test_an_initial_network_that_is_not_here_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text("initial = 'away.safetensors'")
+    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    assert "setting 'initial' = 'away.safetensors': there is no such file here; the server must have it" in done.err
+
+
 @pytest.mark.parametrize(
     ("reference", "told"),
     [

@@ -111,7 +111,7 @@ DECISIONS = Section(
         ),
         Panel(
             "Guard decisions by site",
-            "Aligned, undone or unmoved, per round over the time shown.",
+            "Aligned, undone, unmoved or unseen, per round over the time shown.",
             "none",
             (
                 Query(

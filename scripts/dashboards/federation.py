@@ -248,7 +248,8 @@ ALIGNMENT = Section(
         ),
         Panel(
             "Guard decisions",
-            "Alignments that were kept, that were undone since the loss was less without, and with nothing to move.",
+            "Alignments that were kept, that were undone since the loss was less without, with nothing to move, and "
+            "unseen: kept with nothing to judge them by.",
             "none",
             (Query(f"sum by (decision) (round({rises(m.GUARD)}))", "{{decision}}"),),
             "stat",
