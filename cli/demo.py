@@ -37,6 +37,8 @@ class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
     exit_code = 130
 
 
+# How often Flower is asked whether a run goes on that does not say it itself.
+ASKS_SECONDS = 15.0
 # A line that a simulated site wrote, without what Ray puts before it.
 SITE_LINE = re.compile(r"\(ClientAppActor pid=\d+\)\S* (.+)")
 Head = Literal["mean", "counts", "ridge"]
@@ -252,21 +254,18 @@ def _pooled(plan: Demo) -> Score:
 
 
 def _wait(link: SuperLink, run_id: str, store: RunStore, show_phase: Callable[[str], None]) -> None:
-    """Returns when the run has completed. Flower is asked rarely, since each question starts a process."""
-    asked = time.monotonic()
-    while True:
+    """Returns when the run has completed, and shows until then what it does."""
+
+    def over() -> bool:
         now = store.told() or {"round": 0, "phase": "starting"}
         show_phase(f"round {now['round']}: {now['phase']}")
-        if now["phase"] in ENDS or time.monotonic() - asked > 15:
-            asked = time.monotonic()
-            said = link.status(run_id)
-            if said == "finished:completed":
-                return
-            if said.startswith("finished"):
-                error = FlowerError(f"the run ended as {said}: {_reason(link, run_id, store)}")
-                error.exit_code = int(str(store.told().get("exit-code") or error.exit_code))
-                raise error
-        time.sleep(0.3)
+        return now["phase"] in ENDS
+
+    said = link.wait(run_id, ASKS_SECONDS, over)
+    if said != "finished:completed":
+        error = FlowerError(f"the run ended as {said}: {_reason(link, run_id, store)}")
+        error.exit_code = int(str(store.told().get("exit-code") or error.exit_code))
+        raise error
 
 
 def _reason(link: SuperLink, run_id: str, store: RunStore) -> str:
