@@ -71,12 +71,6 @@ def tasks(seeds: int, only: Sequence[str] = ()) -> Iterator[Task]:
 
 def _all_tasks(seeds: int) -> Iterator[Task]:
     for seed in range(seeds):
-        for n_sites, split in product((2, 5), SPLITS):
-            yield Task("digits", 16, split, n_sites, seed)
-        for split in ("biased", "disjoint"):
-            yield Task("digits", 32, split, 2, seed)
-        for split in SPLITS:
-            yield Task("cifar10", 16, split, 2, seed)
-        yield Task("cifar10", 16, "biased", 5, seed)
-        for split in ("biased", "disjoint"):
-            yield Task("cifar10", 32, split, 2, seed)
+        for data in ("digits", "cifar10"):
+            for (width, n_sites), split in product(((16, 2), (16, 5), (32, 2)), SPLITS):
+                yield Task(data, width, split, n_sites, seed)
