@@ -158,15 +158,15 @@ def _take_up(plan: Demo) -> None:
     store = plan.store
     store.check_writable()
     rounds = check_goes_on(store, plan.settings)
-    if not rounds:
-        return
-    # Their number decides what data each of them has.
-    before, now = sorted(rounds[0].traffic), sorted(simulated_name(number) for number in range(plan.n_sites))
-    if before != now:
-        raise OptionError(f"run {plan.settings.run!r} has {len(before)} sites, and --sites is {plan.n_sites}")
-    warn(f"run {plan.settings.run!r} goes on after round {len(rounds)}")
-    # What ended it stands there still.
-    store.status(len(rounds), "starting")
+    if rounds:
+        # Their number decides what data each of them has.
+        before, now = sorted(rounds[0].traffic), sorted(simulated_name(number) for number in range(plan.n_sites))
+        if before != now:
+            raise OptionError(f"run {plan.settings.run!r} has {len(before)} sites, and --sites is {plan.n_sites}")
+        warn(f"run {plan.settings.run!r} goes on after round {len(rounds)}")
+    if store.told():
+        # What ended it stands there still.
+        store.status(len(rounds), "starting")
 
 
 def _from_here(data: str) -> str:
