@@ -1,4 +1,4 @@
-"""One server for all tests that leave it as it was: SuperLink and proxy; two sites enrolled, none running."""
+"""One server for all tests that leave it as it was, and for each module that plays runs one with two sites running."""
 
 import os
 import signal
@@ -6,7 +6,9 @@ from collections.abc import Generator
 
 import pytest
 
-from tests.deployment.federation import Deployment, deployment
+from tests.deployment.federation import RUN, Deployment, deployment
+from tests.deployment.samples import write_images, write_ward
+from tests.waiting import wait_until
 
 # Before torch is imported, in this process and in those that it starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,4 +27,17 @@ def server() -> Generator[Deployment]:
         made.start("proxy")
         made.enrol("site-us")
         made.enrol("site-eu")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def federation() -> Generator[Deployment]:
+    """A server and two sites, all running, one with a folder of images, one with a function; a round needs one site."""
+    with deployment({**RUN, "min-sites": 1}) as made:
+        made.start_server()
+        made.enrol("site-us", data=str(write_images(made.root / "images", 0, 600)))
+        made.enrol("site-eu", data=write_ward(made.site("site-eu").code, made.root / "vitals.csv", 600, 1200))
+        for name in ("site-us", "site-eu"):
+            made.start(name)
+        wait_until(lambda: made.online() == ["site-eu", "site-us"], 120, lambda: f"two sites are online\n{made.logs()}")
         yield made

@@ -22,7 +22,9 @@ from cli.main import app
 from cli.preflight.finding import Subject
 from cli.preflight.network import identity
 from cli.superlink import end_all, flower_environment, free_port, processes_of, short_folder
+from server.records import RoundRecord
 from server.store import RunStore
+from server.summary import read_rounds
 from strategies.files import write_text
 from tests.waiting import wait_until
 
@@ -39,6 +41,9 @@ RUN: dict[str, bool | int | float | str] = {
     "round-deadline-seconds": 120.0,
     "join-deadline-seconds": 120.0,
 }
+# As little work as a round can be: one trip to train, one to evaluate.
+SHORT: dict[str, object] = {"align-at": "server", "probe-points": 0, "epochs": 1}
+RUN_SECONDS = 300.0
 Document = dict[str, Any]
 
 
@@ -250,3 +255,19 @@ def deployment(run: Mapping[str, bool | int | float | str] = RUN) -> Generator[D
         for service in reversed(list(made.services.values())):
             service.end()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def finish(made: Deployment, run: Process, name: str) -> list[RoundRecord]:
+    """Waits for the end of a run; its rounds."""
+    assert run.wait(RUN_SECONDS) == 0, f"{run.tail()}\n{made.logs()}"
+    return read_rounds(made.store(name))
+
+
+def reach(store: RunStore, round_number: int, phase: str, made: Deployment) -> None:
+    """Waits until the run is in that phase."""
+
+    def there() -> bool:
+        now = store.read_json("status.json") or {}
+        return (now.get("round"), now.get("phase")) == (round_number, phase)
+
+    wait_until(there, RUN_SECONDS, lambda: f"round {round_number} is in {phase}\n{made.logs()}")
