@@ -122,6 +122,7 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     aligned = permute(spec, matching.permutation, other)
     paths = Judge(network, plan.evidence, shown).paths(reference, other, aligned, plan.points)
     names = labels([plan.reference, plan.other])
+    apart = plan.evidence.apart
     return BarrierAnswer(
         reference=names[0],
         other=names[1],
@@ -130,8 +131,8 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         method=plan.method,
         seed=plan.seed,
         data=plan.evidence.data.name,
-        held_out=plan.evidence.apart,
-        flatters=plan.evidence.apart is None and (plan.method is not Method.WEIGHTS or network.has_batch_norm),
+        held_out=apart.name if apart is not None else None,
+        flatters=apart is None and (plan.method is not Method.WEIGHTS or network.has_batch_norm),
         matching=matching_record(matching),
         moved=share_moved(matching),
         paths=paths,

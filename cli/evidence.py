@@ -56,9 +56,9 @@ class Evidence:
     held_out: Batches
 
     @property
-    def apart(self) -> str | None:
-        """The name of samples that are measured on and nothing else; none where there are no such."""
-        return self.held_out.name if self.held_out is not self.data else None
+    def apart(self) -> Batches | None:
+        """What is measured on and serves nothing else; none where there is no such."""
+        return self.held_out if self.held_out is not self.data else None
 
 
 def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_size: int) -> Evidence | None:

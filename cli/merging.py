@@ -118,7 +118,7 @@ def _fitted(
 def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merged: State) -> Card:
     network, evidence = aligned.network, plan.evidence
     naive = judge.scores([_mean(aligned.states, plan, judge)])[0] if judge is not None else None
-    measured_on = evidence.held_out if evidence is not None and evidence.held_out is not evidence.data else None
+    measured_on = evidence.apart if evidence is not None else None
     return Card(
         file=output.name,
         sha256=sha256_of(output),

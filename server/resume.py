@@ -50,12 +50,10 @@ def begin(store: RunStore, settings: Settings) -> Beginning:
 
     Raises `StoreError` for other settings, for a run that is finished, and where no network is whole any more.
     """
-    before = store.read_json("settings.json")
     told = settings.model_dump(by_alias=True)
-    if before is None or not store.rounds_path.exists():
+    if not _lies_there(store, told):
         store.write_json("settings.json", told)
         return Beginning()
-    _check_same(store, before, told)
     beginning = last_whole(store)
     _check_unfinished(store, len(beginning.rounds), settings)
     store.write_json("settings.json", told)
@@ -68,10 +66,8 @@ def check_goes_on(store: RunStore, settings: Settings) -> list[RoundRecord]:
 
     Raises `StoreError` where `begin` would, but for damaged networks.
     """
-    before = store.read_json("settings.json")
-    if before is None or not store.rounds_path.exists():
+    if not _lies_there(store, settings.model_dump(by_alias=True)):
         return []
-    _check_same(store, before, settings.model_dump(by_alias=True))
     records = read_rounds(store)
     _check_unfinished(store, len(records), settings)
     return records
@@ -109,6 +105,15 @@ def _is_whole(store: RunStore, record: RoundRecord) -> bool:
             *(record.round, path, expected, got),
         )
     return got == expected
+
+
+def _lies_there(store: RunStore, now: Mapping[str, object]) -> bool:
+    """Whether rounds of a run of that name lie there. Raises `StoreError` where its settings were others."""
+    before = store.read_json("settings.json")
+    if before is None or not store.rounds_path.exists():
+        return False
+    _check_same(store, before, now)
+    return True
 
 
 def _check_unfinished(store: RunStore, n_rounds: int, settings: Settings) -> None:

@@ -29,8 +29,6 @@ def data():
     digits = load_digits()
     return digits.images[:, None] / 16, digits.target
 """
-# As little work as a run can be.
-SMALL = "model = 'mlp'\nwidth = 16\ndepth = 2\nepochs = 1\nrounds = 1\n"
 COMMAND = [str(Path(sys.executable).parent / "fedrebasin"), "demo"]
 
 
@@ -73,7 +71,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_a_run_config_is_played_as_it_is_with_data_seen_from_here(tmp_path: Path) -> None:
     write_images(tmp_path / "pictures", 0, 300)
-    (tmp_path / "run.toml").write_text(f"{SMALL}split = 'iid'\ndata = 'pictures'\n")
+    (tmp_path / "run.toml").write_text(
+        'model = "mlp"\nwidth = 16\ndepth = 2\nepochs = 1\nrounds = 1\nsplit = "iid"\ndata = "pictures"\n'
+    )
     arguments = ("--run-config", "run.toml", "--sites", "3", "--format", "json")
     process = start_demo(*arguments, runs=tmp_path, place=tmp_path)
     _, err = finish(process)
@@ -264,8 +264,8 @@ def test_a_function_beside_the_caller_is_found_by_the_sites_and_a_folder_named_c
     (tmp_path / "client").mkdir()
     (tmp_path / "client" / "__init__.py").write_text("raise RuntimeError('not this one')")
     (tmp_path / "mine.py").write_text(MINE)
-    (tmp_path / "run.toml").write_text(f"{SMALL}probe-points = 0\ndata = 'mine:data'\n")
-    process = start_demo("--run-config", "run.toml", runs=tmp_path / "runs", place=tmp_path)
+    arguments = ("--data", "mine:data", "--width", "4", "--rounds", "1")
+    process = start_demo(*arguments, runs=tmp_path / "runs", place=tmp_path)
     _, err = finish(process)
     assert process.returncode == 0, err
 
