@@ -8,7 +8,7 @@ Sums are plain fp64 tensors under flat names, so that they pool over sites by ad
 ===========  ==========================  =================================================================
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float64
@@ -30,33 +30,44 @@ def feature_sums(
     ``batches`` are (inputs, class numbers). Raises `StateError` for a head that is not called on (samples, features),
     `ValueError` without batches.
     """
+    sums: dict[str, Tensor] = {}
+    for phi, targets in features_of(model, head, batches):
+        labels = nn.functional.one_hot(targets, classes).double()
+        for name, value in ((GRAM, phi.T @ phi), (TARGETS, phi.T @ labels)):
+            sums[name] = sums[name] + value if name in sums else value
+    if not sums:
+        raise ValueError("no batches to measure on")
+    return sums
+
+
+def features_of(
+    model: nn.Module, head: str, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Float64[Tensor, "samples features_and_one"], Tensor]]:
+    """Of each batch, the inputs of the layer ``head`` in eval mode with a 1 at their end, and the class numbers.
+
+    Raises `StateError` for a head that is not called on (samples, features).
+    """
     network = network_with(model)
     caught: list[Tensor] = []
 
     def catch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         caught.append(inputs[0])
 
-    sums: dict[str, Tensor] = {}
-    with network.get_submodule(head).register_forward_pre_hook(catch), torch.no_grad():
+    with network.get_submodule(head).register_forward_pre_hook(catch):
         for inputs, targets in batches:
             caught.clear()
-            network(on_device_of(network, inputs))
+            with torch.no_grad():
+                network(on_device_of(network, inputs))
             if len(caught) != 1 or caught[0].ndim != 2:
                 raise StateError(f"layer {head!r}: expected to be called once on (samples, features)")
             features = caught[0].double().cpu()
-            phi = torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1)
-            labels = nn.functional.one_hot(targets.cpu(), classes).double()
-            for name, value in ((GRAM, phi.T @ phi), (TARGETS, phi.T @ labels)):
-                sums[name] = sums[name] + value if name in sums else value
-    if not sums:
-        raise ValueError("no batches to measure on")
-    return sums
+            yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), targets.cpu()
 
 
 def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
     """Weight (classes, features) and bias of min Σ ‖Wφ + b − y‖² + r‖W‖².
 
-    r is ``ridge`` times the mean, over the features, of their Σ of squares. The bias is not shrunk: sums are centred.
+    r is `shrinkage`. The bias is not shrunk: sums are centred.
     Of sums pooled over sites it is exactly the head that their samples together would give. Outputs estimate class
     probabilities and are no logits: scale them, see `scaled_head`.
     Raises `StateError` for sums of no samples or of shapes that do not belong together.
@@ -70,11 +81,23 @@ def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor,
     if not count > 0:
         raise StateError(f"feature sums of {count.item():g} samples")
     mean, share = gram[-1, :-1] / count, targets[-1] / count
-    within = gram[:-1, :-1] - count * torch.outer(mean, mean)
+    within = _within(gram)
     across = targets[:-1] - count * torch.outer(mean, share)
-    strength = ridge * within.diagonal().mean() + torch.finfo(torch.float64).tiny
+    strength = shrinkage(gram, ridge)
     weight = solve(within + strength * torch.eye(len(within), dtype=torch.float64), across).T
     return weight, share - weight @ mean
+
+
+def shrinkage(gram: Float64[Tensor, "features_and_one features_and_one"], ridge: float) -> Float64[Tensor, ""]:
+    """What ‖W‖² weighs against errors: ``ridge`` times the mean, over the features, of their Σ (φ − mean)²."""
+    return ridge * _within(gram).diagonal().mean() + torch.finfo(torch.float64).tiny
+
+
+def _within(gram: Tensor) -> Tensor:
+    """Σ (φ − mean)(φ − mean)ᵀ."""
+    count = gram[-1, -1]
+    mean = gram[-1, :-1] / count
+    return gram[:-1, :-1] - count * torch.outer(mean, mean)
 
 
 def counts_head(

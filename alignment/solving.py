@@ -1,5 +1,7 @@
 """Linear equations whose answer has the same bytes on every run and for every number of threads."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -14,9 +16,32 @@ def solve(matrix: Float64[Tensor, "n n"], wanted: Float64[Tensor, "n k"]) -> Flo
     changes with where its workspace happens to lie in memory. Raises `torch.linalg.LinAlgError` for a singular
     ``matrix``.
     """
+    with _one_thread():
+        return cast(Tensor, torch.linalg.solve(matrix, wanted))
+
+
+def cholesky(matrix: Float64[Tensor, "n n"]) -> Float64[Tensor, "n n"]:
+    """The lower triangular L with LLᵀ = ``matrix``, in one thread.
+
+    Raises `torch.linalg.LinAlgError` unless ``matrix`` is positive definite.
+    """
+    with _one_thread():
+        return cast(Tensor, torch.linalg.cholesky(matrix))
+
+
+def triangular_solve(
+    triangle: Float64[Tensor, "n n"], wanted: Float64[Tensor, "n k"], *, upper: bool
+) -> Float64[Tensor, "n k"]:
+    """The x of ``triangle`` x = ``wanted``, in one thread."""
+    with _one_thread():
+        return cast(Tensor, torch.linalg.solve_triangular(triangle, wanted, upper=upper))
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return cast(Tensor, torch.linalg.solve(matrix, wanted))
+        yield
     finally:
         torch.set_num_threads(threads)

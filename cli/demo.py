@@ -41,7 +41,7 @@ class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
 ASKS_SECONDS = 15.0
 # A line that a simulated site wrote, without what Ray puts before it.
 SITE_LINE = re.compile(r"\(ClientAppActor pid=\d+\)\S* (.+)")
-Head = Literal["mean", "counts", "ridge"]
+Head = Literal["mean", "counts", "ridge", "logistic"]
 Split = Literal["biased", "disjoint", "iid", "dirichlet"]
 
 

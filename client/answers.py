@@ -13,6 +13,7 @@ from alignment.batches import network_with
 from alignment.heads import feature_sums
 from alignment.interpolate import interpolate
 from alignment.least_squares import gram_sums, output_sums
+from alignment.logistic import logistic_sums
 from alignment.repair import corrected_moments, unit_moments
 from client.sources import Samples
 from models import head_name
@@ -96,6 +97,16 @@ def features_answer(model: nn.Module, message: Message, samples: Samples, classe
         model.load_state_dict(dict(state))
         sums = feature_sums(model, head_name(model), samples.batches(batch_size, device), classes)
         answers[name] = to_arrays(sums)
+    return answers
+
+
+def logistic_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+    """The loss of each network on ``samples`` and its derivative by the last layer."""
+    device = next(model.parameters()).device
+    answers: dict[str, ArrayRecord] = {}
+    for name, state in networks(message):
+        model.load_state_dict(dict(state))
+        answers[name] = to_arrays(logistic_sums(model, head_name(model), samples.batches(batch_size, device)))
     return answers
 
 

@@ -17,6 +17,7 @@ from client.answers import (
     features_answer,
     gram_answer,
     judge,
+    logistic_answer,
     moments_answer,
     outputs,
     outputs_answer,
@@ -181,6 +182,12 @@ def features(bench: Bench, message: Message) -> Mapping[str, object]:
         return features_answer(bench.model, message, statistics_samples(bench, message), bench.settings.classes)
 
 
+def logistic(bench: Bench, message: Message) -> Mapping[str, object]:
+    """Loss and gradient of the last layer of the networks sent."""
+    with bench.computing():
+        return logistic_answer(bench.model, message, statistics_samples(bench, message))
+
+
 def gram(bench: Bench, message: Message) -> Mapping[str, object]:
     """Gram matrices of the inputs of the network's layers."""
     return gram_answer(bench.model, message, statistics_samples(bench, message))
@@ -223,6 +230,7 @@ app.query("align")(answering(align))
 app.query("recalibrate")(answering(recalibrate))
 app.query("repair")(answering(repair))
 app.query("features")(answering(features))
+app.query("logistic")(answering(logistic))
 app.query("gram")(answering(gram))
 app.query("outputs")(answering(fit_outputs))
 app.evaluate()(answering(evaluate))

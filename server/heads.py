@@ -95,6 +95,13 @@ def solve_heads(
     content = RecordDict({name: to_arrays(state) for name, state in states.items()})
     solved = solved_layers(sites, model, content, list(states), round_number)
     networks = {name: {**states[name], **layer} for name, layer in solved.items()}
+    return {name: state for name, (state, _) in scaled_heads(sites, model, networks, round_number).items()}
+
+
+def scaled_heads(
+    sites: Sites, model: nn.Module, networks: Mapping[str, State], round_number: int
+) -> dict[str, tuple[dict[str, Tensor], LossSums]]:
+    """``networks`` with their logits times the factor of least loss on held-out samples, and how they do; one trip."""
     if not networks:
         return {}
     asked = RecordDict({name: to_arrays(state) for name, state in networks.items()})
@@ -102,7 +109,7 @@ def solve_heads(
     sums = pool(sites.answers(EVALUATE, asked, round_number, sums_reader(scaled_names(networks))))
     best = best_scales(sums, list(networks))
     head = head_name(model)
-    return {name: scaled_head(networks[name], head, scale) for name, (scale, _) in best.items()}
+    return {name: (scaled_head(networks[name], head, scale), found) for name, (scale, found) in best.items()}
 
 
 def solved_layers(
@@ -112,15 +119,35 @@ def solved_layers(
 
     ``asked`` are the networks' names. None where a site of the merge does not answer.
     """
-    head, classes = head_name(model), sites.settings.classes
-    answers = sites.answers(FEATURES, content, round_number, _reader(model, head, classes, asked))
-    if lacking := sorted(sites.merging - answers.keys()):
-        logger.warning("round %d: no head is solved, sums are missing of %s", round_number, ", ".join(lacking))
-        return {}
+    sums = pooled_features(sites, model, content, asked, round_number)
+    return {name: solved_layer(model, each) for name, each in sums.items()}
+
+
+def solved_layer(model: nn.Module, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The last layer, alone, by ridge regression."""
+    head = head_name(model)
     like = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(f"{head}.")}
+    return with_head(like, head, *ridge_head(sums))
+
+
+def pooled_features(
+    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str], round_number: int
+) -> dict[str, dict[str, Tensor]]:
+    """The sums over the features of each network that ``content`` asks about, over all sites; see `solved_layers`."""
+    answers = sites.answers(
+        FEATURES, content, round_number, _reader(model, head_name(model), sites.settings.classes, asked)
+    )
+    if not all_told(sites, answers, "no head is solved", round_number):
+        return {}
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
-    sums = {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
-    return {name: with_head(like, head, *ridge_head(each)) for name, each in sums.items()}
+    return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
+
+
+def all_told(sites: Sites, answers: Mapping[str, object], otherwise: str, round_number: int) -> bool:
+    """Whether every site of the merge sent its sums: a head without its samples would not know its classes."""
+    if lacking := sorted(sites.merging - answers.keys()):
+        logger.warning("round %d: %s, sums are missing of %s", round_number, otherwise, ", ".join(lacking))
+    return not lacking
 
 
 def scaled_names(names: Iterable[str]) -> list[str]:

@@ -74,7 +74,7 @@ class Search:
     def _towards(self, name: str, stage: str, current: State, end: State) -> State:
         points = self.sites.settings.mix_points
         lambdas = [number / (points - 1) for number in range(points)]
-        solve = self.sites.settings.head == "ridge"
+        solve = self.sites.settings.solves_head
         line = measure_line(self.sites, self.model, (current, end), lambdas, self.round_number, solve)
         if line is None:
             return current

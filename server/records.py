@@ -86,6 +86,18 @@ class GuardRecord(Record, frozen=True):
     aligned_loss: float | None = None
 
 
+class HeadRecord(Record, frozen=True):
+    """The merged network with its last layer by ridge and by logistic regression, and which of them was ``kept``.
+
+    ``trips`` were asked; ``logistic`` is empty where not one was answered by all.
+    """
+
+    kept: str
+    trips: int
+    ridge: Score
+    logistic: Score | None
+
+
 class MixStep(Record, frozen=True):
     """A step of the search for the best mixture: λ towards a site's network, of one stage or (empty) of all.
 
@@ -130,6 +142,7 @@ class RoundRecord(Record, frozen=True):
     baselines: dict[str, Score] = Field(default_factory=dict[str, Score])
     guard: dict[str, GuardRecord] = Field(default_factory=dict[str, GuardRecord])
     mix: list[MixStep] = Field(default_factory=list[MixStep])
+    head: HeadRecord | None = None
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
     barrier: BarrierRecord | None = None
     traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])

@@ -15,11 +15,13 @@ from server.evaluation import evaluate, pool
 from server.guard import guard, guard_mean
 from server.heads import average_by_counts, solve_heads
 from server.layers import merge_by_least_squares, merge_in_sequence
+from server.logistic import fit_head
 from server.mixing import Search
 from server.probing import probe
 from server.recalibration import keeps_statistics, recalibrate, repair
 from server.records import (
     BarrierRecord,
+    HeadRecord,
     MatchingRecord,
     RefusedRecord,
     RoundRecord,
@@ -61,6 +63,7 @@ class Stopwatch:
     round_number: int
     seconds: dict[str, float] = field(default_factory=dict[str, float])
     recalibration_samples: int = 0
+    head: HeadRecord | None = None
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
@@ -239,6 +242,9 @@ class Run:
         if settings.head == "ridge":
             with watch.phase("ridge"):
                 state = solve_heads(self.sites, self.model, {MERGED: state}, number).get(MERGED, state)
+        if settings.head == "logistic":
+            with watch.phase("logistic"):
+                state, watch.head = fit_head(self.sites, self.model, state, number)
         return state
 
     def _recalibrate(self, state: State, watch: Stopwatch) -> State:
@@ -304,6 +310,7 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         },
         seconds=watch.seconds,
         recalibration_samples=watch.recalibration_samples,
+        head=watch.head,
         inputs_sha256={
             site: sha256_of(one.state.path)
             for site, one in merged.replies.items()

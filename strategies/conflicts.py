@@ -134,7 +134,7 @@ robust = (
     Rule(
         "head",
         lambda settings: settings.head != "counts",
-        "'mean' or 'ridge'",
+        "'mean', 'ridge' or 'logistic'",
         "the last layer would be averaged over all sites by the counts that they tell",
     ),
     Rule(

@@ -41,6 +41,7 @@ NEEDS = (
     Needs(("gram-limit-megabytes",), lambda s: s.merge != "mean" or s.variants, "merge other than 'mean'"),
     Needs(("recalibrate-passes",), lambda s: s.norm in ("", "batch") or ":" in s.model, "a network with BatchNorm"),
     Needs(("path-samples",), lambda s: s.probe_points > 0 or s.mix == "search", "probe-points, or mix = 'search'"),
+    Needs(("head-trips",), lambda s: s.head == "logistic", "head = 'logistic'"),
     Needs(("mix-points",), lambda s: s.mix == "search", "mix = 'search'"),
     Needs(("malicious-sites",), lambda s: s.rule in ("trimmed-mean", "krum"), "rule = 'trimmed-mean' or 'krum'"),
     Needs(("clipping-norm",), lambda s: s.privacy in ("clipping", "local-dp"), "privacy = 'clipping' or 'local-dp'"),

@@ -183,9 +183,12 @@ class Settings(BaseModel, frozen=True):
     gram_limit_megabytes: Positive = 64.0
     """Most that a site sends of Gram matrices, and with `sequential` of products with outputs; layers past it, the
     largest first, are merged by their mean."""
-    head: Literal["mean", "counts", "ridge"] = "mean"
-    """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class; or
-    solved by `ridge` regression from sums that the sites send of the merged network's features."""
+    head: Literal["mean", "counts", "ridge", "logistic"] = "mean"
+    """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class;
+    solved by `ridge` regression from sums that the sites send of the merged network's features; or, from there, by
+    `logistic` regression, in `head-trips` more trips."""
+    head_trips: Count = 8
+    """Trips of `head = logistic`; the layer is kept if it has less loss on held-out samples than that of `ridge`."""
     recalibrate_passes: Count = 1
     """Trips in which BatchNorm statistics are recomputed. In the first each site normalises by its own batches; in each
     further one statistics become those of all sites together one layer deeper."""
@@ -227,6 +230,11 @@ class Settings(BaseModel, frozen=True):
     def tells_class_counts(self) -> bool:
         """Whether sites tell how many samples of each class they hold."""
         return self.baselines or self.variants or self.head == "counts"
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether the last layer is solved from sums over features."""
+        return self.head in ("ridge", "logistic")
 
     @property
     def is_plain_mean(self) -> bool:

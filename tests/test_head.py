@@ -1,6 +1,7 @@
 """The last layer of a merge, for sites with different labels."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.errors import SettingsError
-from strategies.protocol import CLASS_COUNTS, FEATURES, METRICS, TRAIN
+from strategies.protocol import CLASS_COUNTS, FEATURES, LOGISTIC, METRICS, TRAIN
 from strategies.settings import parse_settings
 from tests.attacks.federation import fail
 from tests.inprocess import honest, play_in_process, quick_settings
@@ -117,6 +118,85 @@ def test_without_one_sites_sums_no_head_is_solved(tmp_path: Path) -> None:
     solved = play_in_process(quick_settings(tmp_path / "ridge", head="ridge", **settings), tamper=silent)
     mean = play_in_process(quick_settings(tmp_path / "mean", head="mean", **settings))
     assert solved.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
+
+
+def test_logistic_regression_lowers_the_loss_and_both_heads_are_told(tmp_path: Path) -> None:
+    settings = {"split": "disjoint", "epochs": 1, "width": 16, "align_at": "site"}
+    ridge, logistic = (
+        one_round(play_in_process(quick_settings(tmp_path / head, head=head, **settings)))
+        for head in ("ridge", "logistic")
+    )
+    assert logistic.head is not None
+    assert logistic.head.logistic is not None
+    assert logistic.head.ridge == ridge.merged
+    assert logistic.head.kept == "logistic"
+    assert logistic.head.trips == 8
+    assert logistic.merged == logistic.head.logistic
+    assert logistic.head.logistic.loss < logistic.head.ridge.loss
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_without_a_gradient_the_last_layer_stays_where_it_was_brought(tmp_path: Path, after: int) -> None:
+    seen = 0
+
+    def silent(partition: int, reply: Message) -> Message:
+        nonlocal seen
+        if partition == 1 and reply.metadata.message_type == LOGISTIC:
+            seen += 1
+            if seen > after:
+                fail(reply)
+        return reply
+
+    settings = {"split": "disjoint", "epochs": 1, "width": 16, "align_at": "site"}
+    cut = play_in_process(quick_settings(tmp_path / "cut", head="logistic", **settings), tamper=silent)
+    as_long = {"head": "logistic", "head_trips": after} if after else {"head": "ridge"}
+    whole = play_in_process(quick_settings(tmp_path / "whole", **as_long, **settings))
+    record = one_round(cut)
+    assert record.head is not None
+    assert record.head.trips == after
+    assert (record.head.logistic is None) == (after == 0)
+    assert torch.equal(cut.network(1)["fc.weight"], whole.network(1)["fc.weight"])
+
+
+def test_the_ridge_head_stays_where_the_logistic_one_is_worse_on_held_out_samples(tmp_path: Path) -> None:
+    def worse(partition: int, reply: Message) -> Message:
+        """Site-eu's held-out samples like the logistic head less than they do."""
+        metrics = reply.content.metric_records.get(METRICS)
+        if partition == 1 and metrics is not None and "logistic" in metrics:
+            count, loss, right = cast(list[float], metrics["logistic"])
+            metrics["logistic"] = [count, loss + 1000.0, right]
+        return reply
+
+    settings = {"split": "disjoint", "epochs": 1, "width": 16, "align_at": "site"}
+    kept = play_in_process(quick_settings(tmp_path / "kept", head="logistic", **settings), tamper=worse)
+    ridge = play_in_process(quick_settings(tmp_path / "ridge", head="ridge", **settings))
+    record = one_round(kept)
+    assert record.head is not None
+    assert record.head.kept == "ridge"
+    assert kept.checkpoint_path(1).read_bytes() == ridge.checkpoint_path(1).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("loss", -1.0),
+        ("loss", float("nan")),
+        ("gradient", 1.0),
+        ("gradient", float("inf")),
+    ],
+    ids=["negative", "not a number", "no probabilities", "not finite"],
+)
+def test_gradients_that_cannot_be_cost_their_site_its_turn(tmp_path: Path, name: str, value: float) -> None:
+    def spoil(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == LOGISTIC:
+            (record,) = reply.content.array_records.values()
+            record[name] = Array(torch.full_like(torch.from_numpy(record[name].numpy().copy()), value).numpy())
+        return reply
+
+    record = one_round(play_in_process(quick_settings(tmp_path, head="logistic", epochs=1), 3, spoil))
+    assert [refused.site for refused in record.refused] == ["site-eu"]
+    assert record.head is not None
+    assert record.head.trips == 0
 
 
 class PerToken(nn.Module):

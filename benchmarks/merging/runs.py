@@ -42,6 +42,8 @@ ONCE: dict[str, dict[str, object]] = {
     # One layer after another, without and with the head that pooled data would give; and what that is worth by itself.
     "sequential": SEQUENTIAL,
     "sequential-ridge": SEQUENTIAL | {"head": "ridge"},
+    # Its record tells of the ridge head too.
+    "sequential-logistic": SEQUENTIAL | {"head": "logistic"},
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
     # Between the sites' networks and what came of fitting the layers.
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
@@ -57,6 +59,7 @@ ONWARDS: dict[str, dict[str, object]] = {
     # The head that pooled data would give, after every round; and the ensemble as a teacher of each site.
     "rounds-ridge": ROUNDS | {"head": "ridge"},
     "rounds-sequential": ROUNDS | {"merge": "sequential", "head": "ridge"},
+    "rounds-logistic": ROUNDS | {"merge": "sequential", "head": "logistic"},
     "rounds-distilled": ROUNDS | {"distillation": 1.0},
 }
 METHODS = ONCE | ONWARDS

@@ -8,9 +8,9 @@ from benchmarks.merging.pooled import kept_pooled
 from benchmarks.merging.runs import ONCE, ONWARDS, Played
 from server.records import Score
 
-# Of each network: title, method whose run tells it, and its name in the record; None: the network that was merged. The
-# runs of both ways of `EITHER` measure the same baselines.
-EITHER = ("joint", "activations")
+# Of each network: title, method whose run tells it, and its name in the record; None: the network that was merged. Some
+# networks are in the runs of two methods.
+EITHER = {"either": ("joint", "activations"), "in sequence": ("sequential-ridge", "sequential-logistic")}
 COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("best site", "either", "best"),
     ("worst site", "either", "worst"),
@@ -30,7 +30,8 @@ COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("naive + ridge", "joint", "naive.recalibrated.ridge"),
     ("naive + sequential + ridge", "sequential-none", None),
     ("joint + sequential", "sequential", None),
-    ("joint + sequential + ridge", "sequential-ridge", None),
+    ("joint + sequential + ridge", "in sequence", "head.ridge"),
+    ("joint + sequential + logistic", "sequential-logistic", None),
     ("joint + repair + ridge", "repair", None),
     ("search", "search", None),
     ("sequential + search", "sequential-search", None),
@@ -125,10 +126,10 @@ def _scores(played: Mapping[str, Sequence[Played]], method: str, name: str | Non
 
 
 def _of(played: Mapping[str, Sequence[Played]], method: str) -> Sequence[Played]:
-    """The runs of a method; of ``either``, one for each seed."""
-    if method != "either":
+    """The runs of a method; of those of `EITHER`, one for each seed."""
+    if method not in EITHER:
         return played.get(method, ())
-    by_task = {run.task.name: run for method in reversed(EITHER) for run in played.get(method, ())}
+    by_task = {run.task.name: run for method in reversed(EITHER[method]) for run in played.get(method, ())}
     return [by_task[name] for name in sorted(by_task)]
 
 
@@ -137,6 +138,8 @@ def _score(run: Played, name: str | None) -> Score | None:
         return run.first.merged
     if name.startswith(("best", "worst")):
         return _of_sites(run, name)
+    if name == "head.ridge":
+        return run.first.head.ridge if run.first.head is not None else run.first.merged
     return run.first.baselines.get(name)
 
 

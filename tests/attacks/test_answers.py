@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 from flwr.app import Message
 
-from strategies.protocol import EVALUATE, FEATURES, METRICS, PROBE, RECALIBRATE
+from strategies.protocol import EVALUATE, FEATURES, LOGISTIC, METRICS, PROBE, RECALIBRATE
 from tests.attacks.federation import RESNET, assert_costs_one_turn
 
 Spoil = Callable[[Message], None]
@@ -37,6 +37,7 @@ def one_less(reply: Message) -> None:
         (RECALIBRATE, RESNET),
         (EVALUATE, {}),
         (FEATURES, {"head": "ridge"}),
+        (LOGISTIC, {"head": "logistic", "head_trips": 2}),
         (PROBE, {"probe_points": 3}),
     ],
 )

@@ -1,0 +1,104 @@
+"""The last layer by logistic regression, from where ridge regression leaves it: one trip for each gradient."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+
+from flwr.app import Message, RecordDict
+from torch import Tensor, nn
+
+from alignment.heads import GRAM, TARGETS, with_head
+from alignment.logistic import GRADIENT, LOSS, Layer, logistic_head
+from alignment.moments import pool_moments
+from models import head_name
+from server.evaluation import evaluate, pool
+from server.heads import all_told, pooled_features, scaled_heads, solved_layer
+from server.records import HeadRecord, Score
+from server.sites import Sites
+from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums
+from strategies.decoding import read_state
+from strategies.errors import Reason, RefusedReply
+from strategies.protocol import LOGISTIC, MERGED, State, to_arrays
+
+logger = getLogger("fedrebasin")
+RIDGE, FITTED = "ridge", "logistic"
+
+
+def fit_head(
+    sites: Sites, model: nn.Module, state: State, round_number: int
+) -> tuple[dict[str, Tensor], HeadRecord | None]:
+    """``state`` with its last layer by ridge regression, or by logistic where that has less loss on held-out samples.
+
+    Where a site of the merge does not answer, it goes no further than it came; with no head solved, ``state`` is as it
+    was, and there is no record.
+    """
+    head = head_name(model)
+    content = RecordDict({MERGED: to_arrays(state)})
+    features = pooled_features(sites, model, content, [MERGED], round_number)
+    solved = {name: {**state, **solved_layer(model, sums)} for name, sums in features.items()}
+    scaled = scaled_heads(sites, model, solved, round_number)
+    if MERGED not in scaled:
+        return dict(state), None
+    ridge, sums = scaled[MERGED]
+    gradients = Gradients(sites, ridge, head, features[MERGED][TARGETS], round_number)
+    start = (ridge[f"{head}.weight"], ridge[f"{head}.bias"])
+    layer = logistic_head(start, features[MERGED][GRAM], gradients, sites.settings.head_trips)
+    heads = {RIDGE: ridge}
+    scores = {RIDGE: Score.of(sums)}
+    if gradients.trips:
+        heads[FITTED] = with_head(ridge, head, *layer)
+        # Both anew: a site that is lost by now takes its samples with it.
+        found = pool(evaluate(sites, heads, round_number))
+        scores |= {name: Score.of(each) for name, each in found.items()}
+    # Ties keep the first.
+    kept = min(scores, key=lambda name: scores[name].loss)
+    record = HeadRecord(kept=kept, trips=gradients.trips, ridge=scores[RIDGE], logistic=scores.get(FITTED))
+    logger.info("head: %s", record)
+    return heads[kept], record
+
+
+@dataclass
+class Gradients:
+    """What all sites' samples say of a layer in the place of ``network``'s ``head``.
+
+    like   Σ φyᵀ over the same samples: it has the shape of a gradient
+    trips  how many were answered by every site of the merge
+    """
+
+    sites: Sites
+    network: State
+    head: str
+    like: Tensor
+    round_number: int
+    trips: int = 0
+
+    def __call__(self, layer: Layer) -> Mapping[str, Tensor] | None:
+        """The sums of `alignment.logistic`; None when a site of the merge does not answer."""
+        content = RecordDict({MERGED: to_arrays(with_head(self.network, self.head, *layer))})
+        answers = self.sites.answers(LOGISTIC, content, self.round_number, _reader(self.like))
+        if not all_told(self.sites, answers, "the last layer is fitted no further", self.round_number):
+            return None
+        self.trips += 1
+        return pool_moments(list(answers.values()))
+
+
+def _reader(like: Tensor) -> Callable[[str, Message], dict[str, Tensor]]:
+    expected = {LOSS: ("float64", ()), GRADIENT: ("float64", tuple(like.shape))}
+
+    def read(site: str, reply: Message) -> dict[str, Tensor]:
+        records = reply.content.array_records
+        check_asked(site, records.keys(), [MERGED])
+        headers = {name: (array.dtype, tuple(array.shape)) for name, array in records[MERGED].items()}
+        if headers != expected:
+            detail = f"expected {expected}, got {headers!s:.200}"
+            raise RefusedReply(Reason.MALFORMED, site, detail, "loss and gradient")
+        sums = read_state(site, records[MERGED])
+        for name, tensor in sums.items():
+            check_finite_sums(site, tensor, f"{name} of the last layer")
+        gradient = sums[GRADIENT]
+        # Probabilities add up to one, and so do classes.
+        if float(sums[LOSS]) < 0 or bool((gradient.sum(1).abs() > GRAM_ROUNDING * gradient.abs().sum(1) + 1e-9).any()):
+            raise RefusedReply(Reason.MOMENTS, site, "no samples give these sums", "loss and gradient")
+        return sums
+
+    return read
