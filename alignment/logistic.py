@@ -101,7 +101,7 @@ def _descend(objective: Callable[[Tensor], tuple[float, Tensor]], zero: Tensor) 
     """Goes down from ``zero`` by L-BFGS until nothing is left to gain; the first step is that of the gradient."""
     value, gradient = objective(zero)
     # scipy's first step has length 1: so the unit is the gradient's length.
-    unit = float(gradient.norm())
+    unit = gradient.square().sum().sqrt().item()
     if unit == 0:
         return
 
