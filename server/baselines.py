@@ -19,7 +19,7 @@ RECALIBRATED = ".recalibrated"
 
 def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound, round_number: int) -> dict[str, Score]:
     """The scores of all these networks on the union of held-out samples, by name."""
-    states = dict(merged.raw)
+    states = {site: merged.raw.get(site, aligned) for site, aligned in merged.aligned.items()}
     means = plain_means(merged)
     repaired = recalibrate(sites, model, means, round_number)
     networks = {**states, **means, **{name + RECALIBRATED: state for name, state in repaired.items()}}
@@ -41,12 +41,10 @@ def measure_alone(sites: Sites, merged: MergedRound, round_number: int) -> dict[
 
 
 def plain_means(merged: MergedRound) -> dict[str, State]:
-    """The weighted means of the networks as they were trained and as they were aligned."""
+    """The weighted means of the networks as they were trained, where all are known so, and as they were aligned."""
+    known = {NAIVE: merged.raw, ALIGNED: merged.aligned} if merged.all_raw else {ALIGNED: merged.aligned}
     weights = list(merged.weights.values())
-    return {
-        NAIVE: exact_mean(list(merged.raw.values()), weights, merged.network),
-        ALIGNED: exact_mean(list(merged.aligned.values()), weights, merged.network),
-    }
+    return {name: exact_mean(list(each.values()), weights, merged.network) for name, each in known.items()}
 
 
 def log_priors(merged: MergedRound) -> dict[str, list[float]]:

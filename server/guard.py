@@ -13,9 +13,12 @@ from strategies.fed_rebasin import FedRebasin
 from strategies.rounds import MergedRound
 
 Decisions = dict[str, GuardRecord]
+Guarded = tuple[MergedRound, Decisions]
+# With all alignments, some of which were undone.
+WHOLE = "aligned.all"
 
 
-def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> tuple[MergedRound, Decisions]:
+def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> Guarded:
     """The round with each alignment undone that the probes speak against, and the decisions with what they saw.
 
     Looked at is the loss where the mean of the reference and the site's network would lie. A network in which nothing
@@ -27,25 +30,38 @@ def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> tuple[MergedRo
 
 
 def guard_mean(
-    sites: Sites, model: nn.Module, strategy: FedRebasin, merged: MergedRound, decisions: Decisions, number: int
-) -> tuple[MergedRound, Decisions]:
-    """The round with all alignment undone where its mean has more loss than that of the networks as they came.
+    sites: Sites, model: nn.Module, strategy: FedRebasin, collected: MergedRound, guarded: Guarded, number: int
+) -> Guarded:
+    """The round of least loss among the ``guarded`` one, the ``collected`` one with all alignments, and that with none.
 
-    Of three sites or more, lines from the reference do not tell of the mean of all. Both means have their statistics
-    renewed; two trips. As it was where no network was moved, or one is not known as it came, or nobody answers.
+    Lines from the reference tell of the mean of all only where there are two networks and one of them is the reference.
+    All means have their statistics renewed; two trips. As it was where no network was moved, or one is not known as it
+    came, or nobody answers; on ties too.
     """
-    if len(merged.aligned) < 3 or not merged.moved or merged.raw.keys() != merged.aligned.keys():
-        return merged, decisions
-    naive = merged.unmoved(merged.moved)
-    means = {NAIVE: strategy.mean(naive), ALIGNED: strategy.mean(merged)}
+    merged, decisions = guarded
+    told = len(merged.aligned) < 3 and merged.reference in merged.aligned
+    if told or not collected.moved or not collected.all_raw:
+        return guarded
+    naive = collected.unmoved(collected.moved)
+    rounds = {ALIGNED: merged, WHOLE: collected, NAIVE: naive}
+    rounds = {name: each for name, each in rounds.items() if name == NAIVE or each.moved}
+    if merged.moved == collected.moved:
+        del rounds[WHOLE]
+    means = {name: strategy.mean(each) for name, each in rounds.items()}
     sums = pool(evaluate(sites, recalibrate(sites, model, means, number), number))
     if sums.keys() != means.keys():
-        return merged, decisions
-    without, having = (sums[name].loss / sums[name].count for name in means)
-    if having <= without:
-        return merged, decisions
-    seen = {"decision": "undone", "naive_loss": without, "aligned_loss": having}
-    return naive, {s: d.model_copy(update=seen) if s in merged.moved else d for s, d in decisions.items()}
+        return guarded
+    losses = {name: each.loss / each.count for name, each in sums.items()}
+    best = min(rounds, key=lambda name: (losses[name], rounds[name].moved != merged.moved))
+    if rounds[best].moved == merged.moved:
+        return guarded
+    # Against what was taken stands the best with, or without, alignment.
+    seen = {
+        "decision": "undone" if best == NAIVE else "aligned",
+        "naive_loss": losses[NAIVE],
+        "aligned_loss": min(loss for name, loss in losses.items() if name != NAIVE),
+    }
+    return rounds[best], {s: d.model_copy(update=seen) if s in collected.moved else d for s, d in decisions.items()}
 
 
 def _decide(merged: MergedRound, site: str, paths: SitePaths | None) -> GuardRecord:

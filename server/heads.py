@@ -5,7 +5,6 @@ class has no say in its row; solved by ridge regression, it is what all samples 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from logging import getLogger
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -36,7 +35,6 @@ from strategies.protocol import (
 )
 from strategies.settings import Settings
 
-logger = getLogger("fedrebasin")
 # Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
 scales = [2 ** (0.375 * number) for number in range(17)]
 
@@ -57,19 +55,21 @@ def check_head(model: nn.Module, settings: Settings) -> None:
     """Raises `SettingsError` where the run would renew a last layer that cannot be: before anybody trains."""
     if settings.head == "mean" and not settings.variants:
         return
-    asked = f"setting {'variants' if settings.head == 'mean' else 'head'!r}"
+    key, instead = ("variants", "variants = false") if settings.head == "mean" else ("head", "head = 'mean'")
     head = head_name(model)
     state = model.state_dict()
-    if f"{head}.bias" not in state or len(state[f"{head}.weight"]) != settings.classes:
+    n_outputs, has_bias = len(state[f"{head}.weight"]), f"{head}.bias" in state
+    if not has_bias or n_outputs != settings.classes:
         raise SettingsError(
-            f"{asked}: the last layer, {head!r}, must have a bias and {settings.classes} outputs, one for each class"
+            f"setting {key!r}: the last layer, {head!r}, must have a bias and {settings.classes} outputs, one for each "
+            f"class; got {n_outputs} outputs, {'a' if has_bias else 'no'} bias. Set {instead}, or change the network."
         )
     inputs = example_of(settings)
     targets = torch.zeros(len(inputs), dtype=torch.long)
     try:
         feature_sums(model, head, [(inputs, targets)], settings.classes)
     except StateError as error:
-        raise SettingsError(f"{asked}: {error}; set head = 'mean'") from error
+        raise SettingsError(f"setting {key!r}: {error}. Set {instead}, or change the network.") from error
 
 
 def average_by_counts(
@@ -137,17 +137,11 @@ def pooled_features(
     answers = sites.answers(
         FEATURES, content, round_number, _reader(model, head_name(model), sites.settings.classes, asked)
     )
-    if not all_told(sites, answers, "no head is solved", round_number):
+    # Without a site's samples it would not know their classes.
+    if not sites.all_told(answers, sites.merging, "the last layer is not solved", round_number):
         return {}
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
     return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
-
-
-def all_told(sites: Sites, answers: Mapping[str, object], otherwise: str, round_number: int) -> bool:
-    """Whether every site of the merge sent its sums: a head without its samples would not know its classes."""
-    if lacking := sorted(sites.merging - answers.keys()):
-        logger.warning("round %d: %s, sums are missing of %s", round_number, otherwise, ", ".join(lacking))
-    return not lacking
 
 
 def scaled_names(names: Iterable[str]) -> list[str]:
@@ -181,7 +175,8 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     """The sums, judged by their headers before they are read; raises `RefusedReply`."""
     headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
     if headers != {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}:
-        raise RefusedReply(Reason.MALFORMED, site, f"feature sums: {headers}")
+        expected = {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}
+        raise RefusedReply(Reason.MALFORMED, site, f"expected {expected}, got {headers!s:.200}", "feature sums")
     sums = read_state(site, record)
     check_gram(site, sums[GRAM], "feature sums")
     check_finite_sums(site, sums[TARGETS], "feature sums of the classes")

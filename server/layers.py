@@ -1,6 +1,6 @@
 """Layers merged in closed form, from the Gram matrices of their inputs at every site."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from logging import getLogger
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -18,6 +18,8 @@ logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
 MEGABYTE = 1_000_000
 BYTES = 4
+MOST_NAMED = 5
+MEAN_INSTEAD = "layers are merged by their mean"
 
 
 def merge_by_least_squares(
@@ -29,7 +31,9 @@ def merge_by_least_squares(
     ``mean`` as it is when not every site answers: a network without its Gram matrices would have no say.
     """
     settings = sites.settings
-    layers = affordable(gram_sizes(model, example_of(settings)), settings.gram_limit_megabytes)
+    every = gram_sizes(model, example_of(settings))
+    layers = affordable(every, settings.gram_limit_megabytes)
+    _tell_left_out(sites, every, layers, round_number)
     size = sum(rows * rows for rows in layers.values()) * BYTES / MEGABYTE
     logger.info("round %d: each site sends Gram matrices of %d layers, %.1f MB", round_number, len(layers), size)
     asked = ConfigRecord({LAYERS: list(layers)})
@@ -38,8 +42,7 @@ def merge_by_least_squares(
         return RecordDict({site: to_arrays(aligned[site]), CONFIG: asked})
 
     grams = sites.answers(GRAM, content, round_number, _reader(layers), only=aligned)
-    if grams.keys() != aligned.keys():
-        logger.warning("round %d: merged by the mean, since Gram matrices are missing", round_number)
+    if not sites.all_told(grams, aligned, MEAN_INSTEAD, round_number):
         return dict(mean)
     return merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], settings.gram_shrinkage)
 
@@ -57,6 +60,7 @@ def merge_in_sequence(
     every = gram_sizes(model, example_of(settings))
     outputs_of = {name: len(mean[f"{name}.weight".removeprefix(".")]) for name in every}
     sizes = affordable(every, settings.gram_limit_megabytes, outputs_of)
+    _tell_left_out(sites, every, sizes, round_number)
     size = sum(rows * (rows + outputs_of[name]) for name, rows in sizes.items()) * BYTES / MEGABYTE
     logger.info("round %d: each site sends sums for %d layers in turn, %.1f MB", round_number, len(sizes), size)
     state: dict[str, Tensor] = dict(mean)
@@ -70,8 +74,7 @@ def merge_in_sequence(
 
         read = _fitting(layer, rows, outputs_of[layer])
         answers = sites.answers(OUTPUTS, content, round_number, read, only=aligned)
-        if answers.keys() != aligned.keys():
-            logger.warning("round %d: merged by the mean, since sums over %s are missing", round_number, layer)
+        if not sites.all_told(answers, aligned, MEAN_INSTEAD, round_number):
             return dict(mean)
         state = fit_layers(state, [{layer: answers[site]} for site in aligned])
     return state
@@ -98,6 +101,13 @@ def affordable(
     return {name: rows for name, rows in sizes.items() if name in chosen}
 
 
+def _tell_left_out(sites: Sites, every: Collection[str], chosen: Collection[str], round_number: int) -> None:
+    if left := [name for name in every if name not in chosen]:
+        named = ", ".join(left[:MOST_NAMED]) + (f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else "")
+        limit = f"gram-limit-megabytes = {sites.settings.gram_limit_megabytes:g} has no room for their sums"
+        sites.note(round_number, f"{len(left)} of {len(every)} layers are merged by their mean: {limit} ({named})")
+
+
 def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tuple[Tensor, Tensor]]:
     """What reads the sums of a layer with so many inputs and outputs."""
 
@@ -120,7 +130,7 @@ def _check_headers(site: str, record: ArrayRecord, shapes: Mapping[str, tuple[in
     headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
     if headers != wanted:
         odd = next(iter(sorted(set(headers.items()) ^ set(wanted.items()))))
-        raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {odd[0]!r}: unexpected or missing {odd[1]}")
+        raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {odd[0]!r:.80}: unexpected or missing {odd[1]!s:.80}")
 
 
 def _reader(layers: Mapping[str, int]) -> Callable[[str, Message], dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from alignment.logistic import GRADIENT, LOSS, Layer, logistic_head
 from alignment.moments import pool_moments
 from models import head_name
 from server.evaluation import evaluate, pool
-from server.heads import all_told, pooled_features, scaled_heads, solved_layer
+from server.heads import pooled_features, scaled_heads, solved_layer
 from server.records import HeadRecord, Score
 from server.sites import Sites
 from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums
@@ -76,7 +76,8 @@ class Gradients:
         """The sums of `alignment.logistic`; None when a site of the merge does not answer."""
         content = RecordDict({MERGED: to_arrays(with_head(self.network, self.head, *layer))})
         answers = self.sites.answers(LOGISTIC, content, self.round_number, _reader(self.like))
-        if not all_told(self.sites, answers, "the last layer is fitted no further", self.round_number):
+        otherwise = f"the last layer is fitted in {self.trips} trips"
+        if not self.sites.all_told(answers, self.sites.merging, otherwise, self.round_number):
             return None
         self.trips += 1
         return pool_moments(list(answers.values()))

@@ -67,7 +67,9 @@ class Search:
         own = self.alone[best]
         before = score.loss if score is not None else None
         self.steps.append(MixStep(towards=best, stage="", lam=1.0, loss=own.loss, before=before))
-        logger.info("mix: the network of %s as it is: %s", best, self.steps[-1])
+        self.sites.note(
+            self.round_number, f"the network of {best} as it is has less loss than any mixture: taken instead"
+        )
         # In memory: what a site sent lies in the spool, which a round clears when it is over.
         return dict(merged.aligned[best]), own
 

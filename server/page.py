@@ -141,7 +141,8 @@ counted at the server, which received and sent them, over all rounds.</p>
 <tr><th>round</th><th class="text">outcome</th><th class="text">reference</th><th class="text">merged</th>
 <th class="text">refused</th><th>accuracy</th><th>loss, nats</th><th>seconds</th></tr>
 {% for record in rounds %}
-<tr><td data-name="round">{{ record.round }}</td><td class="text" data-name="outcome">{{ record.outcome }}</td>
+<tr><td data-name="round">{{ record.round }}</td><td class="text" data-name="outcome">{{ record.outcome }}
+{%- for note in record.notes %}<div class="note">{{ note }}</div>{% endfor %}</td>
 <td class="text" data-name="reference">{{ record.reference or "–" }}</td>
 <td class="text" data-name="merged">{{ record.weights|join(", ") if record.outcome == "merged" else "–" }}</td>
 <td class="text" data-name="refused">

@@ -50,7 +50,7 @@ def repair(
     """
     asked = RecordDict({name: to_arrays(state) for name, state in ends.items()})
     moments = _pooled(sites, REPAIR, asked, number, moments_reader(unit_moments, model, sites.settings, list(ends)))
-    if moments.keys() != ends.keys():
+    if not sites.all_told(moments, ends, "units keep the means and deviations of the mean", number):
         return dict(merged)
     goals = goals_between([moments[name] for name in ends], [weight / sum(weights) for weight in weights])
     content = RecordDict({MERGED: to_arrays(merged), GOALS: to_arrays(goals)})
@@ -84,6 +84,7 @@ def _pooled(
     read: Callable[[str, Message], dict[str, Moments]],
 ) -> dict[str, Moments]:
     answers = sites.answers(message_type, content, round_number, read)
+    sites.all_told(answers, sites.merging, "statistics are those of the other sites", round_number)
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
     return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
 

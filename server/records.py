@@ -124,6 +124,7 @@ class RoundRecord(Record, frozen=True):
 
     own                   the network that each site sent, on its own held-out samples
     baselines             in the first round that merged, other networks on the union: each site alone, and more
+    notes                 what became of the round otherwise than the settings ask for
     missing               the sites that took part before and were not there
     variance              by BatchNorm layer, the variance of the merged network's activations over that of its ends
     recalibration_samples the training samples that the merged network's statistics were recomputed on
@@ -143,6 +144,7 @@ class RoundRecord(Record, frozen=True):
     guard: dict[str, GuardRecord] = Field(default_factory=dict[str, GuardRecord])
     mix: list[MixStep] = Field(default_factory=list[MixStep])
     head: HeadRecord | None = None
+    notes: list[str] = Field(default_factory=list[str])
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
     barrier: BarrierRecord | None = None
     traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])

@@ -152,6 +152,7 @@ class Run:
             "traffic": dict(sorted(traffic.items())),
             "refused": [RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in verdicts],
             "missing": sorted(self.sites.missing),
+            "notes": list(self.sites.notes),
         }
 
     def _openly(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
@@ -192,7 +193,10 @@ class Run:
         merged, decisions = guard(collected, seen)
         if seen:
             with watch.phase("guard"):
-                merged, decisions = guard_mean(self.sites, self.model, self.strategy, merged, decisions, number)
+                guarded = (merged, decisions)
+                merged, decisions = guard_mean(self.sites, self.model, self.strategy, collected, guarded, number)
+        if undone := [site for site, each in decisions.items() if each.decision == "undone"]:
+            self.sites.note(number, f"not aligned, since the mean has less loss so: {', '.join(undone)}")
         search = Search(self.sites, self.model, number)
         state = self._merge(merged, search, watch)
         with watch.phase("evaluate"):

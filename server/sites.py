@@ -71,6 +71,7 @@ class Sites:
     tell: Callable[[Mapping[str, object]], None] = silent
     answered: list[str] = field(default_factory=list[str])
     merging: set[str] = field(default_factory=set[str])
+    notes: list[str] = field(default_factory=list[str])
 
     def begin_round(self) -> None:
         """Forgets what sites did in the round before."""
@@ -78,6 +79,20 @@ class Sites:
         self.refused.clear()
         self.out.clear()
         self.merging.clear()
+        self.notes.clear()
+
+    def note(self, round_number: int, text: str) -> None:
+        """Says, in the log and in the round's record, what became of it otherwise than the settings ask for."""
+        if text not in self.notes:
+            logger.warning("round %d: %s", round_number, text)
+            self.notes.append(text)
+
+    def all_told(self, told: Collection[str], expected: Collection[str], otherwise: str, round_number: int) -> bool:
+        """Whether every site ``expected`` is among those that ``told``; else notes what comes ``otherwise``."""
+        lacking = sorted(set(expected) - set(told))
+        if lacking:
+            self.note(round_number, f"{otherwise}, without an answer of {', '.join(lacking)}")
+        return not lacking
 
     def leave_out(self, *verdicts: RefusedReply) -> None:
         """Keeps verdicts. Their sites are not asked again in this round: a bad reply, or none, costs the turn."""

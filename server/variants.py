@@ -47,7 +47,8 @@ def measure_variants(
 
 def alignments(strategy: FedRebasin, merged: MergedRound) -> Iterator[tuple[str, Mapping[str, State]]]:
     """The networks by site: as they were trained, as aligned, and, of those that proposed, as weights align them."""
-    yield NAIVE, merged.raw
+    if merged.all_raw:
+        yield NAIVE, merged.raw
     yield ALIGNED, merged.aligned
     if strategy.align_at == "both":
         for name in (WEIGHTS, THEN_WEIGHTS):

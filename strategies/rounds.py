@@ -52,6 +52,11 @@ class MergedRound:
         """The sites of whose networks alignment moves a unit."""
         return frozenset(site for site, matching in self.matchings.items() if any(matching.moved.values()))
 
+    @property
+    def all_raw(self) -> bool:
+        """Whether every network is known as its site trained it."""
+        return self.raw.keys() == self.aligned.keys()
+
     def unmoved(self, sites: Collection[str]) -> "MergedRound":
         """The same with the networks of ``sites`` as they were trained, which must be known."""
         back = {site: self.raw[site] for site in sites}

@@ -15,7 +15,8 @@ from server.records import PathRecord, RoundRecord, SitePaths
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
-from strategies.protocol import ARRAYS, EVALUATE, METRICS, TRAIN, to_state, unpack_sums
+from strategies.files import write_tensors
+from strategies.protocol import ARRAYS, EVALUATE, METRICS, PROBE, TRAIN, to_state, unpack_sums
 from strategies.rounds import MergedRound
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
@@ -103,6 +104,38 @@ def test_of_three_sites_the_mean_itself_decides(tmp_path: Path, praised: str, de
     plain = play_in_process(quick_settings(tmp_path / "plain", split="iid", width=32, align_at="none"), 3)
     same = all(torch.allclose(store.network(1)[name], each) for name, each in plain.network(1).items())
     assert same is (decision == "undone")
+
+
+@pytest.mark.parametrize(
+    ("liked", "decided"),
+    [("naive", ["undone"] * 2), ("aligned.all", ["aligned"] * 2), ("aligned", ["aligned", "undone"])],
+)
+def test_of_two_sites_apart_from_the_reference_the_mean_itself_decides(
+    tmp_path: Path, liked: str, decided: list[str]
+) -> None:
+    """Two networks, each moved towards a third that is not in their mean; the line to one of them speaks against it."""
+
+    def tamper(partition: int, reply: Message) -> Message:
+        metrics = reply.content.metric_records.get(METRICS)
+        if metrics is not None and reply.metadata.message_type == PROBE:
+            probed.append(partition)
+            # Of the first site's two lines, the aligned one is worse wherever it is looked at.
+            loss = 900.0 if len(probed) <= 2 else 100.0
+            reply.content[METRICS] = MetricRecord({name: [100.0, loss, 50.0] for name in metrics})
+        if metrics is not None and "naive" in metrics:
+            reply.content[METRICS] = MetricRecord({n: [100.0, 1.0 if n == liked else 2.0, 50.0] for n in metrics})
+        return reply
+
+    probed: list[int] = []
+    reference = tmp_path / "reference.safetensors"
+    write_tensors(reference, build(Architecture("mlp", (1, 8, 8), 10, 32, 2, "none"), 5).state_dict())
+    settings = quick_settings(tmp_path / "run", split="iid", width=32, reference=str(reference), probe_points=3)
+    record = one_round(store := play_in_process(settings, 2, tamper))
+    assert sorted(each.decision for each in record.guard.values()) == decided
+    plain = play_in_process(quick_settings(tmp_path / "plain", split="iid", width=32, align_at="none"), 2)
+    same = all(torch.allclose(store.network(1)[name], each) for name, each in plain.network(1).items())
+    assert same is (liked == "naive")
+    assert bool(record.notes) is (liked != "aligned.all")
 
 
 def test_the_search_ends_at_worst_at_the_best_site(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message
 
+from server.summary import read_rounds
 from strategies.protocol import ALIGN, PERMUTATION
-from tests.attacks.federation import Change, assert_costs_one_turn
+from tests.attacks.federation import HOSTILE_NAME, Change, assert_costs_one_turn, attacked
 
 WRONG: dict[str, Change] = {
     "all the same": lambda units: units * 0,
@@ -25,6 +26,21 @@ def test_a_group_that_is_no_permutation(change: Change) -> None:
         record[name] = Array(change(record[name].numpy()))
 
     assert_costs_one_turn(spoil, "PERMUTATION", ALIGN, align_at="both")
+
+
+def test_one_that_is_kept_back_leaves_the_naive_mean_unknown() -> None:
+    """Where the site aligns itself and naive means are asked for; nobody else loses anything."""
+
+    def spoil(reply: Message) -> None:
+        del reply.content.array_records[PERMUTATION]
+
+    store = attacked(spoil, ALIGN, align_at="site", baselines=True, variants=True)
+    first, second = read_rounds(store)
+    assert [first.outcome, second.outcome] == ["merged", "merged"]
+    assert not first.refused
+    assert HOSTILE_NAME in first.baselines
+    assert "aligned.recalibrated" in first.baselines
+    assert not [name for name in first.baselines if name.startswith("naive")]
 
 
 def test_a_group_of_another_network() -> None:
