@@ -13,7 +13,7 @@ from cli.output import Format, print_json, print_table, warn
 from models import Architecture, build, example_inputs
 from server.heads import check_head
 from strategies.errors import SettingsError
-from strategies.idle import idle
+from strategies.idle import remarks
 from strategies.settings import REFERENCES, Settings, parse_settings
 
 
@@ -59,7 +59,7 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
 
 def tell_idle(found: Settings) -> None:
     """Says which settings change nothing beside the others, and which may not be what was meant."""
-    for line in idle(found):
+    for line in remarks(found):
         warn(line)
     meant = get_close_matches(found.reference.lower(), REFERENCES, 1, 0.8) if found.reference_is_site else []
     if meant:

@@ -24,7 +24,7 @@ from strategies.bounds import Bounds
 from strategies.checkpoints import CheckpointError, read_checkpoint
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
-from strategies.idle import idle
+from strategies.idle import remarks
 from strategies.protocol import State
 from strategies.settings import Settings, parse_settings
 from strategies.spool import Spool
@@ -45,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
         raise
     store = RunStore(Path(settings.runs_dir) / settings.run)
     logger.info("server code: %s, run store: %s", Path(__file__), store.directory)
-    for line in idle(settings):
+    for line in remarks(settings):
         logger.warning("%s", line)
     try:
         with store.held():

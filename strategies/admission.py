@@ -47,7 +47,7 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
         raise RefusedReply(Reason.NOT_FINITE if worst else Reason.NORM, site, "expected finite values", worst)
     proposed, said = content.array_records.get(PERMUTATION), content.config_records.get(MATCHING)
     permutation = None if proposed is None else unpack_permutation(site, proposed, spec)
-    reported = None if said is None else unpack_matching(site, said)
+    reported = None if said is None else unpack_matching(site, said, spec)
     return Admitted(site, state, weight, metrics, norm, permutation, reported)
 
 

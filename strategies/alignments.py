@@ -42,15 +42,17 @@ def pack_matching(matching: Matching, seconds: float = 0.0) -> ConfigRecord:
     return ConfigRecord({**numbers, **{MOVED + group: share for group, share in matching.moved.items()}})
 
 
-def unpack_matching(site: str, record: ConfigRecord) -> Reported:
-    """The inverse of `pack_matching`; raises `RefusedReply` where a number is missing or is none."""
+def unpack_matching(site: str, record: ConfigRecord, spec: PermutationSpec) -> Reported:
+    """The inverse of `pack_matching`; raises `RefusedReply` where a number is missing or none, or a group unknown."""
     try:
         numbers = {key: float(str(record[key])) for key in ("objective", "gain", "sweeps")}
         moved = {key.removeprefix(MOVED): float(str(record[key])) for key in record if key.startswith(MOVED)}
         converged = bool(record["converged"])
         numbers["seconds"] = float(str(record.get("seconds", 0.0)))
     except (KeyError, ValueError) as error:
-        raise RefusedReply(Reason.MALFORMED, site, f"matching: {error}") from None
+        raise RefusedReply(Reason.MALFORMED, site, f"matching: {error!s:.80}") from None
+    if unknown := sorted(moved.keys() - spec.groups.keys()):
+        raise RefusedReply(Reason.MALFORMED, site, f"matching: the network has no group {unknown[0]!r:.80}")
     finite = all(map(math.isfinite, numbers.values()))
     if not finite or numbers["seconds"] < 0 or not all(0 <= share <= 1 for share in moved.values()):
         raise RefusedReply(Reason.MALFORMED, site, "matching: a number is out of range")
@@ -67,7 +69,7 @@ def unpack_permutation(site: str, record: ArrayRecord, spec: PermutationSpec) ->
     """The inverse of `pack_permutation`; raises `RefusedReply` unless it is one of this network."""
     # Judged by its header before anything is allocated.
     for group in sorted(set(record) ^ set(spec.groups)):
-        raise RefusedReply(Reason.PERMUTATION, site, f"group {group!r} is missing or unknown")
+        raise RefusedReply(Reason.PERMUTATION, site, f"group {group!r:.80} is missing or unknown")
     for group, array in record.items():
         units = spec.groups[group]
         if array.dtype != "int64" or math.prod(array.shape) > units * _rows(spec, group):

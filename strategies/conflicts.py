@@ -37,7 +37,7 @@ private = (
     Rule(
         "reference",
         lambda settings: settings.reference_is_known,
-        "'global', the path of a safetensors file, or, if start = 'shared', 'auto'",
+        "the path of a safetensors file, or, if start = 'shared' or 'initial' is given, 'global'",
         "one site would send its network as it is, for the others to align to",
     ),
     Rule(

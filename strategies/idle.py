@@ -42,6 +42,11 @@ NEEDS = (
     Needs(("recalibrate-passes",), lambda s: s.norm in ("", "batch") or ":" in s.model, "a network with BatchNorm"),
     Needs(("path-samples",), lambda s: s.probe_points > 0 or s.mix == "search", "probe-points, or mix = 'search'"),
     Needs(("head-trips",), lambda s: s.head == "logistic", "head = 'logistic'"),
+    Needs(
+        ("admission", "max-update-norm", "max-update-ratio", "max-weight-share"),
+        lambda s: s.privacy != "secure-aggregation",
+        "to see each site's network, as with any other privacy",
+    ),
     Needs(("mix-points",), lambda s: s.mix == "search", "mix = 'search'"),
     Needs(("malicious-sites",), lambda s: s.rule in ("trimmed-mean", "krum"), "rule = 'trimmed-mean' or 'krum'"),
     Needs(("clipping-norm",), lambda s: s.privacy in ("clipping", "local-dp"), "privacy = 'clipping' or 'local-dp'"),
@@ -53,6 +58,20 @@ NEEDS = (
     ),
     Needs(("dirichlet-alpha",), lambda s: s.split == "dirichlet", "split = 'dirichlet'"),
 )
+
+
+def remarks(settings: Settings) -> list[str]:
+    """What whoever set them is told of settings that are no errors."""
+    return [*idle(settings), *_unled(settings)]
+
+
+def _unled(settings: Settings) -> list[str]:
+    if settings.reference != "global" or settings.start == "shared" or settings.initial or settings.align_at == "none":
+        return []
+    return [
+        "setting 'reference' = 'global': sites that start apart are aligned to a random network that nobody trained, "
+        "which brings them into no common order; set 'largest', start = 'shared', or 'initial' to a trained network"
+    ]
 
 
 def idle(settings: Settings) -> list[str]:

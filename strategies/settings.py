@@ -69,7 +69,8 @@ class Settings(BaseModel, frozen=True):
     max_update_ratio: NotNegative = 20.0
     """The same in medians of the round's updates, where three or more came; 0: none."""
     max_weight_share: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Greatest share of one site in the mean, however many samples it says it has."""
+    """Greatest share of one site in the mean, however many samples it says it has. Neither this nor the bounds above
+    hold under secure aggregation, where nobody sees what one site adds to the sum."""
     rule: Literal["mean", "trimmed-mean", "median", "krum"] = "mean"
     """How aligned networks become one: their weighted `mean`; of each number the `median`, or the `trimmed-mean`
     without the `malicious-sites` greatest and least; or the network nearest to the others, `krum`. All but the mean
@@ -161,13 +162,15 @@ class Settings(BaseModel, frozen=True):
     refine: bool = False
     """With `both`: start weight matching at the server from the site's proposal."""
     guard: bool = True
-    """Undo an alignment where the probes see more loss with it than without; with three sites or more also all of
-    them, where the mean has: by these held-out losses never worse than FedAvg. Needs `probe-points`, and networks as
-    they were trained: with `align-at = site` only those that `variants` asks for."""
+    """Undo an alignment where the probes see more loss with it than without; where lines do not tell of the mean
+    (three sites or more, or a reference that is none of them), take it with all, some or none of the alignments: by
+    held-out losses never worse than FedAvg. Needs `probe-points`, and networks as they were trained, which with
+    `align-at = site` only `baselines` and `variants` ask for; else it has nothing to judge by."""
     mix: Literal["mean", "search"] = "mean"
     """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
-    what `merge` made of them, then stage by stage, by the loss on held-out samples. Where a site's network as it is
-    has less loss than what that comes to, it is taken: by that loss never worse than the best site."""
+    what `merge` made of them, then stage by stage (the network's direct children), by the loss on held-out samples.
+    Where a site's network as it is has less loss than what that comes to, it is taken: by that loss never worse than
+    the best site."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: OrUsual = 0
@@ -175,9 +178,10 @@ class Settings(BaseModel, frozen=True):
     path_samples: OrUsual = 2000
     """The same at each point of a line."""
     merge: Literal["mean", "least-squares", "sequential"] = "mean"
-    """How layers are merged: by their weighted `mean`; or, linear and convolutional ones, by `least-squares` from Gram
-    matrices of their inputs, which each site sends (RegMean); or `sequential`: one after another, each fitted, on what
-    the merged ones before feed it, to what it puts out in the sites' networks. That takes two trips for each layer."""
+    """How layers are merged: by their weighted `mean`; or, those of `Linear` and of `Conv2d` with one group, padded by
+    zeros, by `least-squares` from Gram matrices of their inputs, which each site sends (RegMean); or `sequential`: one
+    after another, each fitted, on what the merged ones before feed it, to what it puts out in the sites' networks. That
+    takes two trips for each layer."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
     """What is left of the Gram matrices' off-diagonals, with `least-squares`."""
     gram_limit_megabytes: Positive = 64.0
@@ -200,7 +204,7 @@ class Settings(BaseModel, frozen=True):
     not move gets 3. With any, each site's network is also measured alone in the first round that merges."""
     baselines: bool = False
     """Also measure, in the first round that merges, each site alone and prior-corrected, their ensemble and the naive
-    mean. Sites then send their class counts, and see each other's networks."""
+    mean. Sites then send their class counts and networks as they were trained, and see each other's networks."""
     variants: bool = False
     """Also measure, in the first round that merges, the naive and the aligned mean with each other last layer, and by
     least squares; with or without `baselines`. Sites then send their networks as they were trained, too."""

@@ -16,7 +16,7 @@ PRIVATE: dict[str, object] = {"align-at": "site", "start": "shared", "probe-poin
         ({"align-at": "both"}, "expected 'site' with privacy = "),
         ({"align-at": "none"}, "setting 'align-at'"),
         ({"start": "seed"}, "one site would send its network as it is, for the others to align to"),
-        ({"reference": "medoid"}, "Set reference to 'global', the path of a safetensors file"),
+        ({"reference": "medoid"}, "Set reference to the path of a safetensors file, or"),
         ({"reference": "site-eu"}, "got 'site-eu'"),
         ({"probe-points": 25}, "would be sent to all others, which measure the line to it. Set probe-points to 0"),
         ({"probe-points": 3}, "setting 'probe-points': expected 0"),

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from strategies.idle import idle
+from strategies.idle import idle, remarks
 from strategies.settings import parse_settings
 from tests.commands import run
+
+PRIVATE: dict[str, object] = {"align-at": "site", "reference": "reference.safetensors", "probe-points": 0}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,7 @@ from tests.commands import run
         ({"gram-limit-megabytes": 1.0}, "it needs merge other than 'mean'"),
         ({"gram-shrinkage": 0.5, "merge": "sequential"}, "it needs merge = 'least-squares'"),
         ({"mix-points": 5}, "it needs mix = 'search'"),
+        ({"head-trips": 5, "head": "ridge"}, "it needs head = 'logistic'"),
         ({"malicious-sites": 2, "rule": "median"}, "it needs rule = 'trimmed-mean' or 'krum'"),
         ({"dp-epsilon": 0.9}, "it needs privacy = 'local-dp'"),
         ({"dirichlet-alpha": 1.0}, "it needs split = 'dirichlet'"),
@@ -52,6 +55,8 @@ def test_nothing_is_matched_again_where_nobody_aligns() -> None:
         {"gram-limit-megabytes": 1.0, "merge": "sequential"},
         {"gram-shrinkage": 0.5, "variants": True},
         {"mix-points": 5, "mix": "search"},
+        {"head-trips": 5, "head": "logistic"},
+        {"max-weight-share": 0.5, "privacy": "clipping", **PRIVATE},
         {"path-samples": 9, "probe-points": 0, "mix": "search"},
         {"recalibrate-passes": 3},
         {"dirichlet-alpha": 1.0, "split": "dirichlet"},
@@ -59,6 +64,27 @@ def test_nothing_is_matched_again_where_nobody_aligns() -> None:
 )
 def test_a_setting_with_one_is_not(config: dict[str, object]) -> None:
     assert idle(parse_settings(config)) == []
+
+
+@pytest.mark.parametrize("key", ["max-weight-share", "max-update-norm", "max-update-ratio"])
+def test_what_nobody_sees_under_secure_aggregation_is_not_bounded(key: str) -> None:
+    (line,) = idle(parse_settings({key: 0.5, "privacy": "secure-aggregation", "min-sites": 3, **PRIVATE}))
+    assert f"setting {key!r} = 0.5 changes nothing: it needs to see each site's network" in line
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"reference": "global"}, True),
+        ({"reference": "global", "start": "shared"}, False),
+        ({"reference": "global", "initial": "trained.safetensors"}, False),
+        ({"reference": "global", "align-at": "none"}, False),
+        ({"reference": "largest"}, False),
+    ],
+)
+def test_an_untrained_reference_is_told(config: dict[str, object], told: bool) -> None:
+    lines = remarks(parse_settings(config))
+    assert any("a random network that nobody trained" in line for line in lines) is told
 
 
 def test_it_is_told_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

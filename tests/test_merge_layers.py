@@ -42,6 +42,29 @@ def test_what_passes_the_limit_is_left_to_the_mean() -> None:
 
 
 @pytest.mark.parametrize("merge", ["least-squares", "sequential"])
+def test_layers_past_the_limit_are_named_and_keep_their_mean(tmp_path: Path, merge: str) -> None:
+    changes: dict[str, object] = {"epochs": 1, "width": 64, "probe_points": 0}
+    store = play_in_process(quick_settings(tmp_path / "cut", merge=merge, gram_limit_megabytes=0.04, **changes))
+    mean = play_in_process(quick_settings(tmp_path / "mean", **changes)).network(1)
+    (record,) = read_rounds(store)
+    (note,) = record.notes
+    assert "of 3 layers are merged by their mean: gram-limit-megabytes = 0.04 has no room for their sums (" in note
+    left = note.rpartition("(")[2].rstrip(")").split(", ")
+    weights = {name.removesuffix(".weight") for name in mean if name.endswith(".weight")}
+    same = {name for name in weights if torch.equal(store.network(1)[f"{name}.weight"], mean[f"{name}.weight"])}
+    assert same == set(left)
+
+
+def test_the_shrinkage_reaches_the_equations(tmp_path: Path) -> None:
+    changes: dict[str, object] = {"merge": "least-squares", "epochs": 1, "probe_points": 0}
+    networks = [
+        play_in_process(quick_settings(tmp_path / str(alpha), gram_shrinkage=alpha, **changes)).network(1)
+        for alpha in (0.0, 0.5)
+    ]
+    assert not torch.equal(*(each["fc.weight"] for each in networks))
+
+
+@pytest.mark.parametrize("merge", ["least-squares", "sequential"])
 def test_what_sites_will_send_is_told_before_they_do(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, merge: str
 ) -> None:
