@@ -1,5 +1,6 @@
 """Sites that align themselves, on their own data: what crosses the wire, and what the merge gains."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,6 +112,15 @@ def test_each_way_of_matching_lowers_the_barrier(tmp_path: Path, matching: str) 
     assert barrier is not None
     assert barrier.naive is not None
     assert barrier.aligned < 0.8 * barrier.naive
+
+
+@pytest.mark.parametrize("setting", [{"matching_weight": 5.0}, {"matching_samples": 8}], ids=["weight", "samples"])
+def test_a_setting_of_the_matching_changes_what_is_found(tmp_path: Path, setting: dict[str, object]) -> None:
+    networks: list[dict[str, torch.Tensor]] = []
+    for name, changes in (("usual", {}), ("changed", setting)):
+        run = quick_settings(tmp_path / name, align_at="site", epochs=1, probe_points=0, **changes)
+        networks.append(play_in_process(run).network(1))
+    assert not all(torch.equal(networks[0][key], networks[1][key]) for key in networks[0])
 
 
 def test_a_refined_proposal_has_no_lower_objective(tmp_path: Path) -> None:
@@ -236,24 +246,32 @@ def test_flowers_own_strategies_merge_the_aligned_replies(tmp_path: Path) -> Non
             replies.append(reply)
         return reply
 
-    store = play_in_process(settings, 3, keep)
-    # Flower's FedAvg sums in the order in which replies come; ours in that of names, which here is another.
+    store = play_in_process(settings, 5, keep)
     ours = store.network(1)
-    found = {type(s).__name__: merged_by(s, replies) for s in (FedAvg(), FedMedian(), FedTrimmedAvg(beta=0.34))}
-    assert all(ours[name].allclose(found["FedAvg"][name], atol=1e-6) for name in ours)
-    raw = [own_network(settings, partition) for partition in range(3)]
-    for merged in found.values():
-        assert distance(merged, ours) < 0.5 * distance(mean(raw), ours)
+    sent = [to_state(reply.content.array_records[ARRAYS]) for reply in replies]
+    found = {type(s).__name__: merged_by(s, replies) for s in (FedAvg(), FedMedian(), FedTrimmedAvg(beta=0.2))}
+    ranked = {name: torch.stack([state[name] for state in sent]).sort(0).values for name in ours}
+    expected = {
+        # Flower's FedAvg sums in the order in which replies come; ours in that of names, which here is another.
+        "FedAvg": ours,
+        "FedMedian": {name: each[2] for name, each in ranked.items()},
+        "FedTrimmedAvg": {name: each[1:-1].mean(0) for name, each in ranked.items()},
+    }
+    raw = mean([own_network(settings, partition) for partition in range(5)])
+    for name, merged in found.items():
+        assert all(merged[key].allclose(expected[name][key], atol=1e-6) for key in ours)
+        assert distance(merged, ours) < 0.5 * distance(raw, ours)
 
 
 def merged_by(strategy: FedAvg, replies: Sequence[Message]) -> dict[str, torch.Tensor]:
-    arrays, _ = strategy.aggregate_train(1, list(replies))
-    assert arrays is not None
+    # It empties the records that it has read.
+    arrays, _ = strategy.aggregate_train(1, copy.deepcopy(list(replies)))
+    assert arrays
     return to_state(arrays)
 
 
 def own_network(settings: Settings, partition: int) -> dict[str, torch.Tensor]:
-    name = ("site-us", "site-eu", "site-3")[partition]
+    name = ("site-us", "site-eu", "site-3", "site-4", "site-5")[partition]
     state = load_own(Site(name, Path(settings.runs_dir) / "test" / "sites" / name, "digits"))
     assert state is not None
     return state
