@@ -61,9 +61,9 @@ def logistic_head(
     ``start``: the layer of least objective among those that were measured.
 
     ``gram`` is Σ φφᵀ over the samples and r its `shrinkage`; the bias is not shrunk. ``measure`` gives the sums of the
-    samples by a layer; None ends the search. The objective's second derivative is nowhere above ½ Σ φφᵀ + r (Böhning
-    1992, theorem 2), for every class; L-BFGS goes in the coordinates in which that bound is the identity, and begins
-    with the step that cannot fail there.
+    samples by a layer; None ends the search. The second derivative is nowhere above ½ Σ φφᵀ + r for each class (Böhning
+    1992): that of one sample's loss by its logits, diag(p) − ppᵀ, has no eigenvalue above 2p(1 − p) ≤ ½. L-BFGS goes in
+    the coordinates in which that bound is the identity, and begins with the step that cannot fail there.
     """
     pull = torch.full((len(gram), 1), shrinkage(gram, ridge).item(), dtype=torch.float64)
     pull[-1] = 0

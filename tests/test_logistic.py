@@ -103,6 +103,24 @@ def test_each_step_costs_one_measurement_and_none_makes_it_worse(steps: int) -> 
     assert losses == sorted(losses, reverse=True)
 
 
+def test_the_second_derivative_is_below_the_bound() -> None:
+    """Without which a step of the gradient could fail."""
+    model, sites = task()
+    inputs, targets = (torch.cat(parts) for parts in zip(*(batch for (batch,) in sites), strict=True))
+    phi = torch.cat((model.body(inputs).tanh().detach(), torch.ones(N, 1)), 1)
+    gram = phi.T @ phi
+    for scale in (0.0, 1.0, 10.0):
+        rows = scale * torch.randn(FEATURES + 1, CLASSES, dtype=torch.float64)
+
+        def loss(rows: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(phi @ rows, targets, reduction="sum")
+
+        curvature: Any = torch.autograd.functional.hessian(loss, rows)
+        size = rows.numel()
+        bound = torch.einsum("ij,kl->ikjl", gram / 2, torch.eye(CLASSES)).reshape(size, size)
+        assert torch.linalg.eigvalsh(bound - curvature.reshape(size, size)).min() > -1e-9
+
+
 def test_without_a_measurement_it_is_where_it_began() -> None:
     start = (torch.ones(CLASSES, FEATURES), torch.ones(CLASSES))
     gram = torch.eye(FEATURES + 1, dtype=torch.float64)
