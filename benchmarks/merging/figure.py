@@ -30,6 +30,7 @@ SHOWN = (
     ("joint", "o", NAIVE_COLOUR),
     ("joint + ridge", "^", NAIVE_COLOUR),
     ("joint + sequential + ridge", "o", ALIGNED_COLOUR),
+    ("joint + sequential + logistic", "P", ALIGNED_COLOUR),
     ("search", "^", ALIGNED_COLOUR),
 )
 
@@ -48,8 +49,17 @@ def main() -> None:
         for ax, (data, part) in zip(axes, parts.items(), strict=True):
             _draw(ax, data, part)
         axes[-1].set_xlabel("accuracy on the union of held-out samples; mean of the seeds, line from least to greatest")
-        handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, labelcolor=GREY)
+        # Not every network is in both panels.
+        shown = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        titles = [title for title, _, _ in SHOWN if title in shown]
+        figure.legend(
+            [shown[title] for title in titles],
+            titles,
+            loc="outside upper center",
+            ncols=4,
+            frameon=False,
+            labelcolor=GREY,
+        )
         figure.savefig(PICTURE, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
 
 
@@ -59,9 +69,8 @@ def _draw(ax: Axes, data: str, rows: Rows) -> None:
     for title, marker, colour in SHOWN:
         for place, played in zip(places, rows.values(), strict=True):
             if found := [score.accuracy for score in scores_of(played, title)]:
-                name = title if not place else ""
                 ax.plot([min(found), max(found)], [place, place], color=colour, linewidth=1.5)
-                ax.plot([mean(found)], [place], marker, color=colour, markersize=6, label=name, alpha=0.9)
+                ax.plot([mean(found)], [place], marker, color=colour, markersize=6, label=title, alpha=0.9)
     ax.set_yticks(list(places), [_said(row) for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(0, 1)
