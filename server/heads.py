@@ -18,7 +18,7 @@ from models import head_name
 from server.evaluation import pool, sums_reader
 from server.recalibration import example_of
 from server.sites import Sites
-from server.sums import check_asked, check_finite_sums, check_gram
+from server.sums import check_asked, check_finite_sums, check_gram, check_headers
 from strategies.admission import Admitted
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply, SettingsError
@@ -173,10 +173,8 @@ def _reader(
 
 def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str, Tensor]:
     """The sums, judged by their headers before they are read; raises `RefusedReply`."""
-    headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
-    if headers != {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}:
-        expected = {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}
-        raise RefusedReply(Reason.MALFORMED, site, f"expected {expected}, got {headers!s:.200}", "feature sums")
+    expected = {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}
+    check_headers(site, record, expected, "feature sums")
     sums = read_state(site, record)
     check_gram(site, sums[GRAM], "feature sums")
     check_finite_sums(site, sums[TARGETS], "feature sums of the classes")

@@ -15,7 +15,7 @@ from server.evaluation import evaluate, pool
 from server.heads import pooled_features, scaled_heads, solved_layer
 from server.records import HeadRecord, Score
 from server.sites import Sites
-from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums
+from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums, check_headers
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import LOGISTIC, MERGED, State, to_arrays
@@ -89,10 +89,7 @@ def _reader(like: Tensor) -> Callable[[str, Message], dict[str, Tensor]]:
     def read(site: str, reply: Message) -> dict[str, Tensor]:
         records = reply.content.array_records
         check_asked(site, records.keys(), [MERGED])
-        headers = {name: (array.dtype, tuple(array.shape)) for name, array in records[MERGED].items()}
-        if headers != expected:
-            detail = f"expected {expected}, got {headers!s:.200}"
-            raise RefusedReply(Reason.MALFORMED, site, detail, "loss and gradient")
+        check_headers(site, records[MERGED], expected, "loss and gradient")
         sums = read_state(site, records[MERGED])
         for name, tensor in sums.items():
             check_finite_sums(site, tensor, f"{name} of the last layer")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, partial
 
 import torch
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from torch import Tensor, nn
 
 from alignment.moments import Moments, layers_of
@@ -61,6 +61,15 @@ def check_asked(site: str, told: Collection[str], asked: Collection[str]) -> Non
     if odd := sorted(set(told) ^ set(asked)):
         detail = f"{odd[0]:.80}: {'not asked about' if odd[0] in told else 'missing'}"
         raise RefusedReply(Reason.MALFORMED, site, detail, "networks")
+
+
+def check_headers(
+    site: str, record: ArrayRecord, expected: Mapping[str, tuple[str, tuple[int, ...]]], what: str
+) -> None:
+    """Raises `RefusedReply` unless ``record`` claims arrays of these names, dtypes and shapes, and no others."""
+    headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
+    if headers != expected:
+        raise RefusedReply(Reason.MALFORMED, site, f"expected {dict(expected)}, got {headers!s:.200}", what)
 
 
 def check_moments(site: str, moments: Moments) -> None:

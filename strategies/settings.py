@@ -195,7 +195,7 @@ class Settings(BaseModel, frozen=True):
     """Trips of `head = logistic`; the layer is kept if it has less loss on held-out samples than that of `ridge`."""
     recalibrate_passes: Count = 1
     """Trips in which BatchNorm statistics are recomputed. In the first each site normalises by its own batches; in each
-    further one statistics become those of all sites together one layer deeper."""
+    further one statistics become those of all sites together one layer deeper. Points of a line take one."""
     repair: bool = False
     """Give what the merge's units put out the means and deviations that the sites' have (REPAIR); with BatchNorm too,
     after its statistics are renewed. Every site is sent all sites' networks for it."""
