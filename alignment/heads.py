@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alignment.batches import network_with, on_device_of
 from alignment.errors import StateError
+from alignment.moments import accumulate
 from alignment.solving import solve
 from alignment.spec import State
 
@@ -33,8 +34,7 @@ def feature_sums(
     sums: dict[str, Tensor] = {}
     for phi, targets in features_of(model, head, batches):
         labels = nn.functional.one_hot(targets, classes).double()
-        for name, value in ((GRAM, phi.T @ phi), (TARGETS, phi.T @ labels)):
-            sums[name] = sums[name] + value if name in sums else value
+        accumulate(sums, {GRAM: phi.T @ phi, TARGETS: phi.T @ labels})
     if not sums:
         raise ValueError("no batches to measure on")
     return sums

@@ -24,6 +24,7 @@ from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked
 from alignment.channels import named_modules
 from alignment.errors import StateError
+from alignment.moments import accumulate
 from alignment.partial_run import as_far_as, calls_of
 from alignment.solving import solve
 from alignment.spec import State
@@ -202,8 +203,7 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for x in _rows(layer, inputs[0].detach()):
-            gram = (x.T @ x).double().cpu()
-            sums[name] = sums[name] + gram if name in sums else gram
+            accumulate(sums, {name: (x.T @ x).double().cpu()})
 
     return add
 

@@ -21,6 +21,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from alignment.heads import features_of, shrinkage
+from alignment.moments import accumulate
 from alignment.solving import cholesky, triangular_solve
 
 LOSS, GRADIENT = "loss", "gradient"
@@ -43,8 +44,7 @@ def logistic_sums(
         logits = phi @ rows
         errors = logits.softmax(1) - nn.functional.one_hot(targets, len(bias))
         loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
-        for name, value in ((LOSS, loss), (GRADIENT, phi.T @ errors)):
-            sums[name] = sums[name] + value if name in sums else value
+        accumulate(sums, {LOSS: loss, GRADIENT: phi.T @ errors})
     if not sums:
         raise ValueError("no batches to measure on")
     return sums

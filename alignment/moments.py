@@ -33,9 +33,13 @@ def add_moments(moments: dict[str, Tensor], layer: str, values: Tensor, axis: in
         "sum": seen.sum(others, dtype=torch.float64).cpu(),
         "squares": norm.square().cpu(),
     }
-    for part, value in parts.items():
-        key = f"{layer}.{part}"
-        moments[key] = moments[key] + value if key in moments else value
+    accumulate(moments, {f"{layer}.{part}": value for part, value in parts.items()})
+
+
+def accumulate(sums: dict[str, Tensor], parts: Moments) -> None:
+    """Adds ``parts`` to the sums of their names, in place; what is new there begins with its part."""
+    for name, value in parts.items():
+        sums[name] = sums[name] + value if name in sums else value
 
 
 def layers_of(moments: Moments) -> list[str]:

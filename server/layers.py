@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from alignment.least_squares import fit_layers, gram_sizes, merge_layers
 from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
-from server.sums import check_finite_sums, check_gram
+from server.sums import check_finite_sums, check_gram, check_headers
 from strategies.decoding import read_state
-from strategies.errors import Reason, RefusedReply
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
 
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
 MEGABYTE = 1_000_000
-BYTES = 4
+# Of each number, as sites send it.
+DTYPE, BYTES = "float32", 4
 MOST_NAMED = 5
 MEAN_INSTEAD = "layers are merged by their mean"
 
@@ -115,7 +115,7 @@ def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tu
         found: dict[str, Tensor] = {}
         for name, shape in ((GRAMS, (size, size)), (ACROSS, (size, outputs))):
             record = reply.content.array_records.get(name, ArrayRecord())
-            _check_headers(site, record, {layer: shape})
+            check_headers(site, record, {layer: (DTYPE, shape)}, "Gram matrix")
             found[name] = read_state(site, record)[layer]
         check_gram(site, found[GRAMS], f"Gram matrix of {layer}")
         check_finite_sums(site, found[ACROSS], f"products of {layer}")
@@ -124,21 +124,12 @@ def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tu
     return read
 
 
-def _check_headers(site: str, record: ArrayRecord, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Raises `RefusedReply` unless ``record`` claims single-precision tensors of these names and shapes."""
-    wanted = {name: ("float32", shape) for name, shape in shapes.items()}
-    headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
-    if headers != wanted:
-        odd = next(iter(sorted(set(headers.items()) ^ set(wanted.items()))))
-        raise RefusedReply(Reason.MALFORMED, site, f"Gram matrix {odd[0]!r:.80}: unexpected or missing {odd[1]!s:.80}")
-
-
 def _reader(layers: Mapping[str, int]) -> Callable[[str, Message], dict[str, Tensor]]:
-    shapes = {name: (rows, rows) for name, rows in layers.items()}
+    shapes = {name: (DTYPE, (rows, rows)) for name, rows in layers.items()}
 
     def read(site: str, reply: Message) -> dict[str, Tensor]:
         record = reply.content.array_records.get(site, ArrayRecord())
-        _check_headers(site, record, shapes)
+        check_headers(site, record, shapes, "Gram matrix")
         grams = read_state(site, record)
         for name, tensor in grams.items():
             check_gram(site, tensor, f"Gram matrix of {name}")

@@ -152,7 +152,6 @@ class Run:
             "traffic": dict(sorted(traffic.items())),
             "refused": [RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in verdicts],
             "missing": sorted(self.sites.missing),
-            "notes": list(self.sites.notes),
         }
 
     def _openly(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
@@ -205,6 +204,8 @@ class Run:
         if search.steps:
             with watch.phase("alone"):
                 state, score = search.settle(merged, state, score)
+        # Of the merge alone: what is measured beside it may lack a site that the merge had.
+        notes = list(self.sites.notes)
         baselines = self._baselines(number, collected, search.alone, watch) if first else {}
         record = _record(number, "merged", collected, watch).model_copy(
             update={
@@ -213,6 +214,7 @@ class Run:
                 "baselines": baselines,
                 "guard": decisions,
                 "mix": search.steps,
+                "notes": notes,
                 "paths": paths,
                 "barrier": _greatest(paths),
                 "variance": variance_ratios(state, merged.aligned, merged.weights),

@@ -69,7 +69,9 @@ def check_headers(
     """Raises `RefusedReply` unless ``record`` claims arrays of these names, dtypes and shapes, and no others."""
     headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
     if headers != expected:
-        raise RefusedReply(Reason.MALFORMED, site, f"expected {dict(expected)}, got {headers!s:.200}", what)
+        odd = min(name for name, _ in set(headers.items()) ^ set(expected.items()))
+        detail = f"expected {expected.get(odd, 'none')}, got {headers.get(odd, 'none')!s:.80}"
+        raise RefusedReply(Reason.MALFORMED, site, detail, f"{what} {odd:.80}")
 
 
 def check_moments(site: str, moments: Moments) -> None:

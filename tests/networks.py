@@ -399,3 +399,15 @@ def mlp(*widths: int) -> nn.Sequential:
     torch.manual_seed(0)
     layers = [layer for n_in, n_out in pairwise(widths) for layer in (nn.Linear(n_in, n_out), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
+
+
+class TanhClassifier(nn.Module):
+    """One hidden layer, whose outputs are the features of the last one."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, features)
+        self.fc = nn.Linear(features, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x).tanh())

@@ -9,23 +9,18 @@ from torch import Tensor, nn
 from alignment.errors import StateError
 from alignment.heads import counts_head, feature_sums, ridge_head, scaled_head, with_head
 from alignment.moments import pool_moments
+from tests.networks import TanhClassifier
 
 N, FEATURES, CLASSES = 60, 5, 3
 
 
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(4, FEATURES)
-        self.fc = nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.body(x).tanh())
-
-
 def task() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
-    return Small().double(), torch.randn(N, 4, dtype=torch.float64), torch.randint(CLASSES, (N,))
+    return (
+        TanhClassifier(FEATURES, CLASSES).double(),
+        torch.randn(N, 4, dtype=torch.float64),
+        torch.randint(CLASSES, (N,)),
+    )
 
 
 def test_pooled_sums_give_the_ridge_head_of_pooled_data() -> None:

@@ -12,27 +12,18 @@ from alignment.heads import GRAM, feature_sums, ridge_head, shrinkage, with_head
 from alignment.logistic import GRADIENT, LOSS, Layer, logistic_head, logistic_sums
 from alignment.moments import pool_moments
 from alignment.spec import State
+from tests.networks import TanhClassifier
 
 N, FEATURES, CLASSES = 90, 5, 3
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(4, FEATURES)
-        self.fc = nn.Linear(FEATURES, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.body(x).tanh())
 
 
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def task() -> tuple[Small, list[Batches]]:
+def task() -> tuple[TanhClassifier, list[Batches]]:
     """A network, and samples of three sites whose labels hardly overlap."""
     torch.manual_seed(0)
-    model = Small()
+    model = TanhClassifier(FEATURES, CLASSES)
     model.double()
     inputs = torch.randn(N, 4, dtype=torch.float64)
     targets = (model.body(inputs)[:, :CLASSES] + 0.5 * torch.randn(N, CLASSES)).argmax(1)
@@ -46,6 +37,11 @@ def measured(model: nn.Module, sites: list[Batches], layer: Layer) -> Mapping[st
     return pool_moments([logistic_sums(model, "fc", batches) for batches in sites])
 
 
+def pooled(sites: list[Batches]) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*(batch for (batch,) in sites), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
 def given(tensor: Tensor | None) -> Tensor:
     assert tensor is not None
     return tensor
@@ -53,7 +49,7 @@ def given(tensor: Tensor | None) -> Tensor:
 
 def test_the_gradient_is_that_of_the_loss() -> None:
     model, sites = task()
-    inputs, targets = (torch.cat(parts) for parts in zip(*(batch for (batch,) in sites), strict=True))
+    inputs, targets = pooled(sites)
     loss = nn.functional.cross_entropy(model(inputs), targets, reduction="sum")
     loss.backward()
     sums = pool_moments([logistic_sums(model, "fc", batches) for batches in sites])
@@ -76,7 +72,7 @@ def test_gradients_of_apart_sites_give_the_regression_of_pooled_data() -> None:
     weight, bias = logistic_head(
         ridge_head(sums), sums[GRAM], lambda layer: measured(model, sites, layer), 200, ridge=0.01
     )
-    inputs, targets = (torch.cat(parts) for parts in zip(*(batch for (batch,) in sites), strict=True))
+    inputs, targets = pooled(sites)
     features = model.body(inputs).tanh().detach()
     peer: Any = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=10_000)
     peer.fit(features.numpy(), targets.numpy())
@@ -106,7 +102,7 @@ def test_each_step_costs_one_measurement_and_none_makes_it_worse(steps: int) -> 
 def test_the_second_derivative_is_below_the_bound() -> None:
     """Without which a step of the gradient could fail."""
     model, sites = task()
-    inputs, targets = (torch.cat(parts) for parts in zip(*(batch for (batch,) in sites), strict=True))
+    inputs, targets = pooled(sites)
     phi = torch.cat((model.body(inputs).tanh().detach(), torch.ones(N, 1)), 1)
     gram = phi.T @ phi
     for scale in (0.0, 1.0, 10.0):
@@ -140,4 +136,4 @@ def test_features_that_never_vary_do_no_harm() -> None:
 
 def test_no_batches_are_an_error() -> None:
     with pytest.raises(ValueError, match="no batches"):
-        logistic_sums(Small(), "fc", [])
+        logistic_sums(TanhClassifier(FEATURES, CLASSES), "fc", [])

@@ -55,6 +55,12 @@ def test_layers_past_the_limit_are_named_and_keep_their_mean(tmp_path: Path, mer
     assert same == set(left)
 
 
+def test_what_variants_lack_is_no_note_on_the_merge(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, epochs=1, width=64, variants=True, gram_limit_megabytes=0.04)
+    (record,) = read_rounds(play_in_process(settings))
+    assert record.notes == []
+
+
 def test_the_shrinkage_reaches_the_equations(tmp_path: Path) -> None:
     changes: dict[str, object] = {"merge": "least-squares", "epochs": 1, "probe_points": 0}
     networks = [
