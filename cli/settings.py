@@ -8,12 +8,15 @@ from typing import Annotated
 
 import torch
 import typer
+from torch import nn
 
-from cli.output import Format, print_json, print_table, warn
+from cli.output import Format, print_json, print_table, progress, warn
 from models import Architecture, build, example_inputs
 from server.heads import check_head
+from server.recalibration import example_of
 from strategies.errors import SettingsError
 from strategies.idle import remarks
+from strategies.layer_sums import layer_sums
 from strategies.settings import REFERENCES, Settings, parse_settings
 
 
@@ -54,7 +57,18 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
         )
     check_head(model, found)
     tell_idle(found)
+    tell_sums(model, found)
     return found
+
+
+def tell_sums(model: nn.Module, found: Settings) -> None:
+    """Says how much each site would send for a merge of layers in closed form, and what there is no room for."""
+    for merge, in_sequence in (("least-squares", False), ("sequential", True)):
+        if found.merge == merge:
+            sums = layer_sums(model, example_of(found), found, in_sequence)
+            progress.print(f"merge = {merge!r}: each site sends {sums}", highlight=False, soft_wrap=True, markup=False)
+            if sums.shortfall:
+                warn(sums.shortfall)
 
 
 def tell_idle(found: Settings) -> None:

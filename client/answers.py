@@ -110,9 +110,14 @@ def logistic_answer(model: nn.Module, message: Message, samples: Samples) -> dic
     return answers
 
 
+def layers_of(message: Message) -> list[str]:
+    """The layers whose sums a message asks for."""
+    return [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
+
+
 def gram_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
     """The Gram matrices, in single precision, of the inputs of the layers that are asked for."""
-    layers = [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
+    layers = layers_of(message)
     answers: dict[str, ArrayRecord] = {}
     for name, state in networks(message):
         model.load_state_dict(dict(state))
@@ -126,7 +131,7 @@ def outputs_answer(model: nn.Module, message: Message, samples: Samples) -> dict
 
     What is behind these layers in either network need not be sent.
     """
-    layers = [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
+    layers = layers_of(message)
     sent = dict(networks(message))
     merged, own = (network_with(model, _completed(model, sent[name])) for name in (MERGED, OWN))
     batches = (inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device))

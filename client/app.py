@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from alignment.barrier import LossSums
 from alignment.batches import network_with
 from client.aligning import aligned_answer
+from client.answered import check_answered, sums_to_send
 from client.answers import (
     features_answer,
     gram_answer,
     judge,
+    layers_of,
     logistic_answer,
     moments_answer,
     outputs,
@@ -28,7 +30,7 @@ from client.bench import Bench, set_up
 from client.data import class_counts
 from client.handlers import Handler, scrubbed
 from client.own import keep_own, load_checkpoint, load_own
-from client.privacy import check_answered, private
+from client.privacy import private
 from client.secure import secure
 from client.site import Site
 from client.sources import Samples
@@ -190,11 +192,15 @@ def logistic(bench: Bench, message: Message) -> Mapping[str, object]:
 
 def gram(bench: Bench, message: Message) -> Mapping[str, object]:
     """Gram matrices of the inputs of the network's layers."""
+    logger.info("sending %s", sums_to_send(bench.model, bench.settings, layers_of(message), in_sequence=False))
     return gram_answer(bench.model, message, statistics_samples(bench, message))
 
 
 def fit_outputs(bench: Bench, message: Message) -> Mapping[str, object]:
     """What fits layers of the merged network to the outputs of the site's own."""
+    sums = sums_to_send(bench.model, bench.settings, layers_of(message), in_sequence=True)
+    if next(iter(sums.chosen)) in layers_of(message):
+        logger.info("sending %s", sums)
     return outputs_answer(bench.model, message, statistics_samples(bench, message))
 
 

@@ -16,17 +16,12 @@ from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, get_norm
 from client.aligning import network_spec
 from client.handlers import Handler, scrubbed
 from models import Architecture
-from strategies.errors import OperatorError
 from strategies.privacy import learned, part, put_back
 from strategies.protocol import (
     ARRAYS,
     CONFIG,
-    DESCRIBE,
-    EVALUATE,
     METRICS,
     N_EXAMPLES,
-    RECALIBRATE,
-    TRAIN,
     metrics_of,
     to_arrays,
     to_state,
@@ -34,14 +29,6 @@ from strategies.protocol import (
 from strategies.settings import Settings, parse_settings
 
 Mod = Callable[[Message, Context, Handler], Message]
-# What a site answers in a run with privacy. All else asks for networks, or statistics, that are not covered by it.
-ANSWERED = frozenset({DESCRIBE, TRAIN, RECALIBRATE, EVALUATE})
-
-
-def check_answered(settings: Settings, message_type: str) -> None:
-    """Raises `OperatorError` where a site does not answer such messages in a run with these settings."""
-    if settings.privacy != "none" and message_type not in ANSWERED:
-        raise OperatorError(f"asked for {message_type} in a run with privacy = {settings.privacy!r}: not answered")
 
 
 def private(message: Message, context: Context, call_next: Handler) -> Message:

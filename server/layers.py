@@ -1,24 +1,21 @@
 """Layers merged in closed form, from the Gram matrices of their inputs at every site."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
-from alignment.least_squares import fit_layers, gram_sizes, merge_layers
+from alignment.least_squares import fit_layers, merge_layers
 from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram, check_headers
 from strategies.decoding import read_state
+from strategies.layer_sums import DTYPE, LayerSums, layer_sums
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
 
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
-MEGABYTE = 1_000_000
-# Of each number, as sites send it.
-DTYPE, BYTES = "float32", 4
-MOST_NAMED = 5
 MEAN_INSTEAD = "layers are merged by their mean"
 
 
@@ -30,21 +27,18 @@ def merge_by_least_squares(
     Every site is sent its own network, as aligned, and answers for it. What it sends is told in the log beforehand.
     ``mean`` as it is when not every site answers: a network without its Gram matrices would have no say.
     """
-    settings = sites.settings
-    every = gram_sizes(model, example_of(settings))
-    layers = affordable(every, settings.gram_limit_megabytes)
-    _tell_left_out(sites, every, layers, round_number)
-    size = sum(rows * rows for rows in layers.values()) * BYTES / MEGABYTE
-    logger.info("round %d: each site sends Gram matrices of %d layers, %.1f MB", round_number, len(layers), size)
-    asked = ConfigRecord({LAYERS: list(layers)})
+    sums = layer_sums(model, example_of(sites.settings), sites.settings, in_sequence=False)
+    _announce(sites, sums, round_number)
+    asked = ConfigRecord({LAYERS: list(sums.chosen)})
 
     def content(site: str) -> RecordDict:
         return RecordDict({site: to_arrays(aligned[site]), CONFIG: asked})
 
-    grams = sites.answers(GRAM, content, round_number, _reader(layers), only=aligned)
+    grams = sites.answers(GRAM, content, round_number, _reader(sums.chosen), only=aligned)
     if not sites.all_told(grams, aligned, MEAN_INSTEAD, round_number):
         return dict(mean)
-    return merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], settings.gram_shrinkage)
+    shrinkage = sites.settings.gram_shrinkage
+    return merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], shrinkage)
 
 
 def merge_in_sequence(
@@ -57,14 +51,10 @@ def merge_in_sequence(
     caller's to renew. ``mean`` as it is when not every site answers.
     """
     settings = sites.settings
-    every = gram_sizes(model, example_of(settings))
-    outputs_of = {name: len(mean[f"{name}.weight".removeprefix(".")]) for name in every}
-    sizes = affordable(every, settings.gram_limit_megabytes, outputs_of)
-    _tell_left_out(sites, every, sizes, round_number)
-    size = sum(rows * (rows + outputs_of[name]) for name, rows in sizes.items()) * BYTES / MEGABYTE
-    logger.info("round %d: each site sends sums for %d layers in turn, %.1f MB", round_number, len(sizes), size)
+    sums = layer_sums(model, example_of(settings), settings, in_sequence=True)
+    _announce(sites, sums, round_number)
     state: dict[str, Tensor] = dict(mean)
-    for layer, rows in sizes.items():
+    for layer, rows in sums.chosen.items():
         state = recalibrate(sites, model, {MERGED: state}, round_number, until=layer)[MERGED]
         front = front_of(model, settings, layer)
         shared = {MERGED: to_arrays(_part(state, front)), CONFIG: ConfigRecord({LAYERS: [layer]})}
@@ -72,7 +62,7 @@ def merge_in_sequence(
         def content(site: str, shared: Mapping[str, Record] = shared, front: Sequence[str] = front) -> RecordDict:
             return RecordDict({OWN: to_arrays(_part(aligned[site], front)), **shared})
 
-        read = _fitting(layer, rows, outputs_of[layer])
+        read = _fitting(layer, rows, sums.outputs[layer])
         answers = sites.answers(OUTPUTS, content, round_number, read, only=aligned)
         if not sites.all_told(answers, aligned, MEAN_INSTEAD, round_number):
             return dict(mean)
@@ -84,28 +74,11 @@ def _part(state: State, keys: Sequence[str]) -> State:
     return {key: state[key] for key in keys}
 
 
-def affordable(
-    sizes: Mapping[str, int], limit_megabytes: float, outputs: Mapping[str, int] | None = None
-) -> dict[str, int]:
-    """The layers whose Gram matrices fit into the limit together, the smallest first, in the order of the network.
-
-    With ``outputs`` of each layer, their products with these count too.
-    """
-    left = limit_megabytes * MEGABYTE
-    chosen: set[str] = set()
-    costs = {name: rows * (rows + (outputs or {}).get(name, 0)) * BYTES for name, rows in sizes.items()}
-    for name, cost in sorted(costs.items(), key=lambda item: item[1]):
-        left -= cost
-        if left >= 0:
-            chosen.add(name)
-    return {name: rows for name, rows in sizes.items() if name in chosen}
-
-
-def _tell_left_out(sites: Sites, every: Collection[str], chosen: Collection[str], round_number: int) -> None:
-    if left := [name for name in every if name not in chosen]:
-        named = ", ".join(left[:MOST_NAMED]) + (f" and {len(left) - MOST_NAMED} more" if len(left) > MOST_NAMED else "")
-        limit = f"gram-limit-megabytes = {sites.settings.gram_limit_megabytes:g} has no room for their sums"
-        sites.note(round_number, f"{len(left)} of {len(every)} layers are merged by their mean: {limit} ({named})")
+def _announce(sites: Sites, sums: LayerSums, round_number: int) -> None:
+    """What sites are about to send, and which layers are not asked for."""
+    if sums.shortfall:
+        sites.note(round_number, sums.shortfall)
+    logger.info("round %d: each site sends %s", round_number, sums)
 
 
 def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tuple[Tensor, Tensor]]:

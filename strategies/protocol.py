@@ -11,6 +11,7 @@ message                server sends                                a site answer
 ``query.recalibrate``  networks, or two ends and ``lambdas``       BatchNorm moments of each: counts, sums, squares
 ``query.repair``       networks by name; ``goals`` for one          moments of each layer's outputs of each
 ``query.features``     networks by name                            of each, Σφφᵀ and Σφyᵀ of its last layer's inputs
+``query.logistic``     networks by name                            of each, Σ −log p_y and its slope by the last layer
 ``query.gram``         its aligned network; names of ``layers``     the Gram matrix of each layer's inputs
 ``query.outputs``      the merged and its aligned network;         of each layer, the Gram matrix of its inputs in the
                        names of ``layers``                         one, and its products with the outputs in the other

@@ -170,7 +170,7 @@ class Settings(BaseModel, frozen=True):
     """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
     what `merge` made of them, then stage by stage (the network's direct children), by the loss on held-out samples.
     Where a site's network as it is has less loss than what that comes to, it is taken: by that loss never worse than
-    the best site."""
+    the best site. With `head` at `ridge` or `logistic` the last layer is solved by ridge at each point."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: OrUsual = 0

@@ -51,6 +51,26 @@ def test_what_is_wrong_is_said_with_an_exit_code(
     assert told in done.err
 
 
+@pytest.mark.parametrize(
+    ("merge", "told"),
+    [
+        ("mean", ""),
+        ("least-squares", "merge = 'least-squares': each site sends Gram matrices of 4 layers, 0.1 MB of at most 64"),
+        ("sequential", "merge = 'sequential': each site sends sums for 4 layers in turn, 0.1 MB of at most 64"),
+    ],
+)
+def test_how_much_sites_would_send_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], merge: str, told: str
+) -> None:
+    done = read(tmp_path, capsys, f"model = 'mlp'\nwidth = 64\nmerge = {merge!r}\n")
+    assert (told in done.err) if told else not done.err
+
+
+def test_layers_that_there_is_no_room_for_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = read(tmp_path, capsys, "model = 'mlp'\nwidth = 64\nmerge = 'sequential'\ngram-limit-megabytes = 0.03\n")
+    assert "warning: 3 of 4 layers are merged by their mean: gram-limit-megabytes = 0.03 has no room for" in done.err
+
+
 def without_a_bias(_: Architecture) -> torch.nn.Module:
     """A network whose last layer cannot be solved."""
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, bias=False))

@@ -19,7 +19,7 @@ ALLOWED = {
     "cli": set(PACKAGES),
 }
 STRATEGY_MODULES_FOR_CLIENTS = {
-    *("protocol", "alignments", "settings", "errors", "files", "checkpoints", "privacy", "masked"),
+    *("protocol", "alignments", "settings", "errors", "files", "checkpoints", "privacy", "masked", "layer_sums"),
 }
 FOREIGN_TO_ALIGNMENT = {"flwr", "prometheus_client", "pathlib", "time", "datetime", "safetensors", "random", "os"}
 

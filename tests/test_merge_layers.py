@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from models import Architecture
 from server import recalibration
-from server.layers import affordable
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.layer_sums import affordable
 from strategies.protocol import GRAM, GRAMS, OUTPUTS
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import spoilt_grams

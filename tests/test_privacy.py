@@ -223,14 +223,15 @@ def untrained(settings: Settings) -> dict[str, Tensor]:
 @pytest.mark.parametrize("message_type", [NETWORK, ALIGN, PROBE, REPAIR, FEATURES, GRAM, OUTPUTS])
 @pytest.mark.parametrize("privacy", KINDS)
 def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, message_type: str) -> None:
-    """Each would be answered without it."""
+    """Each would be answered without it, in a run that calls for it."""
     settings = private_settings(tmp_path, privacy)
+    calling = {"privacy": "none", "probe_points": 3, "repair": True, "variants": True, "merge": "sequential"}
     play_in_process(settings.model_copy(update={"privacy": "none"}), 3)
     network = to_arrays(untrained(settings))
     names = {ALIGN: (ARRAYS,), OUTPUTS: (MERGED, OWN)}.get(message_type, (REFERENCE_END, CANDIDATE_END))
     config = ConfigRecord({LAYERS: ["fc"], **({LAMBDAS: [0.5]} if message_type == PROBE else {})})
     content = RecordDict({**dict.fromkeys(names, network), CONFIG: config})
-    open_reply = ask(settings.model_copy(update={"privacy": "none"}), message_type, content)
+    open_reply = ask(settings.model_copy(update=calling), message_type, content)
     assert not open_reply.has_error(), open_reply.error
     assert ask(settings, message_type, content).error.reason == "OperatorError: see the site's own log"
 

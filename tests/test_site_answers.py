@@ -1,5 +1,6 @@
 """What leaves a site: networks, sums and moments; never a sample, and never an exception's text."""
 
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,27 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from client.app import app
 from client.own import load_own
 from client.site import Site
+from models import Architecture, build
+from server.recalibration import example_of
+from strategies.layer_sums import layer_sums
 from strategies.protocol import (
+    ALIGN,
     ARRAYS,
     CONFIG,
     DESCRIBE,
     DESCRIPTION,
     EVALUATE,
+    FEATURES,
+    GRAM,
+    LAYERS,
+    LOGISTIC,
+    MERGED,
     METRICS,
+    OUTPUTS,
+    OWN,
+    PROBE,
     RECALIBRATE,
+    REPAIR,
     ROUND,
     START,
     TRAIN,
@@ -146,3 +160,47 @@ def test_a_network_whose_name_begins_like_a_record_of_another_kind_is_answered_f
     network = train(settings).content.array_records[ARRAYS]
     reply = ask(settings, EVALUATE, RecordDict({"goals-clinic": network}))
     assert set(metrics_of("site-us", reply)) == {"goals-clinic"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes"),
+    [
+        (ALIGN, {"align_at": "server"}),
+        (PROBE, {"probe_points": 0}),
+        (FEATURES, {"head": "counts"}),
+        (LOGISTIC, {"head": "ridge"}),
+        (GRAM, {"merge": "sequential"}),
+        (OUTPUTS, {"merge": "least-squares"}),
+        (REPAIR, {}),
+    ],
+)
+def test_a_site_answers_nothing_that_its_run_does_not_call_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, asked: str, changes: dict[str, object]
+) -> None:
+    reply = ask(quick_settings(tmp_path, **changes), asked, RecordDict())
+    assert reply.error.reason == "OperatorError: see the site's own log"
+    assert f"asked for {asked} in a run without " in caplog.text
+
+
+@pytest.mark.parametrize(("merge", "asked"), [("least-squares", GRAM), ("sequential", OUTPUTS)])
+def test_a_site_says_how_much_it_sends_and_holds_to_the_limit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, merge: str, asked: str
+) -> None:
+    caplog.set_level("INFO", "fedrebasin")
+    settings = quick_settings(tmp_path, merge=merge, width=64, gram_limit_megabytes=0.04)
+    network = train(settings).content.array_records[ARRAYS]
+    sums = layer_sums(build(Architecture(*settings.network), 0), example_of(settings), settings, merge == "sequential")
+    left = [name for name in sums.every if name not in sums.chosen]
+    assert left
+    assert sums.chosen
+    for layer in (next(iter(sums.chosen)), left[0], "no-layer"):
+        names = ["site-us"] if asked == GRAM else [MERGED, OWN]
+        content = RecordDict({CONFIG: ConfigRecord({LAYERS: [layer]}), **dict.fromkeys(names, network)})
+        reply = ask(settings, asked, content)
+        if layer in sums.chosen:
+            assert f"sending {sums}" in caplog.text
+            sent = [array for record in reply.content.array_records.values() for array in record.values()]
+            assert 0 < sum(prod(array.shape) * 4 for array in sent) <= 40_000
+        else:
+            assert reply.error.reason == "OperatorError: see the site's own log"
+            assert f"asked for sums over the inputs of {layer!r}: not answered" in caplog.text
