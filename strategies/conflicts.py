@@ -169,7 +169,8 @@ searched = (
         "repair",
         lambda settings: not settings.repair,
         "false",
-        "units would be given the means and deviations of the mean's ends, which a search need not end between",
+        "REPAIR moves units towards the average over all sites of their means and deviations, and a search need not "
+        "take all sites alike: it may end in the network of one",
     ),
 )
 # By setting and value, what others must be.

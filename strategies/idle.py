@@ -62,7 +62,7 @@ NEEDS = (
 
 def remarks(settings: Settings) -> list[str]:
     """What whoever set them is told of settings that are no errors."""
-    return [*idle(settings), *_unled(settings)]
+    return [*idle(settings), *_unled(settings), *_unguarded(settings), *_counted_after(settings)]
 
 
 def _unled(settings: Settings) -> list[str]:
@@ -71,6 +71,30 @@ def _unled(settings: Settings) -> list[str]:
     return [
         "setting 'reference' = 'global': sites that start apart are aligned to a random network that nobody trained, "
         "which brings them into no common order; set 'largest', start = 'shared', or 'initial' to a trained network"
+    ]
+
+
+def _unguarded(settings: Settings) -> list[str]:
+    if not settings.guard or settings.align_at == "none":
+        return []
+    if settings.probe_points == 0:
+        lacks = "probe-points"
+    elif settings.align_at == "site" and not (settings.baselines or settings.variants):
+        lacks = "networks as they were trained: align-at = 'both' or 'server', or baselines"
+    else:
+        return []
+    return [
+        f"setting 'guard' = True has nothing to judge by, so no alignment will be undone: it needs {lacks}; "
+        "set guard = false if this is meant"
+    ]
+
+
+def _counted_after(settings: Settings) -> list[str]:
+    if settings.head != "counts" or settings.merge == "mean":
+        return []
+    return [
+        f"setting 'head' = 'counts' replaces the last layer, which merge = {settings.merge!r} has solved: "
+        "head = 'mean' keeps that one, 'ridge' solves it again after the statistics are renewed"
     ]
 
 

@@ -87,6 +87,31 @@ def test_an_untrained_reference_is_told(config: dict[str, object], told: bool) -
     assert any("a random network that nobody trained" in line for line in lines) is told
 
 
+@pytest.mark.parametrize(
+    ("config", "needs"),
+    [
+        ({"probe-points": 0}, "it needs probe-points;"),
+        ({"align-at": "site"}, "it needs networks as they were trained"),
+        ({"probe-points": 0, "guard": False}, ""),
+        ({"align-at": "site", "baselines": True}, ""),
+        ({"align-at": "site", "variants": True}, ""),
+        ({"align-at": "none", "probe-points": 0}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_guard_that_sees_nothing_is_told(config: dict[str, object], needs: str) -> None:
+    lines = [line for line in remarks(parse_settings(config)) if "no alignment will be undone" in line]
+    assert len(lines) == bool(needs)
+    assert all(needs in line for line in lines)
+
+
+@pytest.mark.parametrize("merge", ["mean", "least-squares", "sequential"])
+@pytest.mark.parametrize("head", ["mean", "counts", "ridge"])
+def test_counts_in_place_of_what_was_solved_are_told(head: str, merge: str) -> None:
+    lines = remarks(parse_settings({"head": head, "merge": merge}))
+    assert any("replaces the last layer" in line for line in lines) is (head == "counts" and merge != "mean")
+
+
 def test_it_is_told_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.toml").write_text("mix-points = 5")
     done = run(capsys, "settings", str(tmp_path / "run.toml"))
