@@ -61,7 +61,6 @@ ONWARDS: dict[str, dict[str, object]] = {
     "rounds-sequential": ROUNDS | {"merge": "sequential", "head": "ridge"},
     "rounds-logistic": ROUNDS | {"merge": "sequential", "head": "logistic"},
     "rounds-distilled": ROUNDS | {"distillation": 1.0},
-    "rounds-sequential-distilled": ROUNDS | {"merge": "sequential", "head": "ridge", "distillation": 1.0},
 }
 METHODS = ONCE | ONWARDS
 
