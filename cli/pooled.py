@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from client.answers import judge, outputs
-from client.app import schedule_of
+from client.app import schedule_of, shift_of
 from client.data import load_site_data
 from client.site import Site, simulated_name
 from client.sources import Samples
-from client.training import train
+from client.training import Objective, train
 from models import Architecture, build
 from server.records import Score
 from strategies.settings import Settings
@@ -24,7 +24,8 @@ def train_pooled(settings: Settings, n_sites: int) -> Score:
     model = build(Architecture(*settings.network), settings.seed)
     everyone = Site("pooled", Path(), settings.data)
     schedule = schedule_of(settings, everyone, 1, first=True)
-    train(model, _union([part.train for part in parts]), schedule, torch.device("cpu"))
+    samples = _union([part.train for part in parts])
+    train(model, samples, schedule, torch.device("cpu"), Objective(shift_of(settings, samples)))
     return _score(model, _union([part.held_out for part in parts]))
 
 

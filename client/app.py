@@ -34,7 +34,7 @@ from client.privacy import private
 from client.secure import secure
 from client.site import Site
 from client.sources import Samples
-from client.training import Schedule, Teacher, train
+from client.training import Objective, Schedule, Teacher, class_shift, train
 from strategies.errors import OperatorError
 from strategies.protocol import (
     ARRAYS,
@@ -95,13 +95,19 @@ def fit(bench: Bench, message: Message) -> Mapping[str, object]:
             bench.model.load_state_dict(to_state(message.content.array_records[ARRAYS]))
     number = int(str(config.get(ROUND, 1)))
     schedule = schedule_of(bench.settings, bench.site, number, bool(config.get(FIRST, number == 1)))
-    loss = train(bench.model, bench.data.train, schedule, bench.device, teacher_of(bench, message))
+    objective = Objective(shift_of(bench.settings, bench.data.train), teacher_of(bench, message))
+    loss = train(bench.model, bench.data.train, schedule, bench.device, objective)
     state = own_state(bench.model)
     keep_own(bench.site, state, number)
     metrics = {METRICS: own_metrics(bench, {"train-loss": loss})}
     if config.get(TO_ALIGN):
         return {**aligned_answer(bench, to_state(message.content.array_records[ARRAYS]), state), **metrics}
     return {ARRAYS: to_arrays(state), **metrics} if config.get(SEND, True) else metrics
+
+
+def shift_of(settings: Settings, samples: Samples) -> Tensor | None:
+    """What the run's `logit-adjustment` adds to the logits in training on ``samples``; their counts stay here."""
+    return class_shift(class_counts(samples, settings.classes), settings.logit_adjustment)
 
 
 def teacher_of(bench: Bench, message: Message) -> Teacher | None:

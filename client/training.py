@@ -37,13 +37,39 @@ class Teacher:
         return self.weight * divergence
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a training makes small: the cross-entropy, of logits to which ``shift`` is added, and a ``teacher``'s pull.
+
+    With τ · the logarithms of the class frequencies as ``shift`` the network learns what tells classes apart, and not
+    which of them are frequent here (logit adjustment, arXiv 2007.07314, equation 10). The logit of a class that the
+    samples lack is left out, −∞.
+    """
+
+    shift: Tensor | None = None
+    teacher: Teacher | None = None
+
+    def loss(self, inputs: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean over the samples, in nats."""
+        shifted = logits if self.shift is None else logits + self.shift.to(logits)
+        loss = nn.functional.cross_entropy(shifted, targets)
+        return loss if self.teacher is None else loss + self.teacher.divergence(inputs, logits)
+
+
+def class_shift(counts: Sequence[int], adjustment: float) -> Tensor | None:
+    """``adjustment`` · log of the share that each class has of ``counts``; None for an adjustment of 0."""
+    shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+    return (adjustment * shares.log()).float() if adjustment else None
+
+
 def train(
-    model: nn.Module, samples: Samples, schedule: Schedule, device: torch.device, teacher: Teacher | None = None
+    model: nn.Module, samples: Samples, schedule: Schedule, device: torch.device, objective: Objective | None = None
 ) -> float:
     """Trains ``model`` in place and returns the mean loss of the last epoch, in nats per sample; 0 without an epoch."""
     generator = torch.Generator().manual_seed(schedule.seed)
     model.to(device).train()
-    descent = _descent(model, schedule, max(1, math.ceil(len(samples) / schedule.batch_size)), teacher)
+    steps_per_epoch = max(1, math.ceil(len(samples) / schedule.batch_size))
+    descent = _descent(model, schedule, steps_per_epoch, objective or Objective())
     loss = 0.0
     for _ in range(schedule.epochs):
         total, count = 0.0, 0
@@ -59,7 +85,7 @@ class _Descent:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
-    teacher: Teacher | None
+    objective: Objective
     autocast: bool
 
     def step(self, inputs: Tensor, targets: Tensor) -> float:
@@ -68,16 +94,14 @@ class _Descent:
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.autocast):
             logits: Tensor = self.model(inputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss = nn.functional.cross_entropy(logits, targets)
-        if self.teacher is not None:
-            loss = loss + self.teacher.divergence(inputs, logits)
+        loss = self.objective.loss(inputs, logits, targets)
         loss.backward()
         self.optimizer.step()
         self.scheduler.step()
         return loss.item()
 
 
-def _descent(model: nn.Module, schedule: Schedule, steps_per_epoch: int, teacher: Teacher | None) -> _Descent:
+def _descent(model: nn.Module, schedule: Schedule, steps_per_epoch: int, objective: Objective) -> _Descent:
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=schedule.learning_rate,
@@ -92,4 +116,4 @@ def _descent(model: nn.Module, schedule: Schedule, steps_per_epoch: int, teacher
         pct_start=0.2,
         cycle_momentum=False,
     )
-    return _Descent(model, optimizer, scheduler, teacher, schedule.autocast)
+    return _Descent(model, optimizer, scheduler, objective, schedule.autocast)

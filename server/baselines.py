@@ -11,6 +11,7 @@ from server.sites import Sites
 from strategies.mean import exact_mean
 from strategies.protocol import CLASS_COUNTS, State
 from strategies.rounds import MergedRound
+from strategies.settings import Settings
 
 NAIVE = "naive"
 ALIGNED = "aligned"
@@ -23,7 +24,7 @@ def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound, round
     means = plain_means(merged)
     repaired = recalibrate(sites, model, means, round_number)
     networks = {**states, **means, **{name + RECALIBRATED: state for name, state in repaired.items()}}
-    sums = evaluate(sites, networks, round_number, log_priors(merged), list(states))
+    sums = evaluate(sites, networks, round_number, log_priors(merged, sites.settings), list(states))
     return {name: Score.of(each) for name, each in pool(sums).items()}
 
 
@@ -47,11 +48,15 @@ def plain_means(merged: MergedRound) -> dict[str, State]:
     return {name: exact_mean(list(each.values()), weights, merged.network) for name, each in known.items()}
 
 
-def log_priors(merged: MergedRound) -> dict[str, list[float]]:
-    """log p(y) of each site's training samples, with one sample added to each class so that none is impossible."""
+def log_priors(merged: MergedRound, settings: Settings) -> dict[str, list[float]]:
+    """log p(y) of each site's training samples, with one sample added to each class so that none is impossible.
+
+    Of it, the share that `logit-adjustment` has left in the networks.
+    """
+    left = max(0.0, 1 - settings.logit_adjustment)
     counts: dict[str, list[int]] = {}
     for site, one in merged.replies.items():
         said = one.metrics.get(CLASS_COUNTS)
         if isinstance(said, list):
             counts[site] = [int(count) + 1 for count in said]
-    return {site: [math.log(count / sum(each)) for count in each] for site, each in counts.items()}
+    return {site: [left * math.log(count / sum(each)) for count in each] for site, each in counts.items()}

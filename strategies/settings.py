@@ -119,6 +119,9 @@ class Settings(BaseModel, frozen=True):
     """Peak step size in later rounds."""
     weight_decay: NotNegative = 3e-3
     """Pull of the weights towards zero."""
+    logit_adjustment: NotNegative = 0.0
+    """Share of the logarithms of a site's own class frequencies that is added to its logits in training alone: with 1
+    its network does not learn which classes are frequent there, and reads as if all were equally so."""
     distillation: NotNegative = 0.0
     """In later rounds, the weight in the training loss of the divergence from the ensemble of the networks that a site
     already holds: the one sent and its own of the round before."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from client.sources import Samples
-from client.training import Schedule, Teacher, train
+from client.training import Objective, Schedule, Teacher, train
 from server.summary import read_rounds
 from tests.inprocess import play_in_process, quick_settings
 
@@ -28,7 +28,7 @@ def test_a_strong_teacher_is_followed_against_the_labels() -> None:
     teacher, student = nn.Linear(4, 2), nn.Linear(4, 2)
     wrong = 1 - teacher(x).argmax(-1)
     schedule = Schedule(epochs=30, batch_size=16, learning_rate=0.1, weight_decay=0.0, seed=0)
-    train(student, Samples(x, wrong), schedule, torch.device("cpu"), Teacher([teacher], 50.0))
+    train(student, Samples(x, wrong), schedule, torch.device("cpu"), Objective(teacher=Teacher([teacher], 50.0)))
     assert (student(x).argmax(-1) == wrong).float().mean() < 0.2
 
 

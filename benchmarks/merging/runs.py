@@ -60,6 +60,9 @@ ONWARDS: dict[str, dict[str, object]] = {
     "rounds-ridge": ROUNDS | {"head": "ridge"},
     "rounds-sequential": ROUNDS | {"merge": "sequential", "head": "ridge"},
     "rounds-logistic": ROUNDS | {"merge": "sequential", "head": "logistic"},
+    # Sites that do not learn how frequent classes are at home, from round 2 on: trainings before it are everybody's.
+    "rounds-adjusted": ROUNDS | {"logit-adjustment": 1.0},
+    "rounds-adjusted-distilled": ROUNDS | {"logit-adjustment": 1.0, "distillation": 1.0},
     "rounds-distilled": ROUNDS | {"distillation": 1.0},
 }
 METHODS = ONCE | ONWARDS
