@@ -15,6 +15,7 @@ from strategies.protocol import (
     FEATURES,
     GRAM,
     LOGISTIC,
+    NETWORK,
     OUTPUTS,
     PROBE,
     RECALIBRATE,
@@ -28,6 +29,10 @@ WITH_PRIVACY = frozenset({DESCRIBE, TRAIN, RECALIBRATE, EVALUATE})
 # What calls for a message that says more than these, the same in words.
 CALLED_FOR: Mapping[str, tuple[Callable[[Settings], bool], str]] = MappingProxyType(
     {
+        NETWORK: (
+            lambda settings: settings.align_at in ("site", "both") and not settings.reference_is_known,
+            "a reference that is a site's network, with align-at = 'site' or 'both'",
+        ),
         ALIGN: (lambda settings: settings.align_at in ("site", "both"), "align-at = 'site' or 'both'"),
         PROBE: (
             lambda settings: settings.probe_points > 0 or settings.mix == "search",

@@ -226,6 +226,7 @@ def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, mes
     """Each would be answered without it, in a run that calls for it."""
     settings = private_settings(tmp_path, privacy)
     calling = {"privacy": "none", "probe_points": 3, "repair": True, "variants": True, "merge": "sequential"}
+    calling["reference"] = "largest"
     play_in_process(settings.model_copy(update={"privacy": "none"}), 3)
     network = to_arrays(untrained(settings))
     names = {ALIGN: (ARRAYS,), OUTPUTS: (MERGED, OWN)}.get(message_type, (REFERENCE_END, CANDIDATE_END))

@@ -26,6 +26,7 @@ from strategies.protocol import (
     LOGISTIC,
     MERGED,
     METRICS,
+    NETWORK,
     OUTPUTS,
     OWN,
     PROBE,
@@ -165,6 +166,8 @@ def test_a_network_whose_name_begins_like_a_record_of_another_kind_is_answered_f
 @pytest.mark.parametrize(
     ("asked", "changes"),
     [
+        (NETWORK, {"reference": "global"}),
+        (NETWORK, {"align_at": "server"}),
         (ALIGN, {"align_at": "server"}),
         (PROBE, {"probe_points": 0}),
         (FEATURES, {"head": "counts"}),
