@@ -33,6 +33,7 @@ COLUMNS: tuple[tuple[str, str, str | None], ...] = (
     ("joint + sequential + ridge", "in sequence", "head.ridge"),
     ("joint + sequential + logistic", "sequential-logistic", None),
     ("joint + repair + ridge", "repair", None),
+    ("joint, 3 passes + ridge", "passes", None),
     ("search", "search", None),
     ("sequential + search", "sequential-search", None),
     ("pooled training", "pooled", "pooled"),
@@ -56,7 +57,7 @@ def show(found: Iterable[Played]) -> None:
         corrected = [_of_sites(run, "best.corrected").accuracy for run in either]
         print(f"\n{row}: best corrected site {_spread(corrected)}\n")
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
-        _table(["accuracy after", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
+        _table(["accuracy after", "seeds", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
 
 
 def by_row(found: Iterable[Played]) -> dict[str, dict[str, list[Played]]]:
@@ -115,7 +116,8 @@ def _cost(runs: Sequence[Played]) -> str:
 
 def _rounds(played: Mapping[str, Sequence[Played]]) -> list[str]:
     (runs,) = played.values()
-    return [_spread([r.rounds[n].merged.accuracy for r in runs if r.rounds[n].merged]) for n in range(5)]  # pyright: ignore[reportOptionalMemberAccess]
+    accuracies = [[r.rounds[n].merged.accuracy for r in runs if r.rounds[n].merged] for n in range(5)]  # pyright: ignore[reportOptionalMemberAccess]
+    return [str(len(runs)), *map(_spread, accuracies)]
 
 
 def _scores(played: Mapping[str, Sequence[Played]], method: str, name: str | None) -> list[Score]:
