@@ -48,7 +48,9 @@ def main() -> None:
         axes: Any = figure.subplots(len(parts), 1, sharex=True, gridspec_kw={"height_ratios": heights})
         for ax, (data, part) in zip(axes, parts.items(), strict=True):
             _draw(ax, data, part)
-        axes[-1].set_xlabel("accuracy on the union of held-out samples; mean of the seeds, line from least to greatest")
+        axes[-1].set_xlabel(
+            "accuracy on the union of held-out samples; mean, least and greatest of the seeds; hollow: of fewer seeds"
+        )
         # Not every network is in both panels.
         shown = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
         titles = [title for title, _, _ in SHOWN if title in shown]
@@ -70,7 +72,10 @@ def _draw(ax: Axes, data: str, rows: Rows) -> None:
         for place, played in zip(places, rows.values(), strict=True):
             if found := [score.accuracy for score in scores_of(played, title)]:
                 ax.plot([min(found), max(found)], [place, place], color=colour, linewidth=1.5)
-                ax.plot([mean(found)], [place], marker, color=colour, markersize=6, label=title, alpha=0.9)
+                # The mean of fewer seeds is that of other trainings: not to be read against its neighbours.
+                whole = len(found) == len(scores_of(played, "ensemble"))
+                style: dict[str, Any] = {"label": title} if whole else {"markerfacecolor": "none"}
+                ax.plot([mean(found)], [place], marker, color=colour, markersize=6, alpha=0.9, **style)
     ax.set_yticks(list(places), [_said(row) for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(0, 1)
