@@ -8,12 +8,11 @@ from typing import Annotated
 
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
 from models import Architecture, build, example_inputs
 from server.heads import check_head
-from server.recalibration import example_of
 from strategies.errors import SettingsError
 from strategies.idle import remarks
 from strategies.layer_sums import layer_sums
@@ -45,8 +44,9 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
     found = parse_settings(config)
     architecture = Architecture(*found.network)
     model = build(architecture, found.seed).eval()
+    (inputs,) = example_inputs(architecture)
     try:
-        answer = model(*example_inputs(architecture))
+        answer = model(inputs)
     except Exception as error:
         raise SettingsError(
             f"setting 'shape': model {found.model!r} does not take {found.shape}: {type(error).__name__}: {error}"
@@ -57,18 +57,18 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
         )
     check_head(model, found)
     tell_idle(found)
-    tell_sums(model, found)
+    tell_sums(model, inputs, found)
     return found
 
 
-def tell_sums(model: nn.Module, found: Settings) -> None:
+def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
     """Says how much each site would send for a merge of layers in closed form, and what there is no room for."""
-    for merge, in_sequence in (("least-squares", False), ("sequential", True)):
-        if found.merge == merge:
-            sums = layer_sums(model, example_of(found), found, in_sequence)
-            progress.print(f"merge = {merge!r}: each site sends {sums}", highlight=False, soft_wrap=True, markup=False)
-            if sums.shortfall:
-                warn(sums.shortfall)
+    if found.merge == "mean":
+        return
+    sums = layer_sums(model, inputs, found, in_sequence=found.merge == "sequential")
+    progress.print(f"merge = {found.merge!r}: each site sends {sums}", highlight=False, soft_wrap=True, markup=False)
+    if sums.shortfall:
+        warn(sums.shortfall)
 
 
 def tell_idle(found: Settings) -> None:

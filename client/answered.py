@@ -30,23 +30,17 @@ WITH_PRIVACY = frozenset({DESCRIBE, TRAIN, RECALIBRATE, EVALUATE})
 CALLED_FOR: Mapping[str, tuple[Callable[[Settings], bool], str]] = MappingProxyType(
     {
         NETWORK: (
-            lambda settings: settings.align_at in ("site", "both") and not settings.reference_is_known,
+            lambda settings: settings.aligns_at_sites and not settings.reference_is_known,
             "a reference that is a site's network, with align-at = 'site' or 'both'",
         ),
-        ALIGN: (lambda settings: settings.align_at in ("site", "both"), "align-at = 'site' or 'both'"),
-        PROBE: (
-            lambda settings: settings.probe_points > 0 or settings.mix == "search",
-            "probe-points or mix = 'search'",
-        ),
+        ALIGN: (lambda settings: settings.aligns_at_sites, "align-at = 'site' or 'both'"),
+        PROBE: (lambda settings: settings.measures_lines, "probe-points or mix = 'search'"),
         FEATURES: (
             lambda settings: settings.solves_head or settings.variants,
             "head = 'ridge' or 'logistic', or variants",
         ),
         LOGISTIC: (lambda settings: settings.head == "logistic", "head = 'logistic'"),
-        GRAM: (
-            lambda settings: settings.merge == "least-squares" or settings.variants,
-            "merge = 'least-squares', or variants",
-        ),
+        GRAM: (lambda settings: settings.sends_grams, "merge = 'least-squares', or variants"),
         OUTPUTS: (lambda settings: settings.merge == "sequential", "merge = 'sequential'"),
         REPAIR: (lambda settings: settings.repair, "repair"),
     }

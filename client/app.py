@@ -204,8 +204,9 @@ def gram(bench: Bench, message: Message) -> Mapping[str, object]:
 
 def fit_outputs(bench: Bench, message: Message) -> Mapping[str, object]:
     """What fits layers of the merged network to the outputs of the site's own."""
-    sums = sums_to_send(bench.model, bench.settings, layers_of(message), in_sequence=True)
-    if next(iter(sums.chosen), None) in layers_of(message):
+    layers = layers_of(message)
+    sums = sums_to_send(bench.model, bench.settings, layers, in_sequence=True)
+    if next(iter(sums.chosen), None) in layers:
         logger.info("sending %s", sums)
     return outputs_answer(bench.model, message, statistics_samples(bench, message))
 

@@ -159,7 +159,7 @@ elected = Rule(
 unled = (
     Rule(
         "reference",
-        lambda settings: not settings.reference_is_file or settings.align_at in ("server", "none"),
+        lambda settings: not settings.reference_is_file or not settings.aligns_at_sites,
         "'auto' or 'global'",
         "sites are sent one network, which they train from and align to: 'initial' may name that file",
     ),

@@ -239,6 +239,21 @@ class Settings(BaseModel, frozen=True):
         return self.baselines or self.variants or self.head == "counts"
 
     @property
+    def aligns_at_sites(self) -> bool:
+        """Whether sites align, or propose how."""
+        return self.align_at in ("site", "both")
+
+    @property
+    def measures_lines(self) -> bool:
+        """Whether sites measure points of lines between networks."""
+        return self.probe_points > 0 or self.mix == "search"
+
+    @property
+    def sends_grams(self) -> bool:
+        """Whether sites send Gram matrices of the inputs of all layers at once."""
+        return self.merge == "least-squares" or self.variants
+
+    @property
     def solves_head(self) -> bool:
         """Whether the last layer is solved from sums over features."""
         return self.head in ("ridge", "logistic")

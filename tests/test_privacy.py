@@ -225,8 +225,14 @@ def untrained(settings: Settings) -> dict[str, Tensor]:
 def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, message_type: str) -> None:
     """Each would be answered without it, in a run that calls for it."""
     settings = private_settings(tmp_path, privacy)
-    calling = {"privacy": "none", "probe_points": 3, "repair": True, "variants": True, "merge": "sequential"}
-    calling["reference"] = "largest"
+    calling: dict[str, object] = {
+        "privacy": "none",
+        "reference": "largest",
+        "probe_points": 3,
+        "repair": True,
+        "variants": True,
+        "merge": "sequential",
+    }
     play_in_process(settings.model_copy(update={"privacy": "none"}), 3)
     network = to_arrays(untrained(settings))
     names = {ALIGN: (ARRAYS,), OUTPUTS: (MERGED, OWN)}.get(message_type, (REFERENCE_END, CANDIDATE_END))
