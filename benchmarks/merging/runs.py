@@ -33,7 +33,7 @@ SEQUENTIAL: dict[str, object] = {
     "probe-points": 0,
     "guard": False,
 }
-# The aligned mean with its last layer solved: what `repair` and more passes are held against.
+# The aligned mean with its last layer solved.
 PLAIN: dict[str, object] = {"rounds": 1, "align-at": "both", "head": "ridge", "probe-points": 0, "guard": False}
 # Stands for the site whose network is best alone, which the run of `joint` tells.
 BEST = "best"
@@ -49,6 +49,8 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
     # Between the sites' networks and what came of fitting the layers.
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
+    # Beside what the sites have: a seed that costs minutes, where `joint` measures many more networks.
+    "ridge": PLAIN | {"baselines": True},
     "repair": PLAIN | {"repair": True},
     "passes": PLAIN | {"recalibrate-passes": 3},
     "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},

@@ -8,36 +8,44 @@ from benchmarks.merging.pooled import kept_pooled
 from benchmarks.merging.runs import ONCE, ONWARDS, Played
 from server.records import Score
 
-# Of each network: title, method whose run tells it, and its name in the record; None: the network that was merged. Some
-# networks are in the runs of two methods.
-EITHER = {"either": ("joint", "activations"), "in sequence": ("sequential-ridge", "sequential-logistic")}
-COLUMNS: tuple[tuple[str, str, str | None], ...] = (
-    ("best site", "either", "best"),
-    ("worst site", "either", "worst"),
-    ("best site, corrected", "either", "best.corrected"),
-    ("ensemble", "either", "ensemble"),
-    ("naive", "either", "naive"),
-    ("naive, recalibrated", "either", "naive.recalibrated"),
-    ("weights", "either", "weights.recalibrated"),
-    ("weights + ridge", "joint", "weights.recalibrated.ridge"),
-    ("activations", "activations", "aligned.recalibrated"),
-    ("then weights", "activations", "then-weights.recalibrated"),
-    ("joint", "joint", "aligned.recalibrated"),
-    ("joint + counts", "joint", "aligned.recalibrated.counts"),
-    ("joint + ridge", "joint", "aligned.recalibrated.ridge"),
-    ("joint + least squares", "joint", "aligned.recalibrated.least-squares"),
-    ("weights + least squares", "joint", "weights.recalibrated.least-squares"),
-    ("naive + ridge", "joint", "naive.recalibrated.ridge"),
-    ("naive + sequential + ridge", "sequential-none", None),
-    ("joint + sequential", "sequential", None),
-    ("joint + sequential + ridge", "in sequence", "head.ridge"),
-    ("joint + sequential + logistic", "sequential-logistic", None),
-    ("joint + repair + ridge", "repair", None),
-    ("joint, 3 passes + ridge", "passes", None),
-    ("search", "search", None),
-    ("sequential + search", "sequential-search", None),
-    ("pooled training", "pooled", "pooled"),
-)
+# A network of a run's record: the method, and the network's name there; None: the network that was merged.
+Place = tuple[str, str | None]
+# Methods whose runs tell what the sites have.
+TELL_OF_SITES = ("joint", "activations", "ridge")
+
+
+def _sites(name: str) -> tuple[Place, ...]:
+    return tuple((method, name) for method in TELL_OF_SITES)
+
+
+# Of each network: its title, and where it is found, in the order of preference.
+COLUMNS: Mapping[str, tuple[Place, ...]] = {
+    "best site": _sites("best"),
+    "worst site": _sites("worst"),
+    "best site, corrected": _sites("best.corrected"),
+    "ensemble": _sites("ensemble"),
+    "naive": _sites("naive"),
+    "naive, recalibrated": _sites("naive.recalibrated"),
+    "weights": (("joint", "weights.recalibrated"), ("activations", "weights.recalibrated")),
+    "weights + ridge": (("joint", "weights.recalibrated.ridge"),),
+    "activations": (("activations", "aligned.recalibrated"),),
+    "then weights": (("activations", "then-weights.recalibrated"),),
+    "joint": (("joint", "aligned.recalibrated"), ("ridge", "aligned.recalibrated")),
+    "joint + counts": (("joint", "aligned.recalibrated.counts"),),
+    "joint + ridge": (("joint", "aligned.recalibrated.ridge"), ("ridge", None)),
+    "joint + least squares": (("joint", "aligned.recalibrated.least-squares"),),
+    "weights + least squares": (("joint", "weights.recalibrated.least-squares"),),
+    "naive + ridge": (("joint", "naive.recalibrated.ridge"),),
+    "naive + sequential + ridge": (("sequential-none", None),),
+    "joint + sequential": (("sequential", None),),
+    "joint + sequential + ridge": (("sequential-ridge", None), ("sequential-logistic", "head.ridge")),
+    "joint + sequential + logistic": (("sequential-logistic", None),),
+    "joint + repair + ridge": (("repair", None),),
+    "joint, 3 passes + ridge": (("passes", None),),
+    "search": (("search", None),),
+    "sequential + search": (("sequential-search", None),),
+    "pooled training": (),
+}
 COST = "seconds, MB from a site, MB to it"
 Rows = Mapping[str, Mapping[str, Sequence[Played]]]
 
@@ -53,8 +61,8 @@ def show(found: Iterable[Played]) -> None:
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
     for row, played in further.items():
         onwards = {run.task.name for method in ONWARDS for run in played.get(method, ())}
-        either = [run for run in _of(played, "either") if run.task.name in onwards]
-        corrected = [_of_sites(run, "best.corrected").accuracy for run in either]
+        of_onwards = {method: [run for run in runs if run.task.name in onwards] for method, runs in played.items()}
+        corrected = [score.accuracy for score in scores_of(of_onwards, "best site, corrected")]
         print(f"\n{row}: best corrected site {_spread(corrected)}\n")
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
         _table(["accuracy after", "seeds", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
@@ -70,8 +78,13 @@ def by_row(found: Iterable[Played]) -> dict[str, dict[str, list[Played]]]:
 
 def scores_of(played: Mapping[str, Sequence[Played]], title: str) -> list[Score]:
     """What one line of the table has of a task, seed by seed."""
-    ((_, method, name),) = [column for column in COLUMNS if column[0] == title]
-    return _scores(played, method, name)
+    if title == "pooled training":
+        tasks = {run.task.name: run.task for runs in played.values() for run in runs}
+        return [score for task in tasks.values() if (score := kept_pooled(task)) is not None]
+    by_task: dict[str, Score] = {}
+    for method, name in reversed(COLUMNS[title]):
+        by_task |= {run.task.name: score for run in played.get(method, ()) if (score := _score(run, name)) is not None}
+    return [by_task[name] for name in sorted(by_task)]
 
 
 def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequence[Played]]], list[str]]) -> None:
@@ -87,8 +100,8 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
     print("\n| " + " | ".join([quantity, *rows]) + " |")
     print("| --- " * (len(rows) + 1) + "|")
     print("| seeds | " + " | ".join(map(str, seeds)) + " |")
-    for title, method, name in COLUMNS:
-        scores = [_scores(played, method, name) for played in rows.values()]
+    for title in COLUMNS:
+        scores = [scores_of(played, title) for played in rows.values()]
         if any(scores):
             spreads = [_spread([getattr(score, quantity) for score in found]) for found in scores]
             fewer = [f" ({len(s)})" if 0 < len(s) < n else "" for s, n in zip(scores, seeds, strict=True)]
@@ -96,11 +109,12 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
 
 
 def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
-    activations, joint, either = (_of(played, method) for method in ("activations", "joint", "either"))
+    """Of the line between the networks as they came, the same in both methods' runs, and of the lines once aligned."""
+    told = [{run.task.name: run.first.barrier for run in played.get(method, ())} for method in ("activations", "joint")]
+    naive = (told[0] | told[1]).values()
     return [
-        _spread([r.first.barrier.naive for r in either if r.first.barrier and r.first.barrier.naive is not None]),
-        _spread([r.first.barrier.aligned for r in activations if r.first.barrier]),
-        _spread([r.first.barrier.aligned for r in joint if r.first.barrier]),
+        _spread([barrier.naive for barrier in naive if barrier and barrier.naive is not None]),
+        *(_spread([barrier.aligned for barrier in each.values() if barrier]) for each in told),
     ]
 
 
@@ -120,28 +134,13 @@ def _rounds(played: Mapping[str, Sequence[Played]]) -> list[str]:
     return [str(len(runs)), *map(_spread, accuracies)]
 
 
-def _scores(played: Mapping[str, Sequence[Played]], method: str, name: str | None) -> list[Score]:
-    if method == "pooled":
-        tasks = {run.task.name: run.task for runs in played.values() for run in runs}
-        return [score for task in tasks.values() if (score := kept_pooled(task)) is not None]
-    return [score for run in _of(played, method) if (score := _score(run, name)) is not None]
-
-
-def _of(played: Mapping[str, Sequence[Played]], method: str) -> Sequence[Played]:
-    """The runs of a method; of those of `EITHER`, one for each seed."""
-    if method not in EITHER:
-        return played.get(method, ())
-    by_task = {run.task.name: run for method in reversed(EITHER[method]) for run in played.get(method, ())}
-    return [by_task[name] for name in sorted(by_task)]
-
-
 def _score(run: Played, name: str | None) -> Score | None:
     if name is None:
         return run.first.merged
     if name.startswith(("best", "worst")):
         return _of_sites(run, name)
     if name == "head.ridge":
-        return run.first.head.ridge if run.first.head is not None else run.first.merged
+        return run.first.head.ridge if run.first.head is not None else None
     return run.first.baselines.get(name)
 
 
