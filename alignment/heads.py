@@ -60,7 +60,7 @@ def features_of(
                 network(on_device_of(network, inputs))
             if len(caught) != 1 or caught[0].ndim != 2:
                 raise StateError(f"layer {head!r}: expected to be called once on (samples, features)")
-            features = caught[0].double().cpu()
+            features = caught[0].cpu().double()
             yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), targets.cpu()
 
 

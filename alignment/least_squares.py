@@ -171,8 +171,8 @@ def fitted_in_sequence(
 def _matrix(state: State, layer: str) -> Tensor:
     """The layer's weights with one row for each output, its bias a last column."""
     weight, bias = _keys(layer)
-    rows = state[weight].double().cpu().flatten(1)
-    return torch.cat((rows, state[bias].double().cpu()[:, None]), 1) if bias in state else rows
+    rows = state[weight].cpu().double().flatten(1)
+    return torch.cat((rows, state[bias].cpu().double()[:, None]), 1) if bias in state else rows
 
 
 def _parts(like: State, layer: str, matrix: Tensor) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         for x in _rows(layer, inputs[0].detach()):
-            accumulate(sums, {name: (x.T @ x).double().cpu()})
+            accumulate(sums, {name: (x.T @ x).cpu().double()})
 
     return add
 
@@ -230,7 +230,7 @@ def _fitter(
         for x in _rows(layer, inputs[0].detach()):
             wanted = given[first : first + len(x)]
             first += len(x)
-            gram, across = (x.T @ x).double().cpu(), (x.T @ wanted).double().cpu()
+            gram, across = (x.T @ x).cpu().double(), (x.T @ wanted).cpu().double()
             before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
             sums[name] = (before[0] + gram, before[1] + across)
 

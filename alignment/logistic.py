@@ -37,7 +37,7 @@ def logistic_sums(
     `ValueError` without batches.
     """
     layer = model.get_submodule(head)
-    weight, bias = (getattr(layer, part).detach().double().cpu() for part in ("weight", "bias"))
+    weight, bias = (getattr(layer, part).detach().cpu().double() for part in ("weight", "bias"))
     rows = torch.cat((weight.T, bias[None]))
     sums: dict[str, Tensor] = {}
     for phi, targets in features_of(model, head, batches):

@@ -1,6 +1,6 @@
 """Answers to what the server asks of networks that it sends: moments and sums over the site's own samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import cast
 
 import torch
@@ -15,7 +15,7 @@ from alignment.interpolate import interpolate
 from alignment.least_squares import gram_sums, output_sums
 from alignment.logistic import logistic_sums
 from alignment.repair import corrected_moments, unit_moments
-from client.sources import Samples
+from client.sources import Drawn, Samples
 from models import head_name
 from strategies.protocol import (
     ACROSS,
@@ -61,7 +61,7 @@ def networks(message: Message) -> Iterator[tuple[str, State]]:
         yield str(number), {**state, **to_state(statistics)}
 
 
-def moments_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+def moments_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The BatchNorm moments of each network on ``samples``.
 
     With ``until`` of the layers before that one alone, and what is behind need not be sent.
@@ -73,11 +73,11 @@ def moments_answer(model: nn.Module, message: Message, samples: Samples) -> dict
     for name, state in networks(message):
         model.load_state_dict(dict(state) if until is None else _completed(model, state))
         batches = samples.batches(batch_size, device)
-        answers[name] = to_arrays(batch_norm_moments(model, batches, bool(config.get(SETTLED, False)), until))
+        answers[name] = _told(batch_norm_moments(model, batches, bool(config.get(SETTLED, False)), until), samples)
     return answers
 
 
-def repair_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+def repair_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The moments of the outputs of every layer of each network; with ``goals``, each layer corrected to these."""
     goals = message.content.array_records.get(GOALS)
     answers: dict[str, ArrayRecord] = {}
@@ -85,28 +85,28 @@ def repair_answer(model: nn.Module, message: Message, samples: Samples) -> dict[
         model.load_state_dict(dict(state))
         batches = [inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device)]
         measure = unit_moments(model, batches) if goals is None else corrected_moments(model, to_state(goals), batches)
-        answers[name] = to_arrays(measure)
+        answers[name] = _told(measure, samples)
     return answers
 
 
-def features_answer(model: nn.Module, message: Message, samples: Samples, classes: int) -> dict[str, ArrayRecord]:
+def features_answer(model: nn.Module, message: Message, samples: Drawn, classes: int) -> dict[str, ArrayRecord]:
     """The sums over the features of each network on ``samples``, from which its last layer can be solved."""
     device = next(model.parameters()).device
     answers: dict[str, ArrayRecord] = {}
     for name, state in networks(message):
         model.load_state_dict(dict(state))
         sums = feature_sums(model, head_name(model), samples.batches(batch_size, device), classes)
-        answers[name] = to_arrays(sums)
+        answers[name] = _told(sums, samples)
     return answers
 
 
-def logistic_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+def logistic_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The loss of each network on ``samples`` and its derivative by the last layer."""
     device = next(model.parameters()).device
     answers: dict[str, ArrayRecord] = {}
     for name, state in networks(message):
         model.load_state_dict(dict(state))
-        answers[name] = to_arrays(logistic_sums(model, head_name(model), samples.batches(batch_size, device)))
+        answers[name] = _told(logistic_sums(model, head_name(model), samples.batches(batch_size, device)), samples)
     return answers
 
 
@@ -115,18 +115,18 @@ def layers_of(message: Message) -> list[str]:
     return [str(name) for name in cast(list[str], config_of(message)[LAYERS])]
 
 
-def gram_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+def gram_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The Gram matrices, in single precision, of the inputs of the layers that are asked for."""
     layers = layers_of(message)
     answers: dict[str, ArrayRecord] = {}
     for name, state in networks(message):
         model.load_state_dict(dict(state))
         batches = [inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device)]
-        answers[name] = to_arrays({layer: gram.float() for layer, gram in gram_sums(model, batches, layers).items()})
+        answers[name] = _told(gram_sums(model, batches, layers), samples, torch.float32)
     return answers
 
 
-def outputs_answer(model: nn.Module, message: Message, samples: Samples) -> dict[str, ArrayRecord]:
+def outputs_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """What fits layers of the merged network to the outputs of the site's own, in single precision.
 
     What is behind these layers in either network need not be sent.
@@ -136,9 +136,14 @@ def outputs_answer(model: nn.Module, message: Message, samples: Samples) -> dict
     merged, own = (network_with(model, _completed(model, sent[name])) for name in (MERGED, OWN))
     batches = (inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device))
     sums = output_sums(merged, own, batches, layers)
-    grams = {layer: gram.float() for layer, (gram, _) in sums.items()}
-    across = {layer: products.float() for layer, (_, products) in sums.items()}
-    return {GRAMS: to_arrays(grams), ACROSS: to_arrays(across)}
+    grams = {layer: gram for layer, (gram, _) in sums.items()}
+    across = {layer: products for layer, (_, products) in sums.items()}
+    return {GRAMS: _told(grams, samples, torch.float32), ACROSS: _told(across, samples, torch.float32)}
+
+
+def _told(sums: Mapping[str, Tensor], samples: Drawn, dtype: torch.dtype = torch.float64) -> ArrayRecord:
+    """``sums`` over ``samples``, of which each stands for as many as it is weighed: sites pool by what they hold."""
+    return to_arrays({name: (tensor * samples.weight).to(dtype) for name, tensor in sums.items()})
 
 
 def _completed(model: nn.Module, state: State) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ from client.own import keep_own, load_checkpoint, load_own
 from client.privacy import private
 from client.secure import secure
 from client.site import Site
-from client.sources import Samples
+from client.sources import Drawn, Samples
 from client.training import Objective, Schedule, Teacher, class_shift, train
 from strategies.errors import OperatorError
 from strategies.protocol import (
@@ -169,14 +169,15 @@ def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
         return moments_answer(bench.model, message, statistics_samples(bench, message))
 
 
-def statistics_samples(bench: Bench, message: Message) -> Samples:
-    """The training samples that statistics are taken of: as many as the settings allow, the same at each call."""
-    samples, settings = bench.data.train, bench.settings
+def statistics_samples(bench: Bench, message: Message) -> Drawn:
+    """The training samples that statistics are taken of: as many as the settings allow, the same at each call.
+
+    In an order that is drawn: of batches of one class each, as folders of images give them, BatchNorm would see others.
+    """
+    settings = bench.settings
     most = settings.path_samples if LAMBDAS in config_of(message) else settings.statistics_samples
-    if not 0 < most < len(samples):
-        return samples
     generator = torch.Generator().manual_seed(bench.site.seed(settings.seed, "samples of statistics"))
-    return samples.take(torch.randperm(len(samples), generator=generator)[:most])
+    return bench.data.train.drawn(most, generator)
 
 
 def repair(bench: Bench, message: Message) -> Mapping[str, object]:

@@ -40,10 +40,18 @@ class Samples:
         """The samples in ``rows``."""
         return Samples(self.inputs[rows], self.targets[rows], self.names)
 
+    def drawn(self, most: int, generator: torch.Generator) -> "Drawn":
+        """``most`` of the samples (0: all) in random order, which together stand for all of them."""
+        return Drawn(self, torch.randperm(len(self), generator=generator)[: most or None])
+
+    def batch(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs, bytes scaled to -1..1, and targets, of the samples in ``rows``."""
+        return scaled(self.inputs[rows]).to(device), self.targets[rows].to(device)
+
     def batches(
         self, size: int, device: torch.device, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs, bytes scaled to -1..1, and targets; shuffled when a generator is given.
+        """Batch after batch; shuffled when a generator is given.
 
         A last batch of a single sample is left out when shuffling: BatchNorm cannot train on it.
         """
@@ -51,7 +59,24 @@ class Samples:
         for start in range(0, len(self), size):
             rows = order[start : start + size]
             if generator is None or len(rows) > 1 or len(self) == 1:
-                yield scaled(self.inputs[rows]).to(device), self.targets[rows].to(device)
+                yield self.batch(rows, device)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Some of the samples, or all, in an order of their own, without a copy of them."""
+
+    samples: Samples
+    rows: Tensor
+
+    @property
+    def weight(self) -> float:
+        """How many of the samples each of these stands for."""
+        return len(self.samples) / len(self.rows)
+
+    def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batch after batch, the last of which may be of one sample."""
+        return (self.samples.batch(rows, device) for rows in self.rows.split(size))
 
 
 def scaled(inputs: Tensor) -> Tensor:

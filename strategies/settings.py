@@ -177,7 +177,8 @@ class Settings(BaseModel, frozen=True):
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: OrUsual = 0
-    """Most training samples of a site in the statistics that it sends of a network; 0: all."""
+    """Most training samples of a site in the statistics that it sends of a network, which stand for all that it holds;
+    0: all."""
     path_samples: OrUsual = 2000
     """The same at each point of a line."""
     merge: Literal["mean", "least-squares", "sequential"] = "mean"
