@@ -76,7 +76,7 @@ class Drawn:
 
     def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Batch after batch, the last of which may be of one sample."""
-        return (self.samples.batch(rows, device) for rows in self.rows.split(size))
+        return (self.samples.batch(rows, device) for rows in torch.split(self.rows, size))
 
 
 def scaled(inputs: Tensor) -> Tensor:
