@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from alignment.batch_norm import watch_batch_norms, write_moments
+from alignment.batch_norm import BATCH_NORMS, watch_batch_norms, write_moments
 from alignment.batches import Batch, first_inputs, inputs_of, joined, network_with, reusable
 from alignment.channels import along, channel_axes, named_modules
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
@@ -58,24 +58,26 @@ def repair(
 
 
 def unit_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """The moments of the outputs of every layer that `repair` corrects: what one end's statistics are made of.
+    """The moments of the outputs of every layer that `corrected_moments` corrects: an end's own statistics.
 
     They pool over sites, as all moments do. ``model`` holds the end, and is not touched.
     """
     kept = reusable(batches)
     network = network_with(model)
-    return _unit_moments(network, channel_axes(network, first_inputs(kept, network)[:2]), kept)
+    return _unit_moments(network, _axes_behind(network, first_inputs(kept, network)[:2]), kept)
 
 
 def corrected_moments(model: nn.Module, goals: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
     """The same moments of a merged network, each layer fed by those before it as corrected to ``goals``.
 
-    For networks without BatchNorm. ``model`` holds the merged network, and is not touched.
+    With BatchNorm, of the layers behind the last of them, as its running statistics have it: what comes before one is
+    normalised there, and corrected it would want new statistics, which no site alone has. ``model`` holds the merged
+    network, and is not touched.
     """
     kept = reusable(batches)
     network = network_with(model)
-    axes = channel_axes(network, first_inputs(kept, network)[:2])
-    return _measure(network, axes, goals, kept)[0]
+    axes = _axes_behind(network, first_inputs(kept, network)[:2])
+    return _measure(network, axes, goals, kept, settled=True)[0]
 
 
 def goals_between(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -122,6 +124,19 @@ def _goal(goals: Mapping[str, Tensor], layer: str) -> Goal:
     return Goal(goals[f"{layer}.mean"], goals[f"{layer}.deviation"])
 
 
+def _axes_behind(network: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """`channel_axes`, of those layers alone that no BatchNorm layer runs after."""
+    axes = channel_axes(network, inputs)
+    ran: list[str] = []
+    with ExitStack() as hooks, torch.no_grad():
+        for name, layer in named_modules(network):
+            if name in axes or isinstance(layer, BATCH_NORMS):
+                hooks.enter_context(layer.register_forward_pre_hook(lambda *_, name=name: ran.append(name)))
+        network(inputs)
+    last = max((number for number, name in enumerate(ran) if name not in axes), default=-1)
+    return {name: axis for name, axis in axes.items() if name not in ran[: last + 1]}
+
+
 def _unit_moments(network: nn.Module, axes: Mapping[str, int], batches: Iterable[Batch]) -> dict[str, Tensor]:
     """The moments of the outputs of the layers in ``axes``."""
     moments: dict[str, Tensor] = {}
@@ -135,14 +150,21 @@ def _unit_moments(network: nn.Module, axes: Mapping[str, int], batches: Iterable
 
 
 def _measure(
-    network: nn.Module, axes: Mapping[str, int], goals: Mapping[str, Tensor], batches: Iterable[Batch]
+    network: nn.Module,
+    axes: Mapping[str, int],
+    goals: Mapping[str, Tensor],
+    batches: Iterable[Batch],
+    settled: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The moments of the layers' outputs and of the BatchNorm layers' inputs, all layers before them corrected."""
+    """The moments of the layers' outputs and of the BatchNorm layers' inputs, all layers before them corrected.
+
+    BatchNorm layers normalise by the batch at hand, or, ``settled``, by their running statistics.
+    """
     moments: dict[str, Tensor] = {}
     batch_norm: dict[str, Tensor] = {}
     layers = dict(named_modules(network))
     with ExitStack() as hooks, torch.no_grad():
-        watch_batch_norms(network, batch_norm, hooks)
+        watch_batch_norms(network, batch_norm, hooks, settled)
         for name, axis in axes.items():
             corrector = _corrector(moments, name, axis, _goal(goals, name))
             hooks.enter_context(layers[name].register_forward_hook(corrector))

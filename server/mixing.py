@@ -38,17 +38,15 @@ class Search:
     alone: dict[str, Score] = field(default_factory=dict[str, Score])
 
     def run(self, merged: MergedRound, mean: State) -> State:
-        """The best network found, with the statistics of its place; ``mean`` when no site answered.
+        """The best network found, with the statistics of its place; ``mean`` when no line was measured.
 
         First from the reference towards each site's network in turn, and towards the mean of all; then, group of layers
-        by group, towards each site's network again.
+        by group, towards each site's network again. It ends where a site of the merge does not answer.
         """
         current: State = merged.network
         others = {site: state for site, state in merged.aligned.items() if site != merged.reference}
-        # The plain mean of two lies on the line between them; a merge of another kind lies elsewhere.
-        between = len(others) == 1 and self.sites.settings.is_plain_mean
-        ends = others if between else {**others, MIDDLE: mean}
-        for name, end in ends.items():
+        # The mean of two lies on the line between them, but need not be one of its points.
+        for name, end in {**others, MIDDLE: mean}.items():
             current = self._towards(name, "", current, end)
         if not self.steps:
             return mean
@@ -61,8 +59,10 @@ class Search:
     def settle(self, merged: MergedRound, state: State, score: Score | None) -> tuple[State, Score | None]:
         """``state``, finished, and its score; or the site's own network that has less loss, and its."""
         self.alone = measure_alone(self.sites, merged, self.round_number)
+        otherwise = "no site's network is taken as it is"
+        told = self.sites.all_told(self.sites.answered, self.sites.merging, otherwise, self.round_number)
         best = min(self.alone, key=lambda site: self.alone[site].loss, default=None)
-        if best is None or (score is not None and not _is_less(self.alone[best], score)):
+        if best is None or not told or (score is not None and not _is_less(self.alone[best], score)):
             return state, score
         own = self.alone[best]
         before = score.loss if score is not None else None
@@ -78,7 +78,9 @@ class Search:
         lambdas = [number / (points - 1) for number in range(points)]
         solve = self.sites.settings.solves_head
         line = measure_line(self.sites, self.model, (current, end), lambdas, self.round_number, solve)
-        if line is None:
+        # By the samples of some sites alone it would go to their networks.
+        told = self.sites.all_told(self.sites.answered, self.sites.merging, "the search ends here", self.round_number)
+        if line is None or not told:
             return current
         self.steps.append(_step(name, stage, line))
         logger.info("mix: %s", self.steps[-1])

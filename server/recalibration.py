@@ -20,6 +20,8 @@ from server.sums import moments_reader, shapes_of
 from strategies.protocol import CONFIG, GOALS, MERGED, RECALIBRATE, REPAIR, SETTLED, UNTIL, State, to_arrays
 from strategies.settings import Settings
 
+Read = Callable[[str, Message], dict[str, Moments]]
+
 
 def recalibrate(
     sites: Sites, model: nn.Module, states: Mapping[str, State], round_number: int, until: str | None = None
@@ -45,18 +47,17 @@ def repair(
     """``merged`` with its units' means and deviations those of its ends, on average (REPAIR, arXiv 2211.08403).
 
     Two trips: the ends' moments, pooled over all sites, are the goals; then the merged network's, each layer fed by
-    corrected ones. With BatchNorm it comes after `recalibrate`, which sets right what a unit is before its scale and
-    shift, not after. Unchanged where no site answers.
+    corrected ones. With BatchNorm it comes after `recalibrate`, and corrects the layers behind the last of them.
+    Unchanged where not every site of the merge answers both: moments of other samples are no goals.
     """
     asked = RecordDict({name: to_arrays(state) for name, state in ends.items()})
-    moments = _pooled(sites, REPAIR, asked, number, moments_reader(unit_moments, model, sites.settings, list(ends)))
-    if not sites.all_told(moments, ends, "units keep the means and deviations of the mean", number):
+    moments = _of_all(sites, asked, number, moments_reader(unit_moments, model, sites.settings, list(ends)))
+    if moments is None:
         return dict(merged)
     goals = goals_between([moments[name] for name in ends], [weight / sum(weights) for weight in weights])
     content = RecordDict({MERGED: to_arrays(merged), GOALS: to_arrays(goals)})
-    read = moments_reader(unit_moments, model, sites.settings, [MERGED])
-    measured = _pooled(sites, REPAIR, content, number, read).get(MERGED)
-    return dict(merged) if measured is None else fold(merged, measured, goals)
+    measured = _of_all(sites, content, number, moments_reader(unit_moments, model, sites.settings, [MERGED]))
+    return dict(merged) if measured is None else fold(merged, measured[MERGED], goals)
 
 
 def pooled_moments(
@@ -73,18 +74,20 @@ def pooled_moments(
     is what ``content`` says.
     """
     read = moments_reader(batch_norm_moments, model, sites.settings, asked, until)
-    return _pooled(sites, RECALIBRATE, content, round_number, read)
-
-
-def _pooled(
-    sites: Sites,
-    message_type: str,
-    content: RecordDict,
-    round_number: int,
-    read: Callable[[str, Message], dict[str, Moments]],
-) -> dict[str, Moments]:
-    answers = sites.answers(message_type, content, round_number, read)
+    answers = sites.answers(RECALIBRATE, content, round_number, read)
     sites.all_told(answers, sites.merging, "statistics are those of the other sites", round_number)
+    return _pooled(answers)
+
+
+def _of_all(sites: Sites, content: RecordDict, round_number: int, read: Read) -> dict[str, Moments] | None:
+    """The pooled moments of outputs; None where a site of the merge does not answer."""
+    answers = sites.answers(REPAIR, content, round_number, read)
+    told = sites.all_told(answers, sites.merging, "units keep the means and deviations of the mean", round_number)
+    return _pooled(answers) if told and answers else None
+
+
+def _pooled(answers: Mapping[str, Mapping[str, Moments]]) -> dict[str, Moments]:
+    """By network, the moments of all samples together."""
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
     return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
 

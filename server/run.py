@@ -291,7 +291,12 @@ class Run:
             naive = aligned
             if moved:
                 raw = merged.raw.get(site)
+                told = set(self.sites.answered)
                 naive = probe(self.sites, self.model, reference, raw, points, number) if raw is not None else None
+                # Losses on other samples say nothing about these.
+                unseen = f"the line to {site} as it came is not known"
+                if raw is not None and not self.sites.all_told(self.sites.answered, told, unseen, number):
+                    naive = None
             if aligned is not None:
                 paths[site] = SitePaths(naive=naive, aligned=aligned)
         return paths

@@ -260,11 +260,6 @@ class Settings(BaseModel, frozen=True):
         return self.head in ("ridge", "logistic")
 
     @property
-    def is_plain_mean(self) -> bool:
-        """Whether what sites trained comes to its mean, number by number, each site by its samples."""
-        return self.merge == self.rule == "mean" and self.head != "counts"
-
-    @property
     def named_classes(self) -> tuple[str, ...]:
         """The classes' names in the order of their numbers; none where the run does not name them."""
         return split_names(self.class_names)

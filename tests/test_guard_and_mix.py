@@ -1,6 +1,7 @@
 """Never worse than FedAvg, nor than the best site."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -201,11 +202,46 @@ def test_the_search_over_three_sites_is_no_worse_than_their_mean(tmp_path: Path)
     assert losses["search"] <= losses["mean"]
 
 
-def test_the_search_of_two_sites_looks_at_what_the_merge_made(tmp_path: Path) -> None:
-    settings = quick_settings(tmp_path, mix="search", merge="least-squares", mix_points=3, epochs=2)
+@pytest.mark.parametrize("merge", ["mean", "least-squares"])
+def test_the_search_of_two_sites_looks_at_what_the_merge_made(tmp_path: Path, merge: str) -> None:
+    """Of sites of different sizes the mean is no point of the line between them."""
+    settings = quick_settings(tmp_path, mix="search", merge=merge, mix_points=3, epochs=2)
     record = one_round(play_in_process(settings))
     (other,) = set(record.weights) - {record.reference}
     assert [step.towards for step in record.mix][:2] == [other, "mean"]
+
+
+def losing(partition: int, number: int) -> Callable[[int, Message], Message | None]:
+    """Drops a site's answer number so many about lines, from 1."""
+    seen: list[int] = []
+
+    def tamper(site: int, reply: Message) -> Message | None:
+        if reply.metadata.message_type == PROBE and site == partition:
+            seen.append(site)
+            return None if len(seen) == number else reply
+        return reply
+
+    return tamper
+
+
+@pytest.mark.parametrize(("number", "steps"), [(1, 0), (3, 2)])
+def test_the_search_ends_where_a_site_is_lost(tmp_path: Path, number: int, steps: int) -> None:
+    """With disjoint labels the other site's network alone would do well on what is left."""
+    few: dict[str, object] = {"split": "disjoint", "epochs": 2, "probe_points": 0, "round_deadline_seconds": 1.0}
+    settings = quick_settings(tmp_path, mix="search", mix_points=3, **few)
+    record = one_round(play_in_process(settings, 2, losing(1, number)))
+    assert len(record.mix) == steps
+    assert [note.partition(",")[0] for note in record.notes][:1] == ["the search ends here"]
+
+
+def test_lines_that_were_measured_at_different_sites_are_not_compared(tmp_path: Path) -> None:
+    few: dict[str, object] = {"split": "disjoint", "epochs": 2, "round_deadline_seconds": 1.0}
+    record = one_round(play_in_process(quick_settings(tmp_path, **few), 2, losing(1, 2)))
+    (paths,) = record.paths.values()
+    assert paths.naive is None
+    (decided,) = [each for each in record.guard.values() if each.decision != "unmoved"]
+    assert decided.decision == "unseen"
+    assert any("as it came is not known" in note for note in record.notes)
 
 
 def test_a_norm_is_mixed_with_the_layer_before_it() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import Message
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
@@ -11,6 +12,7 @@ from alignment.moments import pool_moments
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.protocol import REPAIR
 from tests.inprocess import play_in_process, quick_settings
 from tests.trained import digits, digits_network
 
@@ -76,3 +78,36 @@ def test_repair_lowers_the_loss_of_recalibrated_batch_norm_networks_too(tmp_path
         assert merged is not None
         losses.append(merged.loss)
     assert losses[1] < losses[0]
+
+
+def test_repair_leaves_to_batch_norm_what_comes_before_it(tmp_path: Path) -> None:
+    """Else the statistics that were just renewed would be those of another network."""
+    networks: list[dict[str, Tensor]] = []
+    losses: list[float] = []
+    for repaired in (False, True):
+        settings = quick_settings(tmp_path / str(repaired), repair=repaired, norm="batch", split="iid", width=32)
+        store = play_in_process(settings)
+        merged = one_round(store).merged
+        assert merged is not None
+        networks.append(store.network(1))
+        losses.append(merged.loss)
+    plain, repaired = networks
+    assert {name for name in plain if not torch.equal(plain[name], repaired[name])} == {"fc.weight", "fc.bias"}
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("trip", [1, 2])
+def test_repair_takes_no_goals_of_other_samples_than_it_measures(tmp_path: Path, trip: int) -> None:
+    asked: list[int] = []
+
+    def lose(partition: int, reply: Message) -> Message | None:
+        if reply.metadata.message_type != REPAIR:
+            return reply
+        asked.append(partition)
+        return None if partition == 1 and asked.count(1) == trip else reply
+
+    settings: dict[str, object] = {"split": "disjoint", "round_deadline_seconds": 1.0}
+    lost = play_in_process(quick_settings(tmp_path / "lost", repair=True, **settings), 3, lose)
+    plain = play_in_process(quick_settings(tmp_path / "plain", **settings), 3)
+    assert all(torch.equal(lost.network(1)[name], tensor) for name, tensor in plain.network(1).items())
+    assert "units keep the means and deviations of the mean" in one_round(lost).notes[0]
