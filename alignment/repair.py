@@ -131,7 +131,7 @@ def _axes_behind(network: nn.Module, inputs: Tensor) -> dict[str, int]:
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in named_modules(network):
             if name in axes or isinstance(layer, BATCH_NORMS):
-                hooks.enter_context(layer.register_forward_pre_hook(lambda *_, name=name: ran.append(name)))
+                hooks.enter_context(layer.register_forward_pre_hook(_noter(ran, name)))
         network(inputs)
     last = max((number for number, name in enumerate(ran) if name not in axes), default=-1)
     return {name: axis for name, axis in axes.items() if name not in ran[: last + 1]}
@@ -174,6 +174,13 @@ def _measure(
 
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+
+
+def _noter(ran: list[str], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        ran.append(name)
+
+    return note
 
 
 def _reader(moments: dict[str, Tensor], name: str, axis: int) -> Hook:

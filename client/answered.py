@@ -56,6 +56,15 @@ def check_answered(settings: Settings, message_type: str) -> None:
         raise OperatorError(f"asked for {message_type} in a run without {words}: not answered")
 
 
+def check_sent_as_it_is(settings: Settings, first: bool) -> None:
+    """Raises `OperatorError` where a site that aligns itself sends no network, fresh from training, as it is.
+
+    The medoid of the first round alone cannot be told without all of them.
+    """
+    if settings.align_at == "site" and not (first and settings.reference == "medoid"):
+        raise OperatorError("asked for its network as it was trained in a run with align-at = 'site': not answered")
+
+
 def sums_to_send(model: nn.Module, settings: Settings, layers: Sequence[str], in_sequence: bool) -> LayerSums:
     """The sums of which ``layers`` are asked for. Raises `OperatorError` for layers that the run's limit leaves out."""
     (inputs,) = example_inputs(Architecture(*settings.network))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from alignment.barrier import LossSums
 from alignment.batches import network_with
 from client.aligning import aligned_answer
-from client.answered import check_answered, sums_to_send
+from client.answered import check_answered, check_sent_as_it_is, sums_to_send
 from client.answers import (
     features_answer,
     gram_answer,
@@ -86,6 +86,8 @@ def fit(bench: Bench, message: Message) -> Mapping[str, object]:
     Answers with the network, unless asked not to send it; asked to align, it aligns to the network sent.
     """
     config = config_of(message)
+    if config.get(SEND, True) and not config.get(TO_ALIGN):
+        check_sent_as_it_is(bench.settings, bool(config.get(FIRST, False)))
     match config.get(START):
         case "seed":
             pass
@@ -112,7 +114,7 @@ def shift_of(settings: Settings, samples: Samples) -> Tensor | None:
 
 def teacher_of(bench: Bench, message: Message) -> Teacher | None:
     """In later rounds, where the run asks for it: the ensemble of the network sent and the site's own of before."""
-    own = load_own(bench.site, before=int(str(config_of(message).get(ROUND, 1))))
+    own = load_own(bench.site, int(str(config_of(message).get(ROUND, 1))) - 1)
     if bench.settings.distillation == 0 or config_of(message).get(START) != "shared" or own is None:
         return None
     states = (to_state(message.content.array_records[ARRAYS]), own)
@@ -199,6 +201,8 @@ def logistic(bench: Bench, message: Message) -> Mapping[str, object]:
 
 def gram(bench: Bench, message: Message) -> Mapping[str, object]:
     """Gram matrices of the inputs of the network's layers."""
+    if len(message.content.array_records) != 1:
+        raise OperatorError("asked for Gram matrices of several networks at once: not answered; the limit is of one")
     logger.info("sending %s", sums_to_send(bench.model, bench.settings, layers_of(message), in_sequence=False))
     return gram_answer(bench.model, message, statistics_samples(bench, message))
 

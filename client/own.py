@@ -26,9 +26,9 @@ def keep_own(site: Site, state: dict[str, Tensor], round_number: int = 1) -> Non
             path.unlink(missing_ok=True)
 
 
-def load_own(site: Site, before: int | None = None) -> dict[str, Tensor] | None:
-    """The network that the site trained last, or last ``before`` a round; None where there is none."""
-    kept = {path: number for path, number in _kept(site).items() if before is None or number < before}
+def load_own(site: Site, round_number: int | None = None) -> dict[str, Tensor] | None:
+    """The network that the site trained last in this run, or in that round; None where there is none."""
+    kept = {path: number for path, number in _kept(site).items() if round_number in (None, number)}
     return read_tensors(max(kept, key=lambda path: kept[path])) if kept else None
 
 

@@ -47,8 +47,9 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
             f"site name {name!r}: expected letters, digits, '.', '_' and '-', at most 64, and no word that means "
             "something else in a run, such as merged, reference or config"
         )
-    home = Path(settings.runs_dir) / settings.run / "sites" if simulated else Path.home() / ".fedrebasin"
-    directory = Path(str(node_config.get("state-dir", home))) / name
+    # Of each run its own: a network of another is no teacher, and answers no question about this one.
+    home = Path(str(node_config.get("state-dir", Path.home() / ".fedrebasin"))) / name / settings.run
+    directory = Path(settings.runs_dir) / settings.run / "sites" / name if simulated else home
     laid_out = directory / "checkpoint.safetensors"
     checkpoint = node_config.get("checkpoint", laid_out if simulated and laid_out.is_file() else None)
     return Site(

@@ -44,7 +44,7 @@ A site's own, in the node config of its SuperNode: `flower-supernode --node-conf
 | --- | --- | --- |
 | `name` | `site` | The site's name; a name under which its SuperNode was registered wins |
 | `data` | the run's | Where its samples are |
-| `state-dir` | `~/.fedrebasin` | Where it keeps its own network |
+| `state-dir` | `~/.fedrebasin` | Where it keeps its own networks: of each run, those of the last two rounds |
 | `threads` | all | Torch threads |
 | `checkpoint` | none | A trained network, safetensors, to join with (`start = "checkpoint"`) |
 """

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from client.own import keep_own, load_own
+from client.site import read_site
 from client.sources import Samples
 from client.training import Objective, Schedule, Teacher, train
 from server.summary import read_rounds
@@ -40,3 +42,13 @@ def test_it_changes_later_rounds_only(tmp_path: Path) -> None:
     assert one[0] == other[0]
     assert one[1] != other[1]
     assert len(read_rounds(stores[1])) == 2
+
+
+def test_the_teacher_is_of_the_round_before_and_of_no_other_run(tmp_path: Path) -> None:
+    node = {"name": "clinic", "state-dir": str(tmp_path)}
+    one, other = (read_site(node, quick_settings(tmp_path, run=run)) for run in ("one", "other"))
+    for number in (1, 2):
+        keep_own(one, {"weight": torch.full((1,), float(number))}, number)
+    found = [load_own(one, number) for number in (1, 2, 3)]
+    assert [None if state is None else state["weight"].item() for state in found] == [1.0, 2.0, None]
+    assert load_own(other) is None

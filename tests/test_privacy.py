@@ -235,7 +235,9 @@ def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, mes
     }
     play_in_process(settings.model_copy(update={"privacy": "none"}), 3)
     network = to_arrays(untrained(settings))
-    names = {ALIGN: (ARRAYS,), OUTPUTS: (MERGED, OWN)}.get(message_type, (REFERENCE_END, CANDIDATE_END))
+    names = {ALIGN: (ARRAYS,), GRAM: (MERGED,), OUTPUTS: (MERGED, OWN)}.get(
+        message_type, (REFERENCE_END, CANDIDATE_END)
+    )
     config = ConfigRecord({LAYERS: ["fc"], **({LAMBDAS: [0.5]} if message_type == PROBE else {})})
     content = RecordDict({**dict.fromkeys(names, network), CONFIG: config})
     open_reply = ask(settings.model_copy(update=calling), message_type, content)

@@ -21,6 +21,7 @@ from strategies.protocol import (
     DESCRIPTION,
     EVALUATE,
     FEATURES,
+    FIRST,
     GRAM,
     LAYERS,
     LOGISTIC,
@@ -183,6 +184,29 @@ def test_a_site_answers_nothing_that_its_run_does_not_call_for(
     reply = ask(quick_settings(tmp_path, **changes), asked, RecordDict())
     assert reply.error.reason == "OperatorError: see the site's own log"
     assert f"asked for {asked} in a run without " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reference", "first", "sends"),
+    [("largest", True, False), ("global", False, False), ("medoid", True, True), ("medoid", False, False)],
+)
+def test_a_site_that_aligns_sends_its_network_as_it_is_for_a_first_medoid_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, reference: str, first: bool, sends: bool
+) -> None:
+    settings = quick_settings(tmp_path, align_at="site", reference=reference, epochs=1)
+    config = ConfigRecord({ROUND: 1, START: "seed", FIRST: first})
+    reply = ask(settings, TRAIN, RecordDict({CONFIG: config}))
+    assert reply.has_error() is not sends
+    assert ("asked for its network as it was trained" in caplog.text) is not sends
+
+
+def test_gram_matrices_are_of_one_network_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The limit is of one."""
+    settings = quick_settings(tmp_path, merge="least-squares", epochs=1)
+    network = train(settings).content.array_records[ARRAYS]
+    content = RecordDict({CONFIG: ConfigRecord({LAYERS: ["fc"]}), "one": network, "two": network})
+    assert ask(settings, GRAM, content).has_error()
+    assert "Gram matrices of several networks at once: not answered" in caplog.text
 
 
 @pytest.mark.parametrize(("merge", "asked"), [("least-squares", GRAM), ("sequential", OUTPUTS)])
