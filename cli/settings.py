@@ -11,12 +11,15 @@ import typer
 from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
-from models import Architecture, build, example_inputs
+from models import Architecture, build, example_inputs, head_name
 from server.heads import check_head
 from strategies.errors import SettingsError
 from strategies.idle import remarks
-from strategies.layer_sums import layer_sums
+from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.settings import REFERENCES, Settings, parse_settings
+
+# Sums over features are in double precision.
+FEATURE_BYTES = 8
 
 
 def settings(
@@ -62,13 +65,24 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
 
 
 def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
-    """Says how much each site would send for a merge of layers in closed form, and what there is no room for."""
-    if found.merge == "mean":
-        return
-    sums = layer_sums(model, inputs, found, in_sequence=found.merge == "sequential")
-    progress.print(f"merge = {found.merge!r}: each site sends {sums}", highlight=False, soft_wrap=True, markup=False)
-    if sums.shortfall:
-        warn(sums.shortfall)
+    """Says how much each site would send of sums over layers' inputs, and what there is no room for."""
+    if found.solves_head or found.variants:
+        rows = model.state_dict()[f"{head_name(model)}.weight"].shape[1] + 1
+        size = rows * (rows + found.classes) * FEATURE_BYTES / MEGABYTE
+        called = f"head = {found.head!r}" if found.solves_head else "variants"
+        _tell(f"{called}: each site sends sums over the last layer's inputs, {size:.3g} MB for each network")
+    for called, concerned in ((f"merge = {found.merge!r}", found.merge != "mean"), ("variants", found.variants)):
+        if concerned:
+            sums = layer_sums(model, inputs, found, in_sequence=found.merge == "sequential" and called != "variants")
+            # As sites propose, and as weights alone would align.
+            twice = ", of two networks" if called == "variants" and found.align_at == "both" else ""
+            _tell(f"{called}: each site sends {sums}{twice}")
+            if sums.shortfall:
+                warn(sums.shortfall)
+
+
+def _tell(text: str) -> None:
+    progress.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def tell_idle(found: Settings) -> None:

@@ -197,9 +197,20 @@ class FedRebasin(FedAvg):
         metrics = shared_metrics([one.metrics for one in self.merged.replies.values()])
         return to_arrays(self.mean(self.merged)), self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
 
+    def _capped(self, told: Mapping[str, float]) -> dict[str, float]:
+        """The weights that sites have in the mean; a mean that is not FedAvg's for it is no surprise."""
+        weights = self.bounds.capped(told)
+        if lowered := sorted(site for site in told if weights[site] < told[site]):
+            logger.warning(
+                "max-weight-share = %g: %s in the mean",
+                self.bounds.max_share,
+                ", ".join(f"{site} weighs {weights[site]:g} of {told[site]:g}" for site in lowered),
+            )
+        return weights
+
     def align_collected(self) -> MergedRound:
         """Every network that was collected, in the reference's order of units and as its site trained it."""
-        weights = self.bounds.capped({site: one.weight for site, one in self._collected.admitted.items()})
+        weights = self._capped({site: one.weight for site, one in self._collected.admitted.items()})
         admitted = {site: replace(one, weight=weights[site]) for site, one in sorted(self._collected.admitted.items())}
         refused = sorted(self._collected.refused, key=lambda verdict: verdict.site)
         if not admitted or self._lacks_reference(admitted):

@@ -52,17 +52,29 @@ def test_what_is_wrong_is_said_with_an_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("merge", "told"),
+    ("line", "told"),
     [
-        ("mean", ""),
-        ("least-squares", "merge = 'least-squares': each site sends Gram matrices of 4 layers, 0.1 MB of at most 64"),
-        ("sequential", "merge = 'sequential': each site sends sums for 4 layers in turn, 0.1 MB of at most 64"),
+        ("", ""),
+        (
+            "merge = 'least-squares'",
+            "merge = 'least-squares': each site sends Gram matrices of 4 layers, 0.1 MB of",
+        ),
+        (
+            "merge = 'sequential'",
+            "merge = 'sequential': each site sends sums for 4 layers in turn, 0.1 MB of at most",
+        ),
+        ("variants = true", "variants: each site sends Gram matrices of 4 layers, 0.1 MB of at most 64 (gram-limit-"),
+        ("variants = true", "(gram-limit-megabytes), of two networks\n"),
+        (
+            "head = 'ridge'",
+            "head = 'ridge': each site sends sums over the last layer's inputs, 0.039 MB for each",
+        ),
     ],
 )
 def test_how_much_sites_would_send_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], merge: str, told: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
 ) -> None:
-    done = read(tmp_path, capsys, f"model = 'mlp'\nwidth = 64\nmerge = {merge!r}\n")
+    done = read(tmp_path, capsys, f"model = 'mlp'\nwidth = 64\n{line}\n")
     assert (told in done.err) if told else not done.err
 
 

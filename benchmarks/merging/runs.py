@@ -15,6 +15,7 @@ from server.live import ENDS
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.files import write_text
 from strategies.settings import parse_settings
 
 # Every network that a one-shot merge could be: measured once the sites' networks are there.
@@ -24,6 +25,9 @@ FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "m
 # A run that died without a word to its store is noticed by then.
 ASKS_SECONDS = 60.0
 CHECKPOINT = "checkpoint.safetensors"
+SETTINGS = "settings.json"
+# Where a run lay, which is no part of what it measured.
+PLACE = ("run", "runs-dir", "initial")
 ROUNDS: dict[str, object] = {"rounds": 5, "probe-points": 0, "guard": False, "later-epochs": 1}
 SEQUENTIAL: dict[str, object] = {
     "rounds": 1,
@@ -102,13 +106,11 @@ def kept(task: Task, method: str) -> Played | None:
 
 def _is_same(store: RunStore, task: Task, method: str) -> bool:
     """Whether the run that lies there had the settings that it would have today; unknown where it left none."""
-    path = store.directory / "settings.json"
-    if not path.exists():
+    told = store.read_json(SETTINGS)
+    if told is None:
         return True
-    there = parse_settings(json.loads(path.read_text(encoding="utf-8")))
-    today = parse_settings(_config(task, method))
-    elsewhere: dict[str, object] = {"run": "", "runs_dir": "", "initial": ""}
-    return there.model_copy(update=elsewhere) == today.model_copy(update=elsewhere)
+    there, today = (parse_settings(each).model_dump(by_alias=True) for each in (told, run_config(task, method)))
+    return {k: v for k, v in there.items() if k not in PLACE} == {k: v for k, v in today.items() if k not in PLACE}
 
 
 def all_kept(wanted: Iterable[Task]) -> list[Played]:
@@ -117,16 +119,22 @@ def all_kept(wanted: Iterable[Task]) -> list[Played]:
 
 
 def record(task: Task, folder: Path) -> None:
-    """Copies what finished runs left into ``folder``, laid out as the cache: a few kilobytes, without networks."""
-    left = [_store(task, each.method).rounds_path for each in all_kept([task])]
-    for path in (*left, *(each for each in [pooled_path(task)] if each.exists())):
-        target = folder / path.relative_to(cache_folder())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target)
+    """Copies what finished runs left into ``folder``, laid out as the cache: a few kilobytes, without networks.
+
+    With the settings of the runs that told them, but for their place: a default that changed since is noticed.
+    """
+    for store in (_store(task, each.method) for each in all_kept([task])):
+        target = folder / store.directory.relative_to(cache_folder())
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(store.rounds_path, target)
+        if (told := store.read_json(SETTINGS)) is not None:
+            write_text(target / SETTINGS, json.dumps({k: v for k, v in told.items() if k not in PLACE}, indent=1))
+    if (path := pooled_path(task)).exists():
+        shutil.copy(path, folder)
 
 
-def _config(task: Task, method: str) -> dict[str, object]:
-    """The run config of a run, but for its place; sites come with the networks that they trained."""
+def run_config(task: Task, method: str) -> dict[str, object]:
+    """The config of a run, but for its place; sites come with the networks that they trained."""
     return {**task.config, **FEWER, **METHODS[method], "epochs": 0}
 
 
@@ -137,7 +145,7 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         shutil.rmtree(store.directory, ignore_errors=True)
         _lay_out(task, store.directory)
         place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve())}
-        config = _config(task, method) | place
+        config = run_config(task, method) | place
         if "initial" in config:
             config["initial"] = str(store.directory.resolve() / "sites" / best_site(link, task) / CHECKPOINT)
         _finish(link, link.submit(config, task.n_sites), store)
