@@ -186,7 +186,7 @@ class Settings(BaseModel, frozen=True):
     """How layers are merged: by their weighted `mean`; or, those of `Linear` and of `Conv2d` with one group, padded by
     zeros, by `least-squares` from Gram matrices of their inputs, which each site sends (RegMean); or `sequential`: one
     after another, each fitted, on what the merged ones before feed it, to what it puts out in the sites' networks. That
-    takes two trips for each layer."""
+    takes two trips for each layer, each a question to all sites and their answers."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
     """What is left of the Gram matrices' off-diagonals, with `least-squares`."""
     gram_limit_megabytes: Positive = 64.0
@@ -195,7 +195,7 @@ class Settings(BaseModel, frozen=True):
     head: Literal["mean", "counts", "ridge", "logistic"] = "mean"
     """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class;
     solved by `ridge` regression from sums that the sites send of the merged network's features; or, from there, by
-    `logistic` regression, in `head-trips` more trips."""
+    `logistic` regression, in `head-trips` more trips and one that compares."""
     head_trips: Count = 8
     """Trips of `head = logistic`; the layer is kept if it has less loss on held-out samples than that of `ridge`."""
     recalibrate_passes: Count = 1

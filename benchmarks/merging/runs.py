@@ -55,7 +55,8 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
     # Beside what the sites have: a seed that costs minutes, where `joint` measures many more networks.
     "ridge": PLAIN | {"baselines": True},
-    "repair": PLAIN | {"repair": True},
+    # Of a ResNet with BatchNorm it corrects the last layer alone, which a solved head would then replace.
+    "repair": PLAIN | {"head": "mean", "repair": True},
     "passes": PLAIN | {"recalibrate-passes": 3},
     "search": {"rounds": 1, "align-at": "site", "mix": "search", "head": "ridge", "probe-points": 0},
 }

@@ -40,7 +40,7 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "joint + sequential": (("sequential", None),),
     "joint + sequential + ridge": (("sequential-ridge", None), ("sequential-logistic", "head.ridge")),
     "joint + sequential + logistic": (("sequential-logistic", None),),
-    "joint + repair + ridge": (("repair", None),),
+    "joint + repair": (("repair", None),),
     "joint, 3 passes + ridge": (("passes", None),),
     "search": (("search", None),),
     "sequential + search": (("sequential-search", None),),
