@@ -91,7 +91,8 @@ def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequ
     print("\n| " + " | ".join(titles) + " |")
     print("| --- " * len(titles) + "|")
     for row, played in rows.items():
-        print(f"| {row} | " + " | ".join(cells(played)) + " |")
+        if any(found := cells(played)):
+            print(f"| {row} | " + " | ".join(found) + " |")
 
 
 def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
