@@ -11,6 +11,8 @@ from torch.func import functional_call
 # Layers whose outputs scale with weight and bias, and shift with bias: an affine correction folds into them.
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm)
 
+PARTS = ("weight", "bias")
+
 
 def named_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The modules of ``network``, itself included, by name."""
@@ -23,9 +25,11 @@ def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:
     The axis is found by trial, not by kind, since a LayerNorm may well sit between two transpositions.
     """
     seen: dict[str, Tensor] = {}
+    # What holds its weights in another form, as `parametrizations` do, has none that a correction folds into.
+    weights = network.state_dict()
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in named_modules(network):
-            if isinstance(layer, AFFINE) and cast(Tensor | None, layer.bias) is not None:
+            if isinstance(layer, AFFINE) and all(f"{name}.{part}".removeprefix(".") in weights for part in PARTS):
                 hooks.enter_context(layer.register_forward_pre_hook(_catcher(seen, name)))
         network(inputs)
     layers = dict(named_modules(network))

@@ -50,6 +50,9 @@ def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
         for name, layer in named_modules(network)
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _is_plain(layer))
     }
+    # What holds its weights in another form, as `parametrizations` do, has none that could be set.
+    weights = network.state_dict()
+    layers = {name: layer for name, layer in layers.items() if f"{name}.weight".removeprefix(".") in weights}
     called = calls_of(network, layers, first_inputs([example], network))
     return {name: prod(layers[name].weight.shape[1:]) + (layers[name].bias is not None) for name in called}
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from alignment.errors import StateError
+
 
 def solve(matrix: Float64[Tensor, "n n"], wanted: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
     """The x of ``matrix`` x = ``wanted``, by LU decomposition in one thread.
@@ -23,10 +25,13 @@ def solve(matrix: Float64[Tensor, "n n"], wanted: Float64[Tensor, "n k"]) -> Flo
 def cholesky(matrix: Float64[Tensor, "n n"]) -> Float64[Tensor, "n n"]:
     """The lower triangular L with LLᵀ = ``matrix``, in one thread.
 
-    Raises `torch.linalg.LinAlgError` unless ``matrix`` is positive definite.
+    Raises `StateError` unless ``matrix`` is positive definite.
     """
     with _one_thread():
-        return cast(Tensor, torch.linalg.cholesky(matrix))
+        lower, info = cast(tuple[Tensor, Tensor], torch.linalg.cholesky_ex(matrix))
+    if info.item():
+        raise StateError(f"a matrix of shape {tuple(matrix.shape)} is not positive definite: it is no sum over samples")
+    return lower
 
 
 def triangular_solve(

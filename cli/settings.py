@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cli.output import Format, print_json, print_table, progress, warn
 from models import Architecture, build, example_inputs, head_name
 from server.heads import check_head
+from server.shared import check_shared
 from strategies.errors import SettingsError
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
@@ -59,6 +60,7 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
             f"setting 'classes': model {found.model!r} has {answer.shape[-1]} outputs, expected {found.classes}"
         )
     check_head(model, found)
+    check_shared(model, found)
     tell_idle(found)
     tell_sums(model, inputs, found)
     return found

@@ -18,6 +18,7 @@ from server.live import failure
 from server.report import write_report
 from server.resume import Beginning, FinishedError, begin
 from server.run import Run
+from server.shared import check_shared
 from server.sites import Sites
 from server.store import RunStore, StoreError
 from strategies.bounds import Bounds
@@ -93,6 +94,7 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         _check_like("initial", settings.initial, initial, model.state_dict())
         model.load_state_dict(initial)
     check_head(model, settings)
+    check_shared(model, settings)
     # With nothing to permute the strategy is FedAvg, bit for bit.
     nothing = PermutationSpec.by_hand(model.state_dict(), {})
     strategy = FedRebasin(

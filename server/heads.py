@@ -18,7 +18,7 @@ from models import head_name
 from server.evaluation import pool, sums_reader
 from server.recalibration import example_of
 from server.sites import Sites
-from server.sums import check_asked, check_finite_sums, check_gram, check_headers
+from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums, check_gram, check_headers
 from strategies.admission import Admitted
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply, SettingsError
@@ -180,4 +180,8 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     check_finite_sums(site, sums[TARGETS], "feature sums of the classes")
     if bool((sums[TARGETS][-1] < 0).any()):
         raise RefusedReply(Reason.MOMENTS, site, "a class has fewer than no samples", "feature sums")
+    # Over all classes they are the sums of the features themselves, of which none is above √(n Σφ²).
+    off = (sums[TARGETS].sum(1) - sums[GRAM][:, -1]).abs()
+    if bool((off > GRAM_ROUNDING * (sums[GRAM].diagonal() * sums[GRAM][-1, -1]).sqrt() + GRAM_ROUNDING).any()):
+        raise RefusedReply(Reason.MOMENTS, site, "the classes' sums do not add up", "feature sums")
     return sums

@@ -178,11 +178,13 @@ class Run:
         if opened.mean is None:
             logger.warning("round %d is void: no mean came of secure aggregation", number)
             return state, _record(number, "void", nothing, watch)
+        self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):
             state = self._recalibrate(opened.mean, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
-        told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights}
+        notes = list(self.sites.notes)
+        told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
 
     def _finish(self, number: int, collected: MergedRound, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:

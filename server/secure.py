@@ -58,6 +58,10 @@ class Stand:
         return None, {}
 
 
+# Of 2²² steps, what a site's weight must be on average: 1/256 of the greatest.
+FEWEST_STEPS = 2**14
+
+
 @dataclass(frozen=True)
 class Opened:
     """What came of a sum: the mean and the weights of the sites that are in it, or neither; and the verdicts."""
@@ -108,7 +112,8 @@ def _could_be(values: Sequence[np.ndarray], weights: Collection[float], most: in
     weight.
     """
     shares = sum(round(weight / most * quantization_steps) for weight in weights)
-    if not values or not shares:
+    # A share below these steps rounds a weight, and all that it weighs, by percents.
+    if not values or shares < FEWEST_STEPS * len(weights):
         return False
     limit = bound * (1 + 2 * len(weights) / shares)
     return all(bool((np.abs(each) <= limit).all()) for each in values)

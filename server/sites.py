@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from server.live import waiting_for
 from strategies.admission import sound
+from strategies.bounds import MOST_EXAMPLES
 from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
 from strategies.protocol import DESCRIBE, DESCRIPTION, TRAIN_SAMPLES, is_site_name, request
@@ -129,7 +130,8 @@ class Sites:
             else:
                 self.names[node_id] = name
                 samples = said.get(TRAIN_SAMPLES)
-                self.samples[name] = samples if isinstance(samples, int) else 0
+                # More no site has, and the most that any says is what secure aggregation weighs all by.
+                self.samples[name] = samples if isinstance(samples, int) and 0 <= samples <= MOST_EXAMPLES else 0
         self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
         self.missing = before - set(self.names.values())
         if self.missing:

@@ -13,7 +13,7 @@ from logging import getLogger
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from server.sites import Sites
-from strategies.admission import admit, sound, weight_of
+from strategies.admission import sound, weight_of
 from strategies.errors import RefusedReply
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import (
@@ -114,10 +114,11 @@ class Trips:
 
         A site that the settings name has no deputy: without it the round is void.
         """
-        for chosen in ranking[:1] if self.sites.settings.reference_is_site else list(ranking):
+        deputies = sorted(ranking, key=lambda site: site in self.strategy.unfit)
+        for chosen in ranking[:1] if self.sites.settings.reference_is_site else deputies:
             (arrived,) = self.sites.ask(NETWORK, RecordDict(), self.number, only=[chosen])
             try:
-                return arrived, admit(chosen, arrived[1], state, self.strategy.spec, N_EXAMPLES).state
+                return arrived, self.strategy.vet(chosen, arrived[1])
             except RefusedReply as verdict:
                 refused.append(verdict)
                 ranking.remove(chosen)

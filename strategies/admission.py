@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from alignment.permutation import Permutation
 from alignment.spec import PermutationSpec, State
 from strategies.alignments import Reported, unpack_matching, unpack_permutation
-from strategies.bounds import MOST_EXAMPLES, update_norm
+from strategies.bounds import MOST_EXAMPLES, MOST_NORM, update_norm
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import MATCHING, PERMUTATION
@@ -45,6 +45,8 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
     if not math.isfinite(norm):
         worst = next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), "")
         raise RefusedReply(Reason.NOT_FINITE if worst else Reason.NORM, site, "expected finite values", worst)
+    if norm > MOST_NORM:
+        raise RefusedReply(Reason.NORM, site, f"norm {norm:.4g}, no network's is above {MOST_NORM:g}")
     proposed, said = content.array_records.get(PERMUTATION), content.config_records.get(MATCHING)
     permutation = None if proposed is None else unpack_permutation(site, proposed, spec)
     reported = None if said is None else unpack_matching(site, said, spec)

@@ -14,6 +14,8 @@ from strategies.pieces import pieces
 
 # No site trains on more samples than this.
 MOST_EXAMPLES = 10**9
+# No network's update is so large. Products of such tensors overflow in single precision, and no matching could be told.
+MOST_NORM = 1e15
 # Of two norms none is the usual one.
 FEWEST_TO_COMPARE = 3
 

@@ -32,5 +32,6 @@ def _said(key: str, kind: str, message: str, got: object, keys: list[str], patte
     if kind == "missing":
         return " is missing"
     pattern = message.partition("match pattern ")[2].strip("'")
-    expected = patterns.get(pattern) or type_names.get(kind, message.removeprefix("Input should be "))
+    words = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    expected = patterns.get(pattern) or type_names.get(kind, words)
     return f": expected {expected}, got {got!r} ({type(got).__name__})"

@@ -112,6 +112,8 @@ class FedRebasin(FedAvg):
         self.rule: Rule = rule
         self.malicious = malicious
         self.judge = judge or _no_more
+        # Sites that were the reference until the others' replies spoke against them: the last to be it again.
+        self.unfit: set[str] = set()
         self._sent: State = {}
         self._separation: Separation | None = None
         self._apart = True
@@ -172,6 +174,8 @@ class FedRebasin(FedAvg):
             if self.bounds.strict:
                 del admitted[site]
                 self.refuse(RefusedReply(Reason.NORM, site, words))
+                if site == self._collected.reference:
+                    self.unfit.add(site)
             else:
                 logger.warning("site %r: the update is large: %s", site, words)
 
@@ -186,8 +190,22 @@ class FedRebasin(FedAvg):
         return self._collected.refused
 
     def nearest_first(self) -> list[str]:
-        """The sites whose networks were collected, the medoid first."""
-        return nearest_first(self.spec, self._collected.admitted, self.match_by_weights)
+        """The sites whose networks were collected, the medoid first; none has more say in it than in the mean."""
+        admitted = self._collected.admitted
+        weights = self.bounds.capped({site: one.weight for site, one in admitted.items()})
+        weighed = {site: replace(one, weight=weights[site]) for site, one in admitted.items()}
+        return nearest_first(self.spec, weighed, self.match_by_weights)
+
+    def vet(self, site: str, reply: Message | None) -> State:
+        """The network of a site that is to be the reference, before others align to it; raises `RefusedReply`.
+
+        All is judged that can be without the others' replies.
+        """
+        one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
+        self.judge(site, one.metrics)
+        if self.bounds.strict and (words := self.bounds.too_far({site: one.norm})):
+            raise RefusedReply(Reason.NORM, site, words[site])
+        return one.state
 
     def merge_collected(self) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The aligned mean of what was collected, and its metrics as FedAvg averages them; Nones without any."""
@@ -316,7 +334,8 @@ class FedRebasin(FedAvg):
         assert isinstance(self.reference, str)
         wanted = self._collected.reference or self.reference
         if wanted == LARGEST:
-            wanted = largest_first({site: one.weight for site, one in admitted.items()})[0]
+            # By what they hold: bounded, the largest may be level.
+            wanted = largest_first({site: self._collected.admitted[site].weight for site in admitted})[0]
         elif wanted == MEDOID:
             wanted = self.nearest_first()[0]
         return wanted, admitted[the_site(wanted, admitted)].state

@@ -8,7 +8,7 @@ only keys that stand there; a test keeps the two equal.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from strategies.conflicts import conflicts
 from strategies.errors import SettingsError
@@ -30,6 +30,16 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 OrUsual = Annotated[int, Field(ge=0)]
+
+
+def _not_one(samples: int) -> int:
+    """One sample has no variance."""
+    if samples == 1:
+        raise ValueError("0, for all, or 2 and more")
+    return samples
+
+
+AllOrSome = Annotated[int, Field(ge=0), AfterValidator(_not_one)]
 
 
 class Settings(BaseModel, frozen=True):
@@ -177,10 +187,10 @@ class Settings(BaseModel, frozen=True):
     the best site. With `head` at `ridge` or `logistic` the last layer is solved by ridge at each point."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
-    statistics_samples: OrUsual = 0
+    statistics_samples: AllOrSome = 0
     """Most training samples of a site in the statistics that it sends of a network, which stand for all that it holds;
     0: all."""
-    path_samples: OrUsual = 2000
+    path_samples: AllOrSome = 2000
     """The same at each point of a line."""
     merge: Literal["mean", "least-squares", "sequential"] = "mean"
     """How layers are merged: by their weighted `mean`; or, those of `Linear` and of `Conv2d` with one group, padded by

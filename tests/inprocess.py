@@ -108,12 +108,13 @@ class InProcessGrid(LocalGrid):
         message_id = str(uuid.uuid4())
         message.metadata.__dict__["_message_id"] = message_id
         partition = message.metadata.dst_node_id - FIRST_NODE
-        reply = self.tamper(partition, self.app(copy.deepcopy(message), self._context(partition)))
+        reply = self.tamper(partition, self.app(copy.deepcopy(message), self.context(partition)))
         if reply is not None:
             self.replies[message_id] = reply
         return message_id
 
-    def _context(self, partition: int) -> Context:
+    def context(self, partition: int) -> Context:
+        """What Flower hands to the ClientApp of a site."""
         node_config = {"partition-id": partition, "num-partitions": self.n_sites, **self.node_config}
         return Context(
             run_id=1,

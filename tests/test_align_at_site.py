@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message
@@ -27,9 +28,11 @@ from strategies.files import write_tensors
 from strategies.protocol import (
     ALIGN,
     ARRAYS,
+    CLASS_COUNTS,
     DESCRIBE,
     MATCHING,
     METRICS,
+    N_EXAMPLES,
     NETWORK,
     PERMUTATION,
     TRAIN,
@@ -37,7 +40,7 @@ from strategies.protocol import (
 )
 from strategies.settings import Settings
 from tests.attacks.federation import fail
-from tests.inprocess import InProcessGrid, play_in_process, play_in_vain, quick_settings
+from tests.inprocess import InProcessGrid, Tamper, play_in_process, play_in_vain, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
@@ -161,6 +164,48 @@ def test_a_reference_that_does_not_answer_makes_way_for_the_next(tmp_path: Path)
     assert len(record.weights) == 2
     assert [refused.reason for refused in record.refused] == ["LATE"]
     assert record.outcome == "merged"
+
+
+def test_a_reference_that_is_refused_makes_way_for_the_next(tmp_path: Path) -> None:
+    """What can be judged of it alone is, before the others align to it."""
+
+    def tamper(partition: int, reply: Message) -> Message:
+        if partition == 0 and reply.metadata.message_type == NETWORK:
+            reply.content.metric_records[METRICS][CLASS_COUNTS] = [1] * 10
+        return reply
+
+    settings = quick_settings(tmp_path, align_at="site", reference="largest", baselines=True, epochs=1)
+    record = one_round(play_in_process(settings, 3, larger(tamper)))
+    assert [(refused.site, refused.reason) for refused in record.refused] == [("site-us", "COUNTS")]
+    assert record.reference != "site-us"
+    assert len(record.weights) == 2
+
+
+def test_a_reference_that_only_the_others_speak_against_is_not_chosen_again(tmp_path: Path) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        if partition == 0 and reply.metadata.message_type == NETWORK:
+            arrays = reply.content.array_records[ARRAYS]
+            for name, array in arrays.items():
+                arrays[name] = Array(array.numpy() * np.float32(1e6))
+        return reply
+
+    settings = quick_settings(tmp_path, align_at="site", reference="largest", rounds=2, epochs=1)
+    void, merged = read_rounds(play_in_process(settings, 3, larger(tamper)))
+    assert (void.outcome, merged.outcome) == ("void", "merged")
+    assert [(refused.site, refused.reason) for refused in void.refused] == [("site-us", "NORM")]
+    assert merged.reference != "site-us"
+
+
+def larger(tamper: Tamper) -> Tamper:
+    """The first site says that it has most samples, before ``tamper`` sees its reply."""
+
+    def both(partition: int, reply: Message) -> Message | None:
+        metrics = reply.content.metric_records.get(METRICS) if reply.has_content() else None
+        if partition == 0 and metrics is not None and N_EXAMPLES in metrics:
+            metrics[N_EXAMPLES] = 10_000
+        return tamper(partition, reply)
+
+    return both
 
 
 @pytest.mark.parametrize("align_at", ["server", "site"])

@@ -1,17 +1,22 @@
 """A later round that stays near the ensemble of the networks a site already holds."""
 
+from math import isfinite
 from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import ConfigRecord, Message, RecordDict
 from torch import nn
 
+from client.app import app, teacher_of
+from client.bench import set_up
 from client.own import keep_own, load_own
 from client.site import read_site
 from client.sources import Samples
-from client.training import Objective, Schedule, Teacher, train
+from client.training import Objective, Schedule, Teacher, class_shift, train
 from server.summary import read_rounds
-from tests.inprocess import play_in_process, quick_settings
+from strategies.protocol import ARRAYS, CONFIG, ROUND, START, TRAIN, to_arrays
+from tests.inprocess import FIRST_NODE, InProcessGrid, play_in_process, quick_settings
 
 
 def test_the_divergence_is_that_from_the_averaged_probabilities() -> None:
@@ -52,3 +57,27 @@ def test_the_teacher_is_of_the_round_before_and_of_no_other_run(tmp_path: Path) 
     found = [load_own(one, number) for number in (1, 2, 3)]
     assert [None if state is None else state["weight"].item() for state in found] == [1.0, 2.0, None]
     assert load_own(other) is None
+
+
+def test_the_teacher_is_the_network_sent_and_the_sites_own(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, distillation=1.0)
+    context = InProcessGrid(app, settings, 1).context(0)
+    bench = set_up(context)
+    own, sent = ({name: torch.full_like(t, v) for name, t in bench.model.state_dict().items()} for v in (1.0, 2.0))
+    keep_own(bench.site, own, 1)
+    content = RecordDict({ARRAYS: to_arrays(sent), CONFIG: ConfigRecord({ROUND: 2, START: "shared"})})
+    teacher = teacher_of(bench, Message(content, FIRST_NODE, TRAIN))
+    assert teacher is not None
+    assert [float(network.state_dict()["fc.bias"][0]) for network in teacher.networks] == [2.0, 1.0]
+
+
+def test_with_logit_adjustment_the_student_is_taught_by_its_own_logits() -> None:
+    """A class that the site lacks has a shift of −∞: of that no divergence is finite."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 4)
+    teacher, student = nn.Linear(4, 3), nn.Linear(4, 3)
+    samples = Samples(x, torch.randint(0, 2, (64,)))
+    objective = Objective(class_shift([32, 32, 0], 1.0), Teacher([teacher], 1.0))
+    loss = train(student, samples, Schedule(2, 16, 0.1, 0.0, 0), torch.device("cpu"), objective)
+    assert isfinite(loss)
+    assert bool(student(x).isfinite().all())

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from alignment.permutation import permute, random_permutation
+from strategies.bounds import Bounds
 from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import to_arrays, to_state
@@ -150,3 +151,14 @@ def test_it_is_a_drop_in_for_fedavg_in_any_flower_app() -> None:
     expected = small_state(0)["hidden.bias"] + 2
     assert np.allclose(result.arrays["hidden.bias"].numpy(), expected.numpy())
     assert result.evaluate_metrics_clientapp[2]["x"] == pytest.approx(2.0)
+
+
+def test_the_largest_is_so_by_what_it_holds_not_by_what_it_weighs_in_the_mean() -> None:
+    """Bounded to one value, two sites would be level and the first by name be the largest."""
+    replies = [train_reply(node, small_state(node), n) for node, n in ((1, 900), (2, 1000), (3, 10))]
+    bounds = Bounds(max_share=0.4)
+    largest = ready(FedRebasin(spec=small_spec(), reference="largest", bounds=bounds), small_state(0))
+    largest.aggregate_train(1, replies)
+    assert largest.merged is not None
+    assert largest.merged.reference == "b"
+    assert largest.merged.weights == pytest.approx({"a": 20.0, "b": 20.0, "c": 10.0})

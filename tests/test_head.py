@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from server.heads import check_head
 from server.records import RoundRecord
+from server.shared import check_shared
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.errors import SettingsError
@@ -104,6 +105,47 @@ def test_feature_sums_that_cannot_be_leave_the_mean(tmp_path: Path, attack: str)
     spoilt, silent, whole = (store.network(1)["fc.weight"] for store in stores)
     assert torch.equal(spoilt, silent)
     assert not torch.equal(spoilt, whole)
+
+
+@pytest.mark.parametrize("attack", ["not finite", "wrong shape", "negative", "other samples"])
+def test_feature_sums_of_the_classes_that_cannot_be_leave_the_mean(tmp_path: Path, attack: str) -> None:
+    def spoil(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == FEATURES:
+            (record,) = reply.content.array_records.values()
+            sums = torch.from_numpy(record["targets"].numpy().copy())
+            less = sums.clone()
+            less[-1, 0] = -1.0
+            spoilt = {
+                "not finite": sums.index_fill(0, torch.tensor([0]), float("nan")),
+                "wrong shape": sums[:, :-1],
+                "negative": less,
+                "other samples": 2 * sums,
+            }
+            record["targets"] = Array(spoilt[attack].numpy())
+        return reply
+
+    record = one_round(play_in_process(quick_settings(tmp_path, head="ridge", epochs=1), 3, spoil))
+    assert [refused.site for refused in record.refused] == ["site-eu"]
+    assert record.notes[0] == "the last layer is not solved, without an answer of site-eu"
+
+
+def test_sums_that_only_look_like_those_of_samples_leave_the_ridge_head(tmp_path: Path) -> None:
+    """A great count leaves room, beside the trace, for a matrix that is not positive definite."""
+
+    def spoil(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == FEATURES:
+            (record,) = reply.content.array_records.values()
+            gram, targets = (torch.from_numpy(record[name].numpy().copy()) for name in ("gram", "targets"))
+            targets[-1, 0] += 1e9 - gram[-1, -1]
+            gram[-1, -1] = 1e9
+            gram[0, 1] = gram[1, 0] = 9000.0
+            record["gram"], record["targets"] = Array(gram.numpy()), Array(targets.numpy())
+        return reply
+
+    record = one_round(play_in_process(quick_settings(tmp_path, head="logistic", epochs=1), 2, spoil))
+    assert record.head is not None
+    assert (record.head.kept, record.head.trips) == ("ridge", 0)
+    assert "the last layer is that of ridge regression: the sums are no sums over samples" in record.notes
 
 
 def test_without_one_sites_sums_no_head_is_solved(tmp_path: Path) -> None:
@@ -226,3 +268,44 @@ def test_a_last_layer_that_cannot_be_renewed_is_told_before_anybody_trains(
     with pytest.raises(SettingsError, match=f"setting '{next(iter(asked))}'") as error:
         check_head(model, parse_settings(asked))
     assert told in str(error.value)
+
+
+class Tied(nn.Module):
+    """A classifier under two names, and a body of which two layers share their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.three.weight = self.two.weight
+        self.fc = nn.Linear(16, 10)
+        self.classifier = self.fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.three(self.two(self.one(x.flatten(1)))))
+
+
+class NormTwice(Tied):
+    """A norm under two names, whose statistics every run renews."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(64)
+        self.same = self.norm
+
+
+@pytest.mark.parametrize(
+    ("network", "asked", "told"),
+    [
+        (Tied(), {"head": "ridge"}, "'head': the run would write 'fc.weight', which is 'classifier.weight' too"),
+        (Tied(), {"variants": True}, "'variants': the run would write 'fc.weight', which is 'classifier.weight' too"),
+        (Tied(), {"merge": "sequential"}, "'merge': the run would write 'two.weight', which is 'three.weight' too"),
+        (Tied(), {"repair": True}, "'repair': the run would write 'two.weight', which is 'three.weight' too"),
+        (NormTwice(), {}, "'model': the run would write 'norm.running_mean', which is 'same.running_mean' too"),
+    ],
+)
+def test_what_a_network_has_twice_is_not_written_once(network: nn.Module, asked: dict[str, object], told: str) -> None:
+    shape: dict[str, object] = {"shape": "1x8x8"}
+    check_shared(Tied(), parse_settings(shape))
+    with pytest.raises(SettingsError) as error:
+        check_shared(network, parse_settings(shape | asked))
+    assert str(error.value).startswith(f"setting {told}")

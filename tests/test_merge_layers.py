@@ -6,7 +6,10 @@ import pytest
 import torch
 from flwr.app import Array, Message
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
+from alignment.channels import channel_axes
+from alignment.least_squares import gram_sizes
 from models import Architecture
 from server import recalibration
 from server.records import RoundRecord
@@ -216,3 +219,11 @@ def test_a_layer_that_nobody_calls_is_not_asked_about(tmp_path: Path, merge: str
     solved, plain = store.network(1), mean.network(1)
     assert solved["auxiliary.weight"].equal(plain["auxiliary.weight"])
     assert not solved["body.1.weight"].equal(plain["body.1.weight"])
+
+
+def test_layers_whose_weights_are_held_in_another_form_keep_their_mean() -> None:
+    """`weight_norm` has no weight that could be set: what is solved, or corrected, would be nowhere."""
+    network = nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 16)), nn.ReLU(), nn.Linear(16, 10))
+    inputs = torch.randn(4, 1, 8, 8)
+    assert list(gram_sizes(network, inputs)) == ["3"]
+    assert list(channel_axes(network, inputs)) == ["3"]

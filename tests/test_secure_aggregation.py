@@ -21,7 +21,7 @@ from server.summary import read_rounds
 from strategies.errors import OperatorError
 from strategies.masked import MASKED, masked_vector, modulus, most_sites, pack_masked, quantization_steps
 from strategies.mean import exact_mean
-from strategies.protocol import ARRAYS, TRAIN, to_arrays
+from strategies.protocol import ARRAYS, DESCRIPTION, RECALIBRATE, TRAIN, TRAIN_SAMPLES, to_arrays
 from strategies.settings import Settings
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, honest, play_in_process, play_in_vain, quick_settings
 
@@ -229,3 +229,30 @@ def test_rounds_go_on(tmp_path: Path) -> None:
     assert rounds[0].merged is not None
     assert rounds[2].merged.loss < rounds[0].merged.loss
     assert torch.tensor([record.weights["site-us"] for record in rounds]).unique().numel() == 1
+
+
+@pytest.mark.parametrize(("told", "outcome"), [(1_000_000, "void"), (10**12, "merged")])
+def test_a_great_number_told_when_joining_does_not_drown_the_others(tmp_path: Path, told: int, outcome: str) -> None:
+    """All are weighed by the greatest, also where its site is lost; a number that no site has is not heard."""
+    lost = Losing(Stage.SHARE_KEYS)
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        if partition == 2 and DESCRIPTION in reply.content.config_records:
+            reply.content.config_records[DESCRIPTION][TRAIN_SAMPLES] = told
+        return lost(partition, reply)
+
+    play = play_in_process if outcome == "merged" else play_in_vain
+    store = play(secure_settings(tmp_path), N_SITES, tamper)
+    (record,) = read_rounds(store)
+    assert record.outcome == outcome
+    if outcome == "merged":
+        assert greatest_error(store) < 5 * N_SITES * 16 / 2**22
+
+
+def test_statistics_without_a_site_of_the_sum_are_told(tmp_path: Path) -> None:
+    def tamper(partition: int, reply: Message) -> Message | None:
+        return None if partition == 2 and reply.metadata.message_type == RECALIBRATE else reply
+
+    network = {"model": "resnet20", "depth": 8, "width": 4}
+    (record,) = read_rounds(play_in_process(secure_settings(tmp_path, **network), N_SITES, tamper))
+    assert record.notes == ["statistics are those of the other sites, without an answer of site-3"]

@@ -1,21 +1,25 @@
 """What leaves a site: networks, sums and moments; never a sample, and never an exception's text."""
 
-from math import prod
+from math import log, prod
 from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from client.app import app
+from client.bench import set_up
 from client.own import load_own
 from client.site import Site
 from models import Architecture, build
+from server.baselines import log_priors
 from server.recalibration import example_of
+from strategies.admission import Admitted
 from strategies.layer_sums import layer_sums
 from strategies.protocol import (
     ALIGN,
     ARRAYS,
+    CLASS_COUNTS,
     CONFIG,
     DESCRIBE,
     DESCRIPTION,
@@ -41,7 +45,8 @@ from strategies.protocol import (
     to_state,
     unpack_sums,
 )
-from strategies.settings import Settings
+from strategies.rounds import MergedRound
+from strategies.settings import Settings, parse_settings
 from tests.inprocess import FIRST_NODE, InProcessGrid, quick_settings
 
 
@@ -106,6 +111,32 @@ def test_prior_correction_undoes_a_bias_of_the_head(tmp_path: Path) -> None:
     sums = unpack_sums("site-us", metrics_of("site-us", ask(settings, EVALUATE, content)))
     assert sums["skewed.corrected"].correct == sums["plain"].correct > sums["skewed"].correct
     assert sums["skewed.corrected"].loss == pytest.approx(sums["plain"].loss, rel=1e-4)
+
+
+def test_the_ensemble_is_the_mean_of_the_networks_probabilities(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path)
+    one, two = (build(Architecture(*settings.network), seed) for seed in (1, 2))
+    # So that the mean of their logits would say something else.
+    one.get_submodule("fc").weight.data *= 30  # pyright: ignore[reportOperatorIssue]
+    content = RecordDict({name: to_arrays(net.state_dict()) for name, net in (("one", one), ("two", two))})
+    content[CONFIG] = ConfigRecord({"ensemble": ["one", "two"]})
+    (sums,) = [unpack_sums("site-us", metrics_of("site-us", ask(settings, EVALUATE, content)))["ensemble"]]
+    held_out = set_up(InProcessGrid(app, settings, 1).context(0)).data.held_out
+    ((inputs, targets),) = held_out.batches(1000, torch.device("cpu"))
+    with torch.no_grad():
+        chances = (one.eval()(inputs).double().softmax(-1) + two.eval()(inputs).double().softmax(-1)) / 2
+    assert sums.loss == pytest.approx(-chances[torch.arange(len(targets)), targets].log().sum().item(), rel=1e-5)
+    assert sums.correct == (chances.argmax(-1) == targets).sum()
+
+
+def test_a_prior_is_the_logarithm_of_the_classes_shares() -> None:
+    """One sample added to each class; what `logit-adjustment` took in training is not taken twice."""
+    metrics = MetricRecord({CLASS_COUNTS: [29, 9]})
+    merged = MergedRound("a", {}, {"a": Admitted("a", {}, 38, metrics)}, {}, {}, {})
+    expected = [log(30 / 40), log(10 / 40)]
+    assert log_priors(merged, parse_settings({}))["a"] == pytest.approx(expected)
+    halved = log_priors(merged, parse_settings({"logit-adjustment": 0.5}))["a"]
+    assert halved == pytest.approx([0.5 * each for each in expected])
 
 
 def test_recalibrate_answers_with_counts_sums_and_squares_of_each_network(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def network(settings: Settings) -> RecordDict:
 def test_sums_over_some_of_the_samples_weigh_as_much_as_all(tmp_path: Path, most: int) -> None:
     settings = quick_settings(tmp_path, head="ridge", statistics_samples=most)
     sums = answer(settings, FEATURES, network(settings))
+    whole = answer(quick_settings(tmp_path, head="ridge"), FEATURES, network(settings))
+    # Of other samples they are other sums.
+    assert torch.equal(sums[FEATURE_GRAM], whole[FEATURE_GRAM]) is (most == 0)
     assert sums[FEATURE_GRAM][-1, -1].item() == pytest.approx(TRAIN_SAMPLES)
     assert sums[TARGETS][-1].sum().item() == pytest.approx(TRAIN_SAMPLES)
 
@@ -67,6 +70,8 @@ def test_so_do_moments_at_points_of_a_line(tmp_path: Path) -> None:
     state = to_arrays(build(Architecture(*settings.network), 0).state_dict())
     content = RecordDict({REFERENCE_END: state, CANDIDATE_END: state, CONFIG: ConfigRecord({LAMBDAS: [0.5]})})
     moments = answer(settings, RECALIBRATE, content)
+    more = answer(quick_settings(tmp_path, model="mlp", norm="batch", path_samples=65), RECALIBRATE, content)
+    assert not all(torch.equal(moments[name], more[name]) for name in moments)
     counts = [tensor.item() for name, tensor in moments.items() if name.endswith(".count")]
     assert counts == pytest.approx([TRAIN_SAMPLES] * len(counts))
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
 from server.summary import read_rounds
+from strategies.protocol import PERMUTATION
 from tests.attacks.federation import Values, assert_costs_one_turn, attacked, with_first
 
 
@@ -17,7 +19,7 @@ def test_one_value_that_is_no_number(value: float) -> None:
     assert_costs_one_turn(with_first(plant), "NOT_FINITE")
 
 
-@pytest.mark.parametrize("factor", [1e6, 1e30])
+@pytest.mark.parametrize("factor", [1e6, 1e12])
 def test_an_update_of_huge_norm(factor: float) -> None:
     record = assert_costs_one_turn(with_first(lambda array: array * np.float32(factor)), "NORM", start="shared")
     assert "times the round's median" in record.refused[0].detail
@@ -25,6 +27,20 @@ def test_an_update_of_huge_norm(factor: float) -> None:
 
 def test_values_whose_difference_overflows() -> None:
     assert_costs_one_turn(with_first(lambda array: np.full_like(array, np.finfo(np.float32).max)), "NORM")
+
+
+@pytest.mark.parametrize("align_at", ["server", "both"])
+def test_values_whose_products_with_the_references_overflow(align_at: str) -> None:
+    """They are matched as they come, before their norm is held against the others'."""
+    huge = with_first(lambda array: np.full_like(array, 1e38))
+
+    def spoil(reply: Message) -> None:
+        huge(reply)
+        # Without a proposal the server matches weights.
+        reply.content.array_records.pop(PERMUTATION, None)
+
+    record = assert_costs_one_turn(spoil, "NORM", start="shared", align_at=align_at)
+    assert "no network's is above 1e+15" in record.refused[0].detail
 
 
 def test_an_absolute_bound() -> None:
