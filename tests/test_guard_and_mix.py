@@ -94,6 +94,28 @@ def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(
     assert all(torch.equal(ours[name], flowers[name]) for name in ours.keys() - set(buffers))
 
 
+def test_without_the_guard_alignment_stands_whatever_the_probes_see(tmp_path: Path) -> None:
+    probed: list[int] = []
+
+    def tamper(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == PROBE:
+            probed.append(partition)
+            metrics = reply.content.metric_records[METRICS]
+            # The aligned line, which is measured first, is the worse one.
+            loss = 900.0 if len(probed) <= 2 else 100.0
+            reply.content[METRICS] = MetricRecord({name: [100.0, loss, 50.0] for name in metrics})
+        return reply
+
+    decisions: list[str] = []
+    for guarded in (True, False):
+        probed.clear()
+        settings = quick_settings(tmp_path / str(guarded), split="iid", guard=guarded)
+        record = one_round(play_in_process(settings, 2, tamper))
+        (decided,) = [each.decision for site, each in record.guard.items() if site != record.reference]
+        decisions.append(decided)
+    assert decisions == ["undone", "unseen"]
+
+
 @pytest.mark.parametrize(("praised", "decision"), [("naive", "undone"), ("aligned", "aligned")])
 def test_of_three_sites_the_mean_itself_decides(tmp_path: Path, praised: str, decision: str) -> None:
     """Sites that see less loss with the one mean than with the other, whatever the lines say."""

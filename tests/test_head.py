@@ -5,16 +5,17 @@ from typing import cast
 
 import pytest
 import torch
-from flwr.app import Array, Message
+from flwr.app import Array, Message, MetricRecord
 from torch import Tensor, nn
 
-from server.heads import check_head
+from server.heads import average_by_counts, check_head
 from server.records import RoundRecord
 from server.shared import check_shared
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.admission import Admitted
 from strategies.errors import SettingsError
-from strategies.protocol import CLASS_COUNTS, FEATURES, LOGISTIC, METRICS, TRAIN
+from strategies.protocol import CLASS_COUNTS, FEATURES, LOGISTIC, METRICS, N_EXAMPLES, TRAIN
 from strategies.settings import parse_settings
 from tests.attacks.federation import fail
 from tests.inprocess import honest, play_in_process, quick_settings
@@ -105,6 +106,29 @@ def test_feature_sums_that_cannot_be_leave_the_mean(tmp_path: Path, attack: str)
     spoilt, silent, whole = (store.network(1)["fc.weight"] for store in stores)
     assert torch.equal(spoilt, silent)
     assert not torch.equal(spoilt, whole)
+
+
+def test_variants_are_what_other_settings_would_have_merged(tmp_path: Path) -> None:
+    """Weights alone, from the identity; and nothing moved."""
+    few: dict[str, object] = {"epochs": 1, "width": 16, "probe_points": 0, "guard": False}
+    both = quick_settings(tmp_path / "both", align_at="both", variants=True, **few)
+    scores = one_round(play_in_process(both)).baselines
+    for name, align_at in (("weights.recalibrated", "server"), ("naive.recalibrated", "none")):
+        alone = one_round(play_in_process(quick_settings(tmp_path / align_at, align_at=align_at, **few)))
+        assert alone.merged is not None
+        # What nothing moves is added up as FedAvg does, in single precision.
+        assert scores[name].loss == pytest.approx(alone.merged.loss, rel=1e-5)
+    assert scores["then-weights.recalibrated"] != scores["weights.recalibrated"]
+
+
+def test_counts_weigh_the_rows_of_aligned_networks() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    came, aligned = ({"1.weight": torch.full((2, 2), v), "1.bias": torch.full((2,), v)} for v in (1.0, 3.0))
+    metrics = [MetricRecord({CLASS_COUNTS: counts, N_EXAMPLES: 4}) for counts in ([3, 1], [1, 3])]
+    replies = {site: Admitted(site, came, 4, each) for site, each in zip("ab", metrics, strict=True)}
+    others = {name: 2 * tensor for name, tensor in aligned.items()}
+    merged = average_by_counts(model, came, {"a": aligned, "b": others}, replies, 2)
+    assert merged["1.bias"].tolist() == [(3 * 3 + 1 * 6) / 4, (1 * 3 + 3 * 6) / 4]
 
 
 @pytest.mark.parametrize("attack", ["not finite", "wrong shape", "negative", "other samples"])

@@ -1,5 +1,6 @@
 """Statistics of a merged network over sites whose data differ."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from flwr.app import Message
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
-from alignment.moments import pool_moments
+from alignment.moments import Moments, pool_moments
+from alignment.repair import goals_between
+from server import recalibration
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
@@ -111,3 +114,17 @@ def test_repair_takes_no_goals_of_other_samples_than_it_measures(tmp_path: Path,
     plain = play_in_process(quick_settings(tmp_path / "plain", **settings), 3)
     assert all(torch.equal(lost.network(1)[name], tensor) for name, tensor in plain.network(1).items())
     assert "units keep the means and deviations of the mean" in one_round(lost).notes[0]
+
+
+def test_repair_weighs_sites_as_their_mean_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[float]] = []
+
+    def spy(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Tensor]:
+        seen.append(list(weights))
+        return goals_between(ends, weights)
+
+    monkeypatch.setattr(recalibration, "goals_between", spy)
+    settings = quick_settings(tmp_path, repair=True, split="dirichlet", epochs=1, probe_points=0)
+    weights = list(one_round(play_in_process(settings)).weights.values())
+    assert weights[0] != weights[1]
+    assert seen == [[weight / sum(weights) for weight in weights]]
