@@ -80,7 +80,7 @@ private = (
         "variants",
         lambda settings: not settings.variants,
         "false",
-        "sites would see each other's networks, and send how many samples of each class they hold",
+        "sites would send their networks as they were trained, and exact sums over their layers' inputs",
     ),
 )
 noised = (

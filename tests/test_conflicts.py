@@ -26,7 +26,7 @@ PRIVATE: dict[str, object] = {"align-at": "site", "start": "shared", "probe-poin
         ({"head": "ridge"}, "exact sums over features"),
         ({"repair": True}, "setting 'repair': expected false"),
         ({"baselines": True}, "sites would see each other's networks"),
-        ({"variants": True}, "sites would see each other's networks"),
+        ({"variants": True}, "sites would send their networks as they were trained, and exact sums"),
     ],
 )
 @pytest.mark.parametrize("privacy", KINDS)
@@ -123,3 +123,11 @@ def test_a_value_that_is_wrong_by_itself_is_told_first() -> None:
     with pytest.raises(SettingsError, match="setting 'epochs'") as error:
         parse_settings({"privacy": "clipping", "epochs": "three"})
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean", "krum"])
+def test_of_a_sum_no_outlier_is_told(rule: str) -> None:
+    config = {**PRIVATE, "rule": rule, "min-sites": 5}
+    parse_settings({**config, "privacy": "local-dp"})
+    with pytest.raises(SettingsError, match="of a sum alone nobody can tell the outlier"):
+        parse_settings({**config, "privacy": "secure-aggregation"})

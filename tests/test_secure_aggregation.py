@@ -91,6 +91,14 @@ def test_too_few_sites_leave_the_model_unchanged(tmp_path: Path) -> None:
     assert record.outcome == "void"
 
 
+@pytest.mark.parametrize(("asked", "outcome"), [(0.7, "merged"), (0.9, "void")])
+def test_as_many_sites_must_stay_as_the_run_asks_for(tmp_path: Path, asked: float, outcome: str) -> None:
+    play = play_in_process if outcome == "merged" else play_in_vain
+    settings = secure_settings(tmp_path, secure_threshold=asked)
+    (record,) = read_rounds(play(settings, N_SITES, Losing(Stage.COLLECT_MASKED_VECTORS)))
+    assert record.outcome == outcome
+
+
 def test_the_server_sees_masked_networks_alone(tmp_path: Path) -> None:
     """Uniform on 32 bits; and no two sites' go together, where unmasked those of a shared start are nearly the same."""
     wire = Losing()
