@@ -49,16 +49,21 @@ def as_far_as(
 
 def calls_of(network: nn.Module, layers: Collection[str], example: Tensor) -> list[str]:
     """Those of ``layers`` that ``network`` calls when it runs on ``example``, in the order of their first calls."""
-    called: dict[str, None] = {}
+    return list(dict.fromkeys(every_call(network, layers, example)))
+
+
+def every_call(network: nn.Module, layers: Collection[str], example: Tensor) -> list[str]:
+    """The calls of ``layers`` when ``network`` runs on ``example``, in their order: a name for each."""
+    called: list[str] = []
     with ExitStack() as hooks, torch.no_grad():
         for name in layers:
 
             def note(*_: object, name: str = name) -> None:
-                called.setdefault(name)
+                called.append(name)
 
             hooks.enter_context(network.get_submodule(name).register_forward_hook(note))
         network(example)
-    return list(called)
+    return called
 
 
 def needed(model: nn.Module, layer: str, example: Tensor) -> list[str]:

@@ -12,6 +12,7 @@ from alignment.batch_norm import BATCH_NORMS, watch_batch_norms, write_moments
 from alignment.batches import Batch, first_inputs, inputs_of, joined, network_with, reusable
 from alignment.channels import along, channel_axes, named_modules
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
+from alignment.partial_run import every_call
 from alignment.precision import as_double
 from alignment.spec import State
 from alignment.validate import check_finite
@@ -127,14 +128,10 @@ def _goal(goals: Mapping[str, Tensor], layer: str) -> Goal:
 def _axes_behind(network: nn.Module, inputs: Tensor) -> dict[str, int]:
     """`channel_axes`, of those layers alone that no BatchNorm layer runs after."""
     axes = channel_axes(network, inputs)
-    ran: list[str] = []
-    with ExitStack() as hooks, torch.no_grad():
-        for name, layer in named_modules(network):
-            if name in axes or isinstance(layer, BATCH_NORMS):
-                hooks.enter_context(layer.register_forward_pre_hook(_noter(ran, name)))
-        network(inputs)
-    last = max((number for number, name in enumerate(ran) if name not in axes), default=-1)
-    return {name: axis for name, axis in axes.items() if name not in ran[: last + 1]}
+    norms = [name for name, layer in named_modules(network) if isinstance(layer, BATCH_NORMS)]
+    calls = every_call(network, [*axes, *norms], inputs)
+    last = max((number for number, name in enumerate(calls) if name in norms), default=-1)
+    return {name: axis for name, axis in axes.items() if name not in calls[: last + 1]}
 
 
 def _unit_moments(network: nn.Module, axes: Mapping[str, int], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -174,13 +171,6 @@ def _measure(
 
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
-
-
-def _noter(ran: list[str], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        ran.append(name)
-
-    return note
 
 
 def _reader(moments: dict[str, Tensor], name: str, axis: int) -> Hook:

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from alignment.barrier import LossSums
 from alignment.errors import StateError
 from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
-from alignment.moments import pool_moments
 from models import head_name
 from server.evaluation import pool, sums_reader
-from server.recalibration import example_of
+from server.recalibration import example_of, pool_answers
 from server.sites import Sites
 from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums, check_gram, check_headers
 from strategies.admission import Admitted
@@ -140,8 +139,7 @@ def pooled_features(
     # Without a site's samples it would not know their classes.
     if not sites.all_told(answers, sites.merging, "the last layer is not solved", round_number):
         return {}
-    names = dict.fromkeys(name for answer in answers.values() for name in answer)
-    return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
+    return pool_answers(answers)
 
 
 def scaled_names(names: Iterable[str]) -> list[str]:

@@ -59,8 +59,7 @@ class Search:
     def settle(self, merged: MergedRound, state: State, score: Score | None) -> tuple[State, Score | None]:
         """``state``, finished, and its score; or the site's own network that has less loss, and its."""
         self.alone = measure_alone(self.sites, merged, self.round_number)
-        otherwise = "no site's network is taken as it is"
-        told = self.sites.all_told(self.sites.answered, self.sites.merging, otherwise, self.round_number)
+        told = self._all_told("no site's network is taken as it is")
         best = min(self.alone, key=lambda site: self.alone[site].loss, default=None)
         if best is None or not told or (score is not None and not _is_less(self.alone[best], score)):
             return state, score
@@ -79,12 +78,16 @@ class Search:
         solve = self.sites.settings.solves_head
         line = measure_line(self.sites, self.model, (current, end), lambdas, self.round_number, solve)
         # By the samples of some sites alone it would go to their networks.
-        told = self.sites.all_told(self.sites.answered, self.sites.merging, "the search ends here", self.round_number)
+        told = self._all_told("the search ends here")
         if line is None or not told:
             return current
         self.steps.append(_step(name, stage, line))
         logger.info("mix: %s", self.steps[-1])
         return line.state(line.best)
+
+    def _all_told(self, otherwise: str) -> bool:
+        """Whether every site of the merge answered the last question; else notes what comes ``otherwise``."""
+        return self.sites.all_told(self.sites.answered, self.sites.merging, otherwise, self.round_number)
 
 
 def _is_less(one: Score, other: Score) -> bool:

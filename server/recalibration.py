@@ -67,7 +67,7 @@ def pooled_moments(
     asked: Sequence[str],
     round_number: int,
     until: str | None = None,
-) -> dict[str, Moments]:
+) -> Mapping[str, Moments]:
     """The BatchNorm moments of each network that ``content`` asks about, pooled over the sites that answered.
 
     ``asked`` are the networks' names: those of the records, or, between two ends, the numbers of the points. ``until``
@@ -76,18 +76,18 @@ def pooled_moments(
     read = moments_reader(batch_norm_moments, model, sites.settings, asked, until)
     answers = sites.answers(RECALIBRATE, content, round_number, read)
     sites.all_told(answers, sites.merging, "statistics are those of the other sites", round_number)
-    return _pooled(answers)
+    return pool_answers(answers)
 
 
-def _of_all(sites: Sites, content: RecordDict, round_number: int, read: Read) -> dict[str, Moments] | None:
+def _of_all(sites: Sites, content: RecordDict, round_number: int, read: Read) -> Mapping[str, Moments] | None:
     """The pooled moments of outputs; None where a site of the merge does not answer."""
     answers = sites.answers(REPAIR, content, round_number, read)
     told = sites.all_told(answers, sites.merging, "units keep the means and deviations of the mean", round_number)
-    return _pooled(answers) if told and answers else None
+    return pool_answers(answers) if told and answers else None
 
 
-def _pooled(answers: Mapping[str, Mapping[str, Moments]]) -> dict[str, Moments]:
-    """By network, the moments of all samples together."""
+def pool_answers(answers: Mapping[str, Mapping[str, Moments]]) -> dict[str, dict[str, Tensor]]:
+    """By network, the sums over the samples of all sites together."""
     names = dict.fromkeys(name for answer in answers.values() for name in answer)
     return {name: pool_moments([answer[name] for answer in answers.values()]) for name in names}
 

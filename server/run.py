@@ -23,6 +23,7 @@ from server.records import (
     BarrierRecord,
     HeadRecord,
     MatchingRecord,
+    PathRecord,
     RefusedRecord,
     RoundRecord,
     Score,
@@ -292,16 +293,20 @@ class Run:
             aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number)
             naive = aligned
             if moved:
-                raw = merged.raw.get(site)
-                told = set(self.sites.answered)
-                naive = probe(self.sites, self.model, reference, raw, points, number) if raw is not None else None
-                # Losses on other samples say nothing about these.
-                unseen = f"the line to {site} as it came is not known"
-                if raw is not None and not self.sites.all_told(self.sites.answered, told, unseen, number):
-                    naive = None
+                naive = self._probe_as_it_came(site, merged, points, number)
             if aligned is not None:
                 paths[site] = SitePaths(naive=naive, aligned=aligned)
         return paths
+
+    def _probe_as_it_came(self, site: str, merged: MergedRound, points: int, number: int) -> PathRecord | None:
+        """The line to a site's network as it was trained, if that is known, to hold against the one just measured."""
+        raw, told = merged.raw.get(site), self.sites.answered
+        if raw is None:
+            return None
+        naive = probe(self.sites, self.model, merged.network, raw, points, number)
+        # Losses on other samples say nothing about those.
+        unseen = f"the line to {site} as it came is not known"
+        return naive if self.sites.all_told(self.sites.answered, told, unseen, number) else None
 
 
 def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) -> RoundRecord:

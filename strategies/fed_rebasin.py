@@ -191,18 +191,14 @@ class FedRebasin(FedAvg):
 
     def nearest_first(self) -> list[str]:
         """The sites whose networks were collected, the medoid first; none has more say in it than in the mean."""
-        admitted = self._collected.admitted
-        weights = self.bounds.capped({site: one.weight for site, one in admitted.items()})
-        weighed = {site: replace(one, weight=weights[site]) for site, one in admitted.items()}
-        return nearest_first(self.spec, weighed, self.match_by_weights)
+        return nearest_first(self.spec, self._weighed(), self.match_by_weights)
 
     def vet(self, site: str, reply: Message | None) -> State:
         """The network of a site that is to be the reference, before others align to it; raises `RefusedReply`.
 
         All is judged that can be without the others' replies.
         """
-        one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
-        self.judge(site, one.metrics)
+        one = self._judged(site, reply)
         if self.bounds.strict and (words := self.bounds.too_far({site: one.norm})):
             raise RefusedReply(Reason.NORM, site, words[site])
         return one.state
@@ -215,21 +211,26 @@ class FedRebasin(FedAvg):
         metrics = shared_metrics([one.metrics for one in self.merged.replies.values()])
         return to_arrays(self.mean(self.merged)), self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
 
-    def _capped(self, told: Mapping[str, float]) -> dict[str, float]:
-        """The weights that sites have in the mean; a mean that is not FedAvg's for it is no surprise."""
-        weights = self.bounds.capped(told)
-        if lowered := sorted(site for site in told if weights[site] < told[site]):
+    def _weighed(self) -> dict[str, Admitted]:
+        """What was collected, by the names of sites, with the weights that sites have in the mean."""
+        admitted = self._collected.admitted
+        weights = self.bounds.capped({site: one.weight for site, one in admitted.items()})
+        return {site: replace(one, weight=weights[site]) for site, one in sorted(admitted.items())}
+
+    def _tell_lowered(self, weighed: Mapping[str, Admitted]) -> None:
+        """Says who weighs less than it holds: a mean that is not FedAvg's for it is no surprise."""
+        told = {site: self._collected.admitted[site].weight for site in weighed}
+        if lowered := [site for site, one in weighed.items() if one.weight < told[site]]:
             logger.warning(
                 "max-weight-share = %g: %s in the mean",
                 self.bounds.max_share,
-                ", ".join(f"{site} weighs {weights[site]:g} of {told[site]:g}" for site in lowered),
+                ", ".join(f"{site} weighs {weighed[site].weight:g} of {told[site]:g}" for site in lowered),
             )
-        return weights
 
     def align_collected(self) -> MergedRound:
         """Every network that was collected, in the reference's order of units and as its site trained it."""
-        weights = self._capped({site: one.weight for site, one in self._collected.admitted.items()})
-        admitted = {site: replace(one, weight=weights[site]) for site, one in sorted(self._collected.admitted.items())}
+        admitted = self._weighed()
+        self._tell_lowered(admitted)
         refused = sorted(self._collected.refused, key=lambda verdict: verdict.site)
         if not admitted or self._lacks_reference(admitted):
             return MergedRound("", {}, {}, {}, {}, {}, refused)
@@ -275,13 +276,18 @@ class FedRebasin(FedAvg):
             raise RefusedReply(Reason.UNASKED, site, "nobody of this name was asked")
         if site in self._collected.admitted:
             raise RefusedReply(Reason.DUPLICATE, site, "the first answer counts")
-        one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
-        self.judge(site, one.metrics)
+        one = self._judged(site, reply)
         known = self._known_reference()
         if known is not None and self.align_at != "site":
             # While it is in memory: from disk every look at a tensor opens a file.
             self._collected.matchings[site] = self._match(known, one)
         self._collected.admitted[site] = replace(one, state=self.spool.add(site, one.state))
+
+    def _judged(self, site: str, reply: Message | None) -> Admitted:
+        """The reply, where nothing speaks against it by itself; raises `RefusedReply`."""
+        one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
+        self.judge(site, one.metrics)
+        return one
 
     def _match(self, reference: State, one: Admitted) -> Matching:
         """The site's own proposal, kept or refined; else the matching of its weights."""

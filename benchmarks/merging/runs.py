@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,11 @@ def _is_same(store: RunStore, task: Task, method: str) -> bool:
     if told is None:
         return True
     there, today = (parse_settings(each).model_dump(by_alias=True) for each in (told, run_config(task, method)))
-    return {k: v for k, v in there.items() if k not in PLACE} == {k: v for k, v in today.items() if k not in PLACE}
+    return _without_place(there) == _without_place(today)
+
+
+def _without_place(told: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in told.items() if key not in PLACE}
 
 
 def all_kept(wanted: Iterable[Task]) -> list[Played]:
@@ -129,7 +133,7 @@ def record(task: Task, folder: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy(store.rounds_path, target)
         if (told := store.read_json(SETTINGS)) is not None:
-            write_text(target / SETTINGS, json.dumps({k: v for k, v in told.items() if k not in PLACE}, indent=1))
+            write_text(target / SETTINGS, json.dumps(_without_place(told), indent=1))
     if (path := pooled_path(task)).exists():
         shutil.copy(path, folder)
 
