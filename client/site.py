@@ -48,8 +48,10 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
             "something else in a run, such as merged, reference or config"
         )
     # Of each run its own: a network of another is no teacher, and answers no question about this one.
-    home = Path(str(node_config.get("state-dir", Path.home() / ".fedrebasin"))) / name / settings.run
-    directory = Path(settings.runs_dir) / settings.run / "sites" / name if simulated else home
+    state_dir = None if simulated else Path.home() / ".fedrebasin"
+    if "state-dir" in node_config:
+        state_dir = Path(str(node_config["state-dir"]))
+    directory = state_dir / name / settings.run if state_dir else Path(settings.runs_dir) / settings.run / "sites" / name
     laid_out = directory / "checkpoint.safetensors"
     checkpoint = node_config.get("checkpoint", laid_out if simulated and laid_out.is_file() else None)
     return Site(

@@ -158,6 +158,14 @@ def test_simulated_sites_have_names() -> None:
     assert names == ["site-us", "site-eu", "site-3"]
 
 
+@pytest.mark.parametrize("config", [{}, {"partition-id": 1, "num-partitions": 2}], ids=["own data", "a share"])
+def test_a_sites_folder_is_its_own_not_the_servers(config: dict[str, object], tmp_path: Path) -> None:
+    # Where a site runs, the folder of runs need not be there, nor be one in which it may write.
+    settings = parse_settings({"runs-dir": "/runs", "run": "first"})
+    site = read_site({"name": "site-a", "state-dir": str(tmp_path), **config}, settings)
+    assert site.directory == tmp_path / "site-a" / "first"
+
+
 @pytest.mark.parametrize("name", ["../../etc", "a\nb", 'quo"te', " "])
 def test_a_site_name_that_could_not_be_a_file_or_a_label_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="site name"):
