@@ -48,10 +48,9 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
             "something else in a run, such as merged, reference or config"
         )
     # Of each run its own: a network of another is no teacher, and answers no question about this one.
-    state_dir = None if simulated else Path.home() / ".fedrebasin"
-    if "state-dir" in node_config:
-        state_dir = Path(str(node_config["state-dir"]))
-    directory = state_dir / name / settings.run if state_dir else Path(settings.runs_dir) / settings.run / "sites" / name
+    kept_by_run = Path(settings.runs_dir) / settings.run / "sites" / name
+    state_dir = node_config.get("state-dir", None if simulated else Path.home() / ".fedrebasin")
+    directory = kept_by_run if state_dir is None else Path(str(state_dir)) / name / settings.run
     laid_out = directory / "checkpoint.safetensors"
     checkpoint = node_config.get("checkpoint", laid_out if simulated and laid_out.is_file() else None)
     return Site(
