@@ -117,6 +117,25 @@ def test_each_way_of_matching_lowers_the_barrier(tmp_path: Path, matching: str) 
     assert barrier.aligned < 0.8 * barrier.naive
 
 
+def test_the_more_a_matching_asks_of_weights_the_better_they_match(tmp_path: Path) -> None:
+    found: list[float] = []
+    for matching in ("activations", "joint", "then-weights"):
+        quick = RESNET | {"epochs": 2, "probe_points": 0}
+        run = quick_settings(tmp_path / matching, align_at="both", site_matching=matching, **quick)
+        (told,) = one_round(play_in_process(run)).matchings.values()
+        found.append(told.objective)
+    assert found[0] < found[1] < found[2]
+
+
+def test_more_restarts_find_a_better_matching(tmp_path: Path) -> None:
+    found: list[float] = []
+    for restarts in (1, 20):
+        run = quick_settings(tmp_path / str(restarts), align_at="server", restarts=restarts, epochs=1, probe_points=0)
+        (told,) = one_round(play_in_process(run)).matchings.values()
+        found.append(told.objective)
+    assert found[0] < found[1]
+
+
 @pytest.mark.parametrize("setting", [{"matching_weight": 5.0}, {"matching_samples": 8}], ids=["weight", "samples"])
 def test_a_setting_of_the_matching_changes_what_is_found(tmp_path: Path, setting: dict[str, object]) -> None:
     networks: list[dict[str, torch.Tensor]] = []

@@ -224,6 +224,19 @@ def test_the_search_over_three_sites_is_no_worse_than_their_mean(tmp_path: Path)
     assert losses["search"] <= losses["mean"]
 
 
+def test_each_line_of_the_search_has_so_many_points(tmp_path: Path) -> None:
+    told: set[int] = set()
+
+    def look_on(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == PROBE:
+            told.add(len(unpack_sums("", reply.content.metric_records[METRICS])))
+        return reply
+
+    settings = quick_settings(tmp_path, mix="search", mix_points=4, probe_points=0, epochs=1)
+    play_in_process(settings, tamper=look_on)
+    assert told == {4}
+
+
 @pytest.mark.parametrize("merge", ["mean", "least-squares"])
 def test_the_search_of_two_sites_looks_at_what_the_merge_made(tmp_path: Path, merge: str) -> None:
     """Of sites of different sizes the mean is no point of the line between them."""
