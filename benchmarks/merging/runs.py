@@ -21,7 +21,12 @@ from strategies.settings import parse_settings
 # Every network that a one-shot merge could be: measured once the sites' networks are there.
 ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 7, "guard": False}
 # Sites of CIFAR-10 hold thousands of images, and two cores compute for all of them.
-FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 6}
+FEWER: dict[str, object] = {
+    "statistics-samples": 2000,
+    "head-samples": 2000,
+    "path-samples": 1000,
+    "mix-points": 6,
+}
 # A run that died without a word to its store is noticed by then.
 ASKS_SECONDS = 60.0
 CHECKPOINT = "checkpoint.safetensors"
@@ -41,6 +46,8 @@ SEQUENTIAL: dict[str, object] = {
 PLAIN: dict[str, object] = {"rounds": 1, "align-at": "both", "head": "ridge", "probe-points": 0, "guard": False}
 # Stands for the site whose network is best alone, which the run of `joint` tells.
 BEST = "best"
+# Stands for what the run of `sequential-logistic` merged.
+SEQUENCE = "sequence"
 ONCE: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
@@ -50,6 +57,9 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-ridge": SEQUENTIAL | {"head": "ridge"},
     # Its record tells of the ridge head too.
     "sequential-logistic": SEQUENTIAL | {"head": "logistic"},
+    # Its last layer anew, by all samples of the sites: of what comes before, as many say the same (decision 0016).
+    "head-all": PLAIN
+    | {"start": "shared", "initial": SEQUENCE, "align-at": "none", "head": "logistic", "head-samples": 0},
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
     # Between the sites' networks and what came of fitting the layers.
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
@@ -152,11 +162,19 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         place = {"run": store.directory.name, "runs-dir": str(store.directory.parent.resolve())}
         config = run_config(task, method) | place
         if "initial" in config:
-            config["initial"] = str(store.directory.resolve() / "sites" / best_site(link, task) / CHECKPOINT)
+            config["initial"] = str(_initial(link, task, str(config["initial"]), store).resolve())
         _finish(link, link.submit(config, task.n_sites), store)
     if (played := kept(task, method)) is None:
         raise RuntimeError(f"{store.directory.name}: a reply was refused, see rounds.jsonl there; play it again")
     return played
+
+
+def _initial(link: SuperLink, task: Task, meant: str, store: RunStore) -> Path:
+    """The network from which a run starts."""
+    if meant == BEST:
+        return store.directory / "sites" / best_site(link, task) / CHECKPOINT
+    play(link, task, "sequential-logistic")
+    return _store(task, "sequential-logistic").checkpoint_path(1)
 
 
 def best_site(link: SuperLink, task: Task) -> str:

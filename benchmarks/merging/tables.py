@@ -40,6 +40,8 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "joint + sequential": (("sequential", None),),
     "joint + sequential + ridge": (("sequential-ridge", None), ("sequential-logistic", "head.ridge")),
     "joint + sequential + logistic": (("sequential-logistic", None),),
+    "… + ridge, all samples": (("head-all", "head.ridge"),),
+    "… + logistic, all samples": (("head-all", None),),
     "joint + repair": (("repair", None),),
     "joint, 3 passes + ridge": (("passes", None),),
     "search": (("search", None),),
