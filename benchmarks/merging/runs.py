@@ -44,7 +44,7 @@ SEQUENTIAL: dict[str, object] = {
 }
 # The aligned mean with its last layer solved.
 PLAIN: dict[str, object] = {"rounds": 1, "align-at": "both", "head": "ridge", "probe-points": 0, "guard": False}
-# Stands for the site whose network is best alone, which the run of `joint` tells.
+# Stands for the site whose network is best alone, which the run of `ridge` tells.
 BEST = "best"
 # Stands for what the run of `sequential-logistic` merged.
 SEQUENCE = "sequence"
@@ -179,7 +179,7 @@ def _initial(link: SuperLink, task: Task, meant: str, store: RunStore) -> Path:
 
 def best_site(link: SuperLink, task: Task) -> str:
     """The site whose network is best alone, as it is."""
-    first = play(link, task, "joint").first
+    first = play(link, task, "ridge").first
     return max(first.weights, key=lambda site: first.baselines[site].accuracy)
 
 
