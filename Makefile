@@ -33,7 +33,7 @@ test-observability: $(STAMP) ## rules, dashboards and report, with a real Promet
 
 test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's loopback, and what happens when they die
 	scripts/debian.sh nginx-light faketime
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder tests/deployment $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder tests/deployment $(ARGS)
 
 test-compose: $(STAMP) ## compose.yml on a real container engine, from the build to the merged network; skips where none answers
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/compose $(ARGS)
