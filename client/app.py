@@ -172,20 +172,13 @@ def recalibrate(bench: Bench, message: Message) -> Mapping[str, object]:
 
 
 def statistics_samples(bench: Bench, message: Message) -> Drawn:
-    """The training samples that statistics are taken of: as many as the settings allow, the same at each call."""
-    return _drawn(bench, message, bench.settings.statistics_samples)
+    """The training samples that statistics are taken of: as many as the settings allow, the same at each call.
 
-
-def head_samples(bench: Bench, message: Message) -> Drawn:
-    """Those that the last layer is solved by."""
-    return _drawn(bench, message, bench.settings.head_samples)
-
-
-def _drawn(bench: Bench, message: Message, most: int) -> Drawn:
-    if LAMBDAS in config_of(message):
-        most = bench.settings.path_samples
-    # In an order that is drawn: folders of images give batches of one class each, in which BatchNorm sees others.
-    generator = torch.Generator().manual_seed(bench.site.seed(bench.settings.seed, "samples of statistics"))
+    In an order that is drawn: of batches of one class each, as folders of images give them, BatchNorm would see others.
+    """
+    settings = bench.settings
+    most = settings.path_samples if LAMBDAS in config_of(message) else settings.statistics_samples
+    generator = torch.Generator().manual_seed(bench.site.seed(settings.seed, "samples of statistics"))
     return bench.data.train.drawn(most, generator)
 
 
@@ -197,13 +190,13 @@ def repair(bench: Bench, message: Message) -> Mapping[str, object]:
 def features(bench: Bench, message: Message) -> Mapping[str, object]:
     """Sums over the features of the networks sent."""
     with bench.computing():
-        return features_answer(bench.model, message, head_samples(bench, message), bench.settings.classes)
+        return features_answer(bench.model, message, statistics_samples(bench, message), bench.settings.classes)
 
 
 def logistic(bench: Bench, message: Message) -> Mapping[str, object]:
     """Loss and gradient of the last layer of the networks sent."""
     with bench.computing():
-        return logistic_answer(bench.model, message, head_samples(bench, message))
+        return logistic_answer(bench.model, message, statistics_samples(bench, message))
 
 
 def gram(bench: Bench, message: Message) -> Mapping[str, object]:

@@ -41,7 +41,6 @@ NEEDS = (
     Needs(("gram-limit-megabytes",), lambda s: s.merge != "mean" or s.variants, "merge other than 'mean'"),
     Needs(("recalibrate-passes",), lambda s: s.norm in ("", "batch") or ":" in s.model, "a network with BatchNorm"),
     Needs(("path-samples",), lambda s: s.measures_lines, "probe-points, or mix = 'search'"),
-    Needs(("head-samples",), lambda s: s.solves_head or s.variants, "head = 'ridge' or 'logistic'"),
     Needs(("head-trips",), lambda s: s.head == "logistic", "head = 'logistic'"),
     Needs(
         ("admission", "max-update-norm", "max-update-ratio", "max-weight-share"),

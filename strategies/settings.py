@@ -190,10 +190,8 @@ class Settings(BaseModel, frozen=True):
     statistics_samples: AllOrSome = 0
     """Most training samples of a site in the statistics that it sends of a network, which stand for all that it holds;
     0: all."""
-    head_samples: AllOrSome = 0
-    """The same in the sums by which `head` solves the last layer, where more samples are worth more than elsewhere."""
     path_samples: AllOrSome = 2000
-    """The same at each point of a line, whatever is asked there."""
+    """The same at each point of a line."""
     merge: Literal["mean", "least-squares", "sequential"] = "mean"
     """How layers are merged: by their weighted `mean`; or, those of `Linear` and of `Conv2d` with one group, padded by
     zeros, by `least-squares` from Gram matrices of their inputs, which each site sends (RegMean); or `sequential`: one

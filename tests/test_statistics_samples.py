@@ -21,7 +21,6 @@ from strategies.protocol import (
     GRAMS,
     LAMBDAS,
     LAYERS,
-    LOGISTIC,
     MERGED,
     OUTPUTS,
     OWN,
@@ -57,21 +56,13 @@ def network(settings: Settings) -> RecordDict:
 
 @pytest.mark.parametrize("most", [0, 100, 1000])
 def test_sums_over_some_of_the_samples_weigh_as_much_as_all(tmp_path: Path, most: int) -> None:
-    settings = quick_settings(tmp_path, head="ridge", head_samples=most, statistics_samples=50)
+    settings = quick_settings(tmp_path, head="ridge", statistics_samples=most)
     sums = answer(settings, FEATURES, network(settings))
     whole = answer(quick_settings(tmp_path, head="ridge"), FEATURES, network(settings))
     # Of other samples they are other sums.
     assert torch.equal(sums[FEATURE_GRAM], whole[FEATURE_GRAM]) is (most == 0)
     assert sums[FEATURE_GRAM][-1, -1].item() == pytest.approx(TRAIN_SAMPLES)
     assert sums[TARGETS][-1].sum().item() == pytest.approx(TRAIN_SAMPLES)
-
-
-def test_the_last_layer_has_a_number_of_samples_of_its_own(tmp_path: Path) -> None:
-    quick: dict[str, object] = {"model": "mlp", "norm": "batch", "head": "logistic"}
-    usual, few = (quick_settings(tmp_path, **quick, head_samples=most) for most in (0, 50))
-    for question, same in ((FEATURES, False), (LOGISTIC, False), (RECALIBRATE, True)):
-        one, other = (answer(each, question, network(each)) for each in (usual, few))
-        assert all(torch.equal(one[name], other[name]) for name in one) is same
 
 
 def test_so_do_moments_at_points_of_a_line(tmp_path: Path) -> None:

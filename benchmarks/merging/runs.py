@@ -21,12 +21,7 @@ from strategies.settings import parse_settings
 # Every network that a one-shot merge could be: measured once the sites' networks are there.
 ONE_SHOT: dict[str, object] = {"rounds": 1, "baselines": True, "variants": True, "probe-points": 7, "guard": False}
 # Sites of CIFAR-10 hold thousands of images, and two cores compute for all of them.
-FEWER: dict[str, object] = {
-    "statistics-samples": 2000,
-    "head-samples": 2000,
-    "path-samples": 1000,
-    "mix-points": 6,
-}
+FEWER: dict[str, object] = {"statistics-samples": 2000, "path-samples": 1000, "mix-points": 6}
 # A run that died without a word to its store is noticed by then.
 ASKS_SECONDS = 60.0
 CHECKPOINT = "checkpoint.safetensors"
@@ -57,9 +52,9 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-ridge": SEQUENTIAL | {"head": "ridge"},
     # Its record tells of the ridge head too.
     "sequential-logistic": SEQUENTIAL | {"head": "logistic"},
-    # Its last layer anew, by all samples of the sites: of what comes before, as many say the same (decision 0016).
+    # From what it merged, the statistics and the last layer anew, by all samples of the sites.
     "head-all": PLAIN
-    | {"start": "shared", "initial": SEQUENCE, "align-at": "none", "head": "logistic", "head-samples": 0},
+    | {"start": "shared", "initial": SEQUENCE, "align-at": "none", "head": "logistic", "statistics-samples": 0},
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
     # Between the sites' networks and what came of fitting the layers.
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
