@@ -107,7 +107,7 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
         scores = [scores_of(played, title) for played in rows.values()]
         if any(scores):
             spreads = [_spread([getattr(score, quantity) for score in found]) for found in scores]
-            fewer = [f" ({len(s)})" if 0 < len(s) < n else "" for s, n in zip(scores, seeds, strict=True)]
+            fewer = [_fewer(found, n) for found, n in zip(scores, seeds, strict=True)]
             print(f"| {title} | " + " | ".join(map("".join, zip(spreads, fewer, strict=True))) + " |")
 
 
@@ -115,10 +115,12 @@ def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
     """Of the line between the networks as they came, the same in both methods' runs, and of the lines once aligned."""
     told = [{run.task.name: run.first.barrier for run in played.get(method, ())} for method in ("activations", "joint")]
     naive = (told[0] | told[1]).values()
-    return [
-        _spread([barrier.naive for barrier in naive if barrier and barrier.naive is not None]),
-        *(_spread([barrier.aligned for barrier in each.values() if barrier]) for each in told),
+    lines = [
+        [barrier.naive for barrier in naive if barrier and barrier.naive is not None],
+        *([barrier.aligned for barrier in each.values() if barrier] for each in told),
     ]
+    most = max(map(len, lines))
+    return [_spread(found) + _fewer(found, most) for found in lines]
 
 
 def _cost(runs: Sequence[Played]) -> str:
@@ -152,6 +154,11 @@ def _of_sites(run: Played, name: str) -> Score:
     which, dot, ending = name.partition(".")
     sites = [run.first.baselines[site + dot + ending] for site in run.first.weights]
     return (max if which == "best" else min)(sites, key=lambda score: score.accuracy)
+
+
+def _fewer(found: Sequence[object], most: int) -> str:
+    """What marks a cell that fewer seeds than ``most`` speak for."""
+    return f" ({len(found)})" if 0 < len(found) < most else ""
 
 
 def _spread(values: Sequence[float], digits: int = 3) -> str:
