@@ -117,23 +117,25 @@ def test_each_way_of_matching_lowers_the_barrier(tmp_path: Path, matching: str) 
     assert barrier.aligned < 0.8 * barrier.naive
 
 
+def objective(settings: Settings) -> float:
+    """How well the weights of two sites match, as a run of one round has aligned them."""
+    (matching,) = one_round(play_in_process(settings)).matchings.values()
+    return matching.objective
+
+
 def test_the_more_a_matching_asks_of_weights_the_better_they_match(tmp_path: Path) -> None:
-    found: list[float] = []
-    for matching in ("activations", "joint", "then-weights"):
-        quick = RESNET | {"epochs": 2, "probe_points": 0}
-        run = quick_settings(tmp_path / matching, align_at="both", site_matching=matching, **quick)
-        (told,) = one_round(play_in_process(run)).matchings.values()
-        found.append(told.objective)
-    assert found[0] < found[1] < found[2]
+    quick = RESNET | {"align_at": "both", "epochs": 2, "probe_points": 0}
+    activations, joint, then_weights = (
+        objective(quick_settings(tmp_path / matching, site_matching=matching, **quick))
+        for matching in ("activations", "joint", "then-weights")
+    )
+    assert activations < joint < then_weights
 
 
 def test_more_restarts_find_a_better_matching(tmp_path: Path) -> None:
-    found: list[float] = []
-    for restarts in (1, 20):
-        run = quick_settings(tmp_path / str(restarts), align_at="server", restarts=restarts, epochs=1, probe_points=0)
-        (told,) = one_round(play_in_process(run)).matchings.values()
-        found.append(told.objective)
-    assert found[0] < found[1]
+    quick: dict[str, object] = {"align_at": "server", "epochs": 1, "probe_points": 0}
+    one, many = (objective(quick_settings(tmp_path / str(most), restarts=most, **quick)) for most in (1, 20))
+    assert one < many
 
 
 @pytest.mark.parametrize("setting", [{"matching_weight": 5.0}, {"matching_samples": 8}], ids=["weight", "samples"])
@@ -146,12 +148,10 @@ def test_a_setting_of_the_matching_changes_what_is_found(tmp_path: Path, setting
 
 
 def test_a_refined_proposal_has_no_lower_objective(tmp_path: Path) -> None:
-    objectives: list[float] = []
-    for refine in (False, True):
-        record = one_round(play_in_process(quick_settings(tmp_path / str(refine), align_at="both", refine=refine)))
-        (matching,) = record.matchings.values()
-        objectives.append(matching.objective)
-    assert objectives[1] > objectives[0]
+    proposed, refined = (
+        objective(quick_settings(tmp_path / str(refine), align_at="both", refine=refine)) for refine in (False, True)
+    )
+    assert refined > proposed
 
 
 def test_a_site_that_aligns_itself_keeps_to_itself_how_its_network_was(tmp_path: Path) -> None:

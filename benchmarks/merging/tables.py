@@ -106,9 +106,8 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
     for title in COLUMNS:
         scores = [scores_of(played, title) for played in rows.values()]
         if any(scores):
-            spreads = [_spread([getattr(score, quantity) for score in found]) for found in scores]
-            fewer = [_fewer(found, n) for found, n in zip(scores, seeds, strict=True)]
-            print(f"| {title} | " + " | ".join(map("".join, zip(spreads, fewer, strict=True))) + " |")
+            values = [[getattr(score, quantity) for score in found] for found in scores]
+            print(f"| {title} | " + " | ".join(map(_spread, values, seeds)) + " |")
 
 
 def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
@@ -120,7 +119,7 @@ def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
         *([barrier.aligned for barrier in each.values() if barrier] for each in told),
     ]
     most = max(map(len, lines))
-    return [_spread(found) + _fewer(found, most) for found in lines]
+    return [_spread(found, most) for found in lines]
 
 
 def _cost(runs: Sequence[Played]) -> str:
@@ -156,13 +155,10 @@ def _of_sites(run: Played, name: str) -> Score:
     return (max if which == "best" else min)(sites, key=lambda score: score.accuracy)
 
 
-def _fewer(found: Sequence[object], most: int) -> str:
-    """What marks a cell that fewer seeds than ``most`` speak for."""
-    return f" ({len(found)})" if 0 < len(found) < most else ""
-
-
-def _spread(values: Sequence[float], digits: int = 3) -> str:
+def _spread(values: Sequence[float], seeds: int = 0) -> str:
+    """Mean, and half the range behind ±; marked where fewer than so many ``seeds`` speak."""
     if not values:
         return ""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
+    mean = f"{statistics.mean(values):.3f}"
+    spread = mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.3f}"
+    return spread if len(values) >= seeds else f"{spread} ({len(values)})"

@@ -32,7 +32,7 @@ def test_the_others_go_on_after_kill_9_of_a_site_and_it_rejoins_by_itself(federa
             lambda: "site-eu" in federation.online(), LEASE_SECONDS, lambda: f"site-eu is back\n{federation.logs()}"
         )
     assert [record.outcome for record in rounds] == ["merged"] * 4
-    # A site that is back in time gets the message that it was killed over once more.
+    # Killed before it had pulled its message, a site gets it when it is back in time; after that, never again.
     assert "site-us" in rounds[0].weights
     assert sorted(rounds[-1].weights) == ["site-eu", "site-us"]
 
