@@ -89,8 +89,12 @@ def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor,
 
 
 def shrinkage(gram: Float64[Tensor, "features_and_one features_and_one"], ridge: float) -> Float64[Tensor, ""]:
-    """What ‖W‖² weighs against errors: ``ridge`` times the mean, over the features, of their Σ (φ − mean)²."""
-    return ridge * _within(gram).diagonal().mean() + torch.finfo(torch.float64).tiny
+    """What ‖W‖² weighs against errors: ``ridge`` times the mean, over the features, of their Σ (φ − mean)².
+
+    Where features never vary that is rounding, and 1e-12 times the mean of their Σ φ² takes its place.
+    """
+    spread = ridge * _within(gram).diagonal().mean()
+    return torch.maximum(spread, 1e-12 * gram[:-1, :-1].diagonal().mean()) + torch.finfo(torch.float64).tiny
 
 
 def _within(gram: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from alignment.channels import named_modules
 from alignment.errors import StateError
 from alignment.moments import accumulate
 from alignment.partial_run import as_far_as, calls_of
+from alignment.precision import is_half
 from alignment.solving import solve
 from alignment.spec import State
 
@@ -48,7 +49,7 @@ def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
     layers = {
         name: layer
         for name, layer in named_modules(network)
-        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and _is_plain(layer))
+        if isinstance(layer, nn.Linear | nn.Conv2d) and _is_plain(layer)
     }
     # What holds its weights in another form, as `parametrizations` do, has none that could be set.
     weights = network.state_dict()
@@ -57,8 +58,12 @@ def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
     return {name: prod(layers[name].weight.shape[1:]) + (layers[name].bias is not None) for name in called}
 
 
-def _is_plain(layer: nn.Conv2d) -> bool:
-    return layer.groups == 1 and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+def _is_plain(layer: nn.Linear | nn.Conv2d) -> bool:
+    """Whether outputs are weights times inputs, as they lie; a subclass may compute something else."""
+    if isinstance(layer, nn.Linear):
+        return type(layer).forward is nn.Linear.forward
+    usual = type(layer).forward is nn.Conv2d.forward and isinstance(layer.padding, tuple)
+    return usual and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 def gram_sums(
@@ -205,7 +210,7 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        for x in _rows(layer, inputs[0].detach()):
+        for x in _rows(layer, _widened(inputs[0].detach())):
             accumulate(sums, {name: (x.T @ x).cpu().double()})
 
     return add
@@ -230,14 +235,19 @@ def _fitter(
         # What the other network put out at the same call.
         given = outputs[name].pop(0)
         first = 0
-        for x in _rows(layer, inputs[0].detach()):
-            wanted = given[first : first + len(x)]
+        for x in _rows(layer, _widened(inputs[0].detach())):
+            wanted = _widened(given[first : first + len(x)])
             first += len(x)
             gram, across = (x.T @ x).cpu().double(), (x.T @ wanted).cpu().double()
             before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
             sums[name] = (before[0] + gram, before[1] + across)
 
     return add
+
+
+def _widened(values: Tensor) -> Tensor:
+    """In fp32 what is in half precision, whose sums of products overflow."""
+    return values.float() if is_half(values) else values
 
 
 def _unequal(name: str) -> StateError:

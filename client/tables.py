@@ -88,7 +88,16 @@ def _pixels(path: Path, image: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
     # A palette image holds indices into its palette: a colour as a number means nothing.
     if getattr(image, "mode", "") == "P":
         image = cast(Any, image).convert("RGB")
-    array = np.asarray(image, dtype=np.uint8)
+    # One bit a pixel is 0 and 1: nearly black among 8-bit images.
+    if getattr(image, "mode", "") == "1":
+        image = cast(Any, image).convert("L")
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        # Which part of a wider range matters, 12 bits or a window, the site alone knows.
+        raise DataError(
+            f"data {str(path)!r}: images of mode {getattr(image, 'mode', '?')!r} hold {array.dtype}, expected 8 bits a "
+            "channel. Scale them to 0 to 255 first, or read them by a function of yours: data = 'module:function'"
+        )
     if array.ndim not in (2, 3):
         raise DataError(f"data {str(path)!r}: expected images of two or three axes, got shape {array.shape}")
     return array[None] if array.ndim == 2 else np.ascontiguousarray(np.moveaxis(array, -1, 0))

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from client.sources import Samples
 
+# The share of the steps in which the learning rate rises.
+RISE = 0.2
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -109,11 +112,13 @@ def _descent(model: nn.Module, schedule: Schedule, steps_per_epoch: int, objecti
         nesterov=True,
         weight_decay=schedule.weight_decay,
     )
+    # Where the rise is just one step, OneCycleLR divides by zero.
+    total_steps = schedule.epochs * steps_per_epoch + 1
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         schedule.learning_rate,
-        total_steps=schedule.epochs * steps_per_epoch + 1,
-        pct_start=0.2,
+        total_steps=total_steps,
+        pct_start=RISE if RISE * total_steps != 1 else 2 * RISE,
         cycle_momentum=False,
     )
     return _Descent(model, optimizer, scheduler, objective, schedule.autocast)

@@ -148,3 +148,13 @@ def _check_like(setting: str, path: str, found: State, like: State) -> None:
             f"setting {setting!r}: {path}: tensor {name!r} is {shapes.get(name, 'missing')}, the run's network has "
             f"{wanted.get(name, 'none of that name')}; name a file of the network that 'model' says"
         )
+    for name, tensor in found.items():
+        if tensor.dtype != like[name].dtype:
+            raise CheckpointError(
+                f"setting {setting!r}: {path}: tensor {name!r} is {tensor.dtype}, the run's network has "
+                f"{like[name].dtype}; convert the file"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"setting {setting!r}: {path}: tensor {name!r} has NaN or infinite values: name another file"
+            )

@@ -53,14 +53,15 @@ def guard_mean(
         return guarded
     losses = {name: each.loss / each.count for name, each in sums.items()}
     best = min(rounds, key=lambda name: (losses[name], rounds[name].moved != merged.moved))
-    if rounds[best].moved == merged.moved:
-        return guarded
     # Against what was taken stands the best with, or without, alignment.
-    seen = {
-        "decision": "undone" if best == NAIVE else "aligned",
+    seen: dict[str, object] = {
         "naive_loss": losses[NAIVE],
         "aligned_loss": min(loss for name, loss in losses.items() if name != NAIVE),
     }
+    if rounds[best].moved == merged.moved:
+        # What its line spoke against stays undone, by what was seen on that line.
+        return merged, {s: d.model_copy(update=seen) if s in merged.moved else d for s, d in decisions.items()}
+    seen["decision"] = "undone" if best == NAIVE else "aligned"
     return rounds[best], {s: d.model_copy(update=seen) if s in collected.moved else d for s, d in decisions.items()}
 
 
@@ -79,5 +80,7 @@ def _decide(merged: MergedRound, site: str, paths: SitePaths | None) -> GuardRec
 
 
 def _loss_at(lam: float, path: PathRecord) -> float:
-    nearest = min(range(len(path.lambdas)), key=lambda k: abs(path.lambdas[k] - lam))
+    # Not at an end where there is another point: both lines have the same network there.
+    between = range(1, len(path.lambdas) - 1) or range(len(path.lambdas))
+    nearest = min(between, key=lambda k: abs(path.lambdas[k] - lam))
     return path.losses[nearest]

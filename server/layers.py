@@ -10,6 +10,7 @@ from alignment.least_squares import fit_layers, merge_layers
 from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram, check_headers
+from strategies.bounds import MOST_NORM, update_norm
 from strategies.decoding import read_state
 from strategies.layer_sums import DTYPE, LayerSums, layer_sums
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
@@ -66,7 +67,12 @@ def merge_in_sequence(
         answers = sites.answers(OUTPUTS, content, round_number, read, only=aligned)
         if not sites.all_told(answers, aligned, MEAN_INSTEAD, round_number):
             return dict(mean)
-        state = fit_layers(state, [{layer: answers[site]} for site in aligned])
+        fitted = fit_layers(state, [{layer: answers[site]} for site in aligned])
+        if not update_norm(fitted, state) <= MOST_NORM:
+            # Sums that no network's layer has, or not a finite one; whose they are cannot be told from the solution.
+            sites.note(round_number, f"{MEAN_INSTEAD}: the sums of {layer} give weights that no network has")
+            return dict(mean)
+        state = fitted
     return state
 
 

@@ -41,7 +41,7 @@ def fit_head(
     if MERGED not in scaled:
         return dict(state), None
     ridge, sums = scaled[MERGED]
-    gradients = Gradients(sites, ridge, head, features[MERGED][TARGETS], round_number)
+    gradients = Gradients(sites, ridge, head, most_gradient(features[MERGED]), round_number)
     start = (ridge[f"{head}.weight"], ridge[f"{head}.bias"])
     try:
         layer = logistic_head(start, features[MERGED][GRAM], gradients, sites.settings.head_trips)
@@ -67,21 +67,21 @@ def fit_head(
 class Gradients:
     """What all sites' samples say of a layer in the place of ``network``'s ``head``.
 
-    like   Σ φyᵀ over the same samples: it has the shape of a gradient
+    most   what no gradient over the same samples is above; see `most_gradient`
     trips  how many were answered by every site of the merge
     """
 
     sites: Sites
     network: State
     head: str
-    like: Tensor
+    most: Tensor
     round_number: int
     trips: int = 0
 
     def __call__(self, layer: Layer) -> Mapping[str, Tensor] | None:
         """The sums of `alignment.logistic`; None when a site of the merge does not answer."""
         content = RecordDict({MERGED: to_arrays(with_head(self.network, self.head, *layer))})
-        answers = self.sites.answers(LOGISTIC, content, self.round_number, _reader(self.like))
+        answers = self.sites.answers(LOGISTIC, content, self.round_number, _reader(self.most))
         otherwise = f"the last layer is fitted in {self.trips} trips"
         if not self.sites.all_told(answers, self.sites.merging, otherwise, self.round_number):
             return None
@@ -89,8 +89,17 @@ class Gradients:
         return pool_moments(list(answers.values()))
 
 
-def _reader(like: Tensor) -> Callable[[str, Message], dict[str, Tensor]]:
-    expected = {LOSS: ("float64", ()), GRADIENT: ("float64", tuple(like.shape))}
+def most_gradient(features: Mapping[str, Tensor]) -> Tensor:
+    """√(n Σφ²) for each feature and class: |Σ φ (p − y)| ≤ Σ |φ|, and Cauchy and Schwarz do the rest.
+
+    Twice that, since sites may by now be fewer, and stand for more samples each.
+    """
+    gram = features[GRAM]
+    return 2 * (gram[-1, -1] * gram.diagonal()).sqrt()[:, None].expand_as(features[TARGETS])
+
+
+def _reader(most: Tensor) -> Callable[[str, Message], dict[str, Tensor]]:
+    expected = {LOSS: ("float64", ()), GRADIENT: ("float64", tuple(most.shape))}
 
     def read(site: str, reply: Message) -> dict[str, Tensor]:
         records = reply.content.array_records
@@ -103,6 +112,8 @@ def _reader(like: Tensor) -> Callable[[str, Message], dict[str, Tensor]]:
         # Probabilities add up to one, and so do classes.
         if float(sums[LOSS]) < 0 or bool((gradient.sum(1).abs() > GRAM_ROUNDING * gradient.abs().sum(1) + 1e-9).any()):
             raise RefusedReply(Reason.MOMENTS, site, "no samples give these sums", "loss and gradient")
+        if bool((gradient.abs() > most).any()):
+            raise RefusedReply(Reason.MOMENTS, site, "larger than features of all sites allow", "gradient")
         return sums
 
     return read

@@ -145,8 +145,9 @@ class RunStore:
 
     def forget_before(self, round_number: int) -> None:
         """Removes the networks of the rounds before ``round_number``; their lines stay."""
-        for path in sorted((self.directory / "checkpoints").glob("round-*.safetensors")):
-            if path.name < self.checkpoint_path(round_number).name:
+        for path in (self.directory / "checkpoints").glob("round-*.safetensors"):
+            # As numbers: by name round 10000 comes before round 9999.
+            if int(path.stem.removeprefix("round-")) < round_number:
                 path.unlink(missing_ok=True)
 
     def checkpoint_path(self, round_number: int) -> Path:

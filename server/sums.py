@@ -17,6 +17,10 @@ from strategies.settings import Settings
 ROUNDING = 1e-6
 # Gram matrices are summed in fp32 where the network computes in it.
 GRAM_ROUNDING = 1e-5
+# One value has no variance.
+FEWEST_VALUES = 2
+# Statistics are kept in single precision, which ends at 3e38. No network's activations are so large.
+MOST_SQUARED = 1e30
 Measure = Callable[..., Mapping[str, Tensor]]
 
 
@@ -75,13 +79,15 @@ def check_headers(
 
 
 def check_moments(site: str, moments: Moments) -> None:
-    """Raises `RefusedReply` unless counts are positive and no variance is negative."""
+    """Raises `RefusedReply` unless layers saw two values, and mean squares are below `MOST_SQUARED` and (mean)²."""
     for layer in layers_of(moments):
         count, sums, squares = (moments[f"{layer}.{part}"] for part in ("count", "sum", "squares"))
         for tensor in (count, sums, squares):
             check_finite_sums(site, tensor, f"moments of {layer}")
-        if float(count) <= 0:
+        if float(count) < FEWEST_VALUES:
             raise RefusedReply(Reason.MOMENTS, site, f"{float(count):g} values", f"moments of {layer}")
+        if float(squares.max()) / float(count) > MOST_SQUARED:
+            raise RefusedReply(Reason.MOMENTS, site, f"a mean square above {MOST_SQUARED:g}", f"moments of {layer}")
         if bool((squares * count * (1 + ROUNDING) + ROUNDING < sums.square()).any()):
             raise RefusedReply(Reason.MOMENTS, site, "a variance is negative", f"moments of {layer}")
 

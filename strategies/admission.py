@@ -41,7 +41,7 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
     weight = weight_of(site, metrics, weighted_by)
     _check_headers(site, arrays, reference)
     state = read_state(site, arrays)
-    norm = update_norm(state, reference)
+    norm = update_norm(state, reference, spec.buffers)
     if not math.isfinite(norm):
         worst = next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), "")
         raise RefusedReply(Reason.NOT_FINITE if worst else Reason.NORM, site, "expected finite values", worst)
@@ -60,8 +60,8 @@ def sound(site: str, reply: Message | None) -> Message:
     if reply.has_error():
         known = {NO_NODE: Reason.GONE, CRASHED: Reason.GONE, **dict.fromkeys(EXPIRED, Reason.LATE)}
         reason = known.get(reply.error.code, Reason.CLIENT_ERROR)
-        # The text is the site's, and no longer than a line of a log should be.
-        raise RefusedReply(reason, site, f"code {reply.error.code}: {reply.error.reason:.200}")
+        # The text is the site's, may be missing, and is no longer than a line of a log should be.
+        raise RefusedReply(reason, site, f"code {reply.error.code}: {reply.error.reason or 'no reason given':.200}")
     return reply
 
 

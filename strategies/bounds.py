@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -68,10 +68,16 @@ class Bounds:
         return dict.fromkeys(weights, min(weights.values(), default=0.0))
 
 
-def update_norm(state: State, sent: State) -> float:
-    """The norm of what all continuous tensors together moved by; not finite exactly when one of them is not."""
-    squares = [_square(state[name], tensor) for name, tensor in sent.items() if is_continuous(tensor)]
-    return math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.nan
+def update_norm(state: State, sent: State, buffers: Collection[str] = ()) -> float:
+    """The norm of what all continuous tensors together moved by; not finite exactly when one of them is not.
+
+    ``buffers`` must be finite and are not counted: running variances grow with the square of what runs, and in an
+    honest network can be a thousand times all else.
+    """
+    squares = {name: _square(state[name], tensor) for name, tensor in sent.items() if is_continuous(tensor)}
+    if not all(map(math.isfinite, squares.values())):
+        return math.nan
+    return math.sqrt(math.fsum(square for name, square in squares.items() if name not in buffers))
 
 
 def _square(tensor: Tensor, sent: Tensor) -> float:

@@ -29,6 +29,8 @@ TORCH = {
     "uint8": torch.uint8,
     "bool": torch.bool,
 }
+# Along one axis; no network has so many.
+LARGEST = 2**40
 # What NumPy's header reader raises at bytes that are no header.
 HEADER_ERRORS = (
     ValueError,
@@ -70,7 +72,8 @@ def decode(site: str, name: str, array: Array) -> Tensor:
         # Nobody writes into a reply: its bytes are used where they lie.
         warnings.filterwarnings("ignore", "The given buffer is not writable")
         flat = torch.frombuffer(array.data, dtype=TORCH[array.dtype], offset=start)
-    return flat.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if by_column else flat.reshape(shape)
+    # NumPy calls a single number both: by row and by column.
+    return flat.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if by_column and shape else flat.reshape(shape)
 
 
 def _header(site: str, name: str, array: Array) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
@@ -81,8 +84,9 @@ def _header(site: str, name: str, array: Array) -> tuple[tuple[int, ...], bool, 
         shape, by_column, dtype = _parsed(array.data[:length])
     except HEADER_ERRORS as error:
         raise RefusedReply(Reason.ENCODING, site, f"no header of NumPy's: {type(error).__name__}", name) from None
-    if min(shape, default=0) < 0:
-        raise RefusedReply(Reason.ENCODING, site, f"a size below zero: {shape}", name)
+    # Neither is a bool a size, nor what PyTorch has no number for.
+    if any(type(size) is not int or not 0 <= size <= LARGEST for size in shape):
+        raise RefusedReply(Reason.ENCODING, site, f"expected sizes from 0 to {LARGEST:,}, got {shape!s:.80}", name)
     return shape, by_column, dtype, length
 
 

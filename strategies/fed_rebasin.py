@@ -141,6 +141,8 @@ class FedRebasin(FedAvg):
         self._sent = to_state(arrays)
         self._apart = apart
         self._separation = None
+        # Until replies come there are no verdicts, those of the round before least of all.
+        self._collected = Collected(0)
         self.names = {node_id: name or str(node_id) for node_id, name in names.items()}
 
     def aggregate_train(

@@ -1,5 +1,6 @@
 """The strategy: FedAvg where there is nothing to permute, aligned where there is, and no round lost to one reply."""
 
+import math
 from itertools import permutations
 
 import numpy as np
@@ -10,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from alignment.permutation import permute, random_permutation
-from strategies.bounds import Bounds
+from strategies.bounds import Bounds, update_norm
 from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import to_arrays, to_state
@@ -162,3 +163,18 @@ def test_the_largest_is_so_by_what_it_holds_not_by_what_it_weighs_in_the_mean() 
     assert largest.merged is not None
     assert largest.merged.reference == "b"
     assert largest.merged.weights == pytest.approx({"a": 20.0, "b": 20.0, "c": 10.0})
+
+
+def test_running_variances_do_not_count_as_an_update() -> None:
+    before = {"weight": torch.zeros(2), "running_var": torch.zeros(2)}
+    after = {"weight": torch.tensor([3.0, 4.0]), "running_var": torch.full((2,), 1e6)}
+    assert update_norm(after, before, {"running_var"}) == 5
+    assert math.isnan(update_norm({**after, "running_var": torch.full((2,), math.nan)}, before, {"running_var"}))
+
+
+def test_a_new_round_begins_without_the_verdicts_of_the_last() -> None:
+    strategy = ready(FedRebasin(spec=small_spec()), small_state(0))
+    strategy.aggregate_train(1, [train_reply(1, small_state(1)), train_reply(77, small_state(2))])
+    assert strategy.verdicts
+    ready(strategy, small_state(0))
+    assert not strategy.verdicts

@@ -1,11 +1,14 @@
 """A whole federation, in this process."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
+from torch import Tensor
 
 from client.app import app as client_app
 from client.own import load_own
@@ -14,7 +17,9 @@ from server.app import main
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.checkpoints import CheckpointError
 from strategies.errors import SettingsError
+from strategies.files import write_tensors
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN, State
 from strategies.settings import Settings, default_config
@@ -73,6 +78,21 @@ def test_a_run_can_start_from_a_file(tmp_path: Path) -> None:
     path = str(first.checkpoint_path(1))
     second = play_in_process(quick_settings(tmp_path / "second", initial=path, start="shared", epochs=0))
     assert same(first.network(1), second.network(1))
+
+
+def undefined(tensor: Tensor) -> Tensor:
+    return tensor * math.nan
+
+
+@pytest.mark.parametrize(("change", "told"), [(Tensor.half, "is torch.float16"), (undefined, "has NaN or infinite")])
+@pytest.mark.parametrize("setting", ["initial", "reference"])
+def test_a_file_of_other_numbers_is_refused_before_anybody_trains(
+    tmp_path: Path, setting: str, change: Callable[[Tensor], Tensor], told: str
+) -> None:
+    state = play_in_process(quick_settings(tmp_path / "first")).network(1)
+    path = write_tensors(tmp_path / "other.safetensors", {**state, "fc.bias": change(state["fc.bias"])})
+    with pytest.raises(CheckpointError, match=f"setting '{setting}': .*tensor 'fc.bias' {told}"):
+        play_in_process(quick_settings(tmp_path / "second", **{setting: str(path)}))
 
 
 def test_the_record_shows_the_barrier_naive_and_aligned(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,15 @@ def test_an_alignment_that_pays_where_the_mean_lies_is_kept() -> None:
     merged, records = guard(collected(), {"b": SitePaths(naive=path(1, 1.5, 2, 2, 1), aligned=path(1, 1.4, 3, 3, 1))})
     assert records["b"].decision == "aligned"
     assert merged.moved == {"b"}
+
+
+def test_ends_of_the_line_say_nothing_of_the_mean() -> None:
+    """Of three points the nearest to a mean of 10 to 1 is an end, where both lines have the same network."""
+    merged = collected()
+    large = replace(merged.replies["a"], weight=100.0)
+    merged = replace(merged, replies={**merged.replies, "a": large})
+    _, records = guard(merged, {"b": SitePaths(naive=path(1, 0.5, 1), aligned=path(1, 9, 1))})
+    assert records["b"].decision == "undone"
 
 
 @pytest.mark.parametrize("paths", [{}, {"b": SitePaths(naive=None, aligned=path(1, 9, 1))}])

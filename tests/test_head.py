@@ -249,14 +249,16 @@ def test_the_ridge_head_stays_where_the_logistic_one_is_worse_on_held_out_sample
         ("loss", float("nan")),
         ("gradient", 1.0),
         ("gradient", float("inf")),
+        ("gradient", "huge"),
     ],
-    ids=["negative", "not a number", "no probabilities", "not finite"],
+    ids=["negative", "not a number", "no probabilities", "not finite", "huge"],
 )
-def test_gradients_that_cannot_be_cost_their_site_its_turn(tmp_path: Path, name: str, value: float) -> None:
+def test_gradients_that_cannot_be_cost_their_site_its_turn(tmp_path: Path, name: str, value: float | str) -> None:
     def spoil(partition: int, reply: Message) -> Message:
         if partition == 1 and reply.metadata.message_type == LOGISTIC:
             (record,) = reply.content.array_records.values()
-            record[name] = Array(torch.full_like(torch.from_numpy(record[name].numpy().copy()), value).numpy())
+            said = torch.from_numpy(record[name].numpy().copy())
+            record[name] = Array((said * 1e200 if isinstance(value, str) else torch.full_like(said, value)).numpy())
         return reply
 
     record = one_round(play_in_process(quick_settings(tmp_path, head="logistic", epochs=1), 3, spoil))

@@ -104,3 +104,12 @@ def test_what_does_not_fit_says_so() -> None:
         with_head({"fc.weight": torch.zeros(3, 5)}, "fc", torch.zeros(3, 5), torch.zeros(3))
     with pytest.raises(ValueError, match="no batches"):
         feature_sums(model, "fc", [], CLASSES)
+
+
+def test_features_none_of_which_varies_leave_the_shares_of_the_classes() -> None:
+    phi = torch.tensor([0.1, 0.7, 1.3, 1.0], dtype=torch.float64).expand(100, 4)
+    classes = nn.functional.one_hot(torch.arange(100) % CLASSES, CLASSES).double()
+    weight, bias = ridge_head({"gram": phi.T @ phi, "targets": phi.T @ classes})
+    outputs = phi[0, :-1] @ weight.T + bias
+    assert weight.abs().max() < 1
+    assert torch.allclose(outputs, classes.mean(0), atol=1e-6)

@@ -309,3 +309,21 @@ def test_the_projection_of_an_attention_that_is_never_called_has_none() -> None:
     x = torch.randn(3, 5, 8)
     assert set(gram_sizes(layer, x)) == {"linear1", "linear2"}
     assert set(gram_sums(layer, [x], list(gram_sizes(layer, x)))) == {"linear1", "linear2"}
+
+
+class Tenth(nn.Linear):
+    """Computes something else than its weights say."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input) * 0.1
+
+
+def test_a_layer_that_computes_something_else_keeps_its_mean() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), Tenth(5, 3))
+    assert list(gram_sizes(model, torch.randn(2, 4))) == ["0"]
+
+
+def test_sums_of_half_precision_do_not_overflow() -> None:
+    model = nn.Sequential(nn.Linear(4, 3)).half()
+    inputs = torch.full((100, 4), 200.0, dtype=torch.float16)
+    assert gram_sums(model, [inputs], ["0"])["0"].max().item() == 100 * 200.0**2

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Array, Message
@@ -16,7 +17,7 @@ from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.layer_sums import affordable
-from strategies.protocol import GRAM, GRAMS, OUTPUTS
+from strategies.protocol import ACROSS, GRAM, GRAMS, OUTPUTS
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import spoilt_grams
 
@@ -132,7 +133,9 @@ def test_layers_fitted_one_after_another_beat_all_at_once(tmp_path: Path) -> Non
     assert found["sequential"] < min(found["mean"], found["least-squares"])
 
 
-@pytest.mark.parametrize("attack", ["silent", "wrong shape", "not finite", "negative", "lopsided", "impossible"])
+@pytest.mark.parametrize(
+    "attack", ["silent", "wrong shape", "not finite", "negative", "lopsided", "impossible", "huge products"]
+)
 def test_a_site_that_sends_no_sums_or_such_as_cannot_be_leaves_the_mean(tmp_path: Path, attack: str) -> None:
     asked = 0
 
@@ -145,6 +148,11 @@ def test_a_site_that_sends_no_sums_or_such_as_cannot_be_leaves_the_mean(tmp_path
             return reply
         if attack == "silent":
             return None
+        if attack == "huge products":
+            record = reply.content.array_records[ACROSS]
+            (name,) = record
+            record[name] = Array(np.full_like(record[name].numpy(), 3e38))
+            return reply
         record = reply.content.array_records[GRAMS]
         (name,) = record
         record[name] = Array(spoilt_grams(torch.from_numpy(record[name].numpy().copy()))[attack].numpy())

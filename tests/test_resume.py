@@ -108,3 +108,13 @@ def test_only_the_newest_networks_are_kept(tmp_path: Path) -> None:
     kept = sorted(path.name for path in (store.directory / "checkpoints").iterdir())
     assert kept == ["round-0002.safetensors", "round-0003.safetensors"]
     assert len(read_rounds(store)) == 3
+
+
+def test_from_round_10000_on_the_last_networks_are_kept_still(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for number in range(9997, 10003):
+        store.checkpoint_path(number).touch()
+    store.forget_before(10000)
+    assert sorted(path.stem for path in folder.iterdir()) == ["round-10000", "round-10001", "round-10002"]

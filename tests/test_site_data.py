@@ -236,6 +236,17 @@ def test_grey_images_among_coloured_ones_are_told(tmp_path: Path) -> None:
         read_samples(str(folder))
 
 
+def test_images_of_16_bits_are_refused_and_not_cut_to_8(tmp_path: Path) -> None:
+    deep = Picture.fromarray(np.full((8, 8), 4096, np.uint16))
+    with pytest.raises(DataError, match="expected 8 bits a channel"):
+        read_samples(str(images(tmp_path / "images", deep, deep)))
+
+
+def test_images_of_one_bit_are_black_and_white(tmp_path: Path) -> None:
+    white = Picture.new("1", (8, 8), 1)
+    assert read_samples(str(images(tmp_path / "images", white, white))).inputs.unique().tolist() == [255]
+
+
 def test_palette_images_are_read_as_colours(tmp_path: Path) -> None:
     red = Picture.new("RGB", (8, 8), (255, 0, 0)).convert("P")
     samples = read_samples(str(images(tmp_path / "images", red, red)))

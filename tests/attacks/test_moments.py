@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message
 
+from server.summary import read_rounds
 from strategies.protocol import EVALUATE, METRICS, RECALIBRATE
-from tests.attacks.federation import RESNET, Change, Spoil, assert_costs_one_turn
+from tests.attacks.federation import RESNET, Change, Spoil, assert_costs_one_turn, attacked
 
 
 def with_moments(part: str, change: Change) -> Spoil:
@@ -24,6 +25,8 @@ WRONG: list[tuple[str, Change, str]] = [
     ("squares", lambda array: array * 0, "MOMENTS"),
     ("count", lambda array: -array, "MOMENTS"),
     ("count", lambda array: array * 0, "MOMENTS"),
+    ("count", lambda array: array * 0 + 1, "MOMENTS"),
+    ("squares", lambda array: array * 1e200, "MOMENTS"),
     ("sum", lambda array: array * 1e9, "MOMENTS"),
     ("sum", lambda array: array[:1], "MOMENTS"),
     ("sum", lambda array: array * np.nan, "NOT_FINITE"),
@@ -35,6 +38,24 @@ WRONG: list[tuple[str, Change, str]] = [
 @pytest.mark.parametrize(("part", "change", "reason"), WRONG)
 def test_moments_that_no_samples_have(part: str, change: Change, reason: str) -> None:
     assert_costs_one_turn(with_moments(part, change), reason, RECALIBRATE, **RESNET)
+
+
+@pytest.mark.parametrize("shape", ["()", "(True,)", f"(0, {10**20})"])
+def test_moments_whose_header_is_odd(shape: str) -> None:
+    """A single number by column, and sizes that PyTorch has no number for."""
+
+    def spoil(reply: Message) -> None:
+        (record,) = reply.content.array_records.values()
+        name = next(name for name in record if name.endswith("count"))
+        text = f"{{'descr': '<f8', 'fortran_order': True, 'shape': {shape}, }}".ljust(117) + "\n"
+        data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + np.float64(100).tobytes()
+        record[name] = Array(dtype="float64", shape=(), stype="numpy.ndarray", data=data)
+
+    if shape == "()":
+        record = read_rounds(attacked(spoil, RECALIBRATE, **RESNET))[0]
+        assert record.outcome == "merged"
+    else:
+        assert_costs_one_turn(spoil, "ENCODING", RECALIBRATE, **RESNET)
 
 
 def test_moments_of_a_layer_that_is_none() -> None:

@@ -34,6 +34,12 @@ def test_a_second_reply_of_one_site() -> None:
     assert same_floats(arrays, aggregated(honest)[0])
 
 
+def test_an_error_without_a_reason() -> None:
+    store = attacked(lambda reply: fail_with(reply, Error(2)))
+    (verdict,) = read_rounds(store)[0].refused
+    assert (verdict.site, verdict.reason) == (HOSTILE_NAME, "CLIENT_ERROR")
+
+
 def test_a_reply_of_a_node_that_was_not_asked() -> None:
     honest = [train_reply(1, small_state(1)), train_reply(2, small_state(2))]
     arrays, refused = aggregated([*honest, train_reply(77, small_state(3))])
