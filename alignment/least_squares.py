@@ -26,7 +26,7 @@ from alignment.channels import named_modules
 from alignment.errors import StateError
 from alignment.moments import accumulate
 from alignment.partial_run import as_far_as, calls_of
-from alignment.precision import is_half
+from alignment.precision import widened
 from alignment.solving import solve
 from alignment.spec import State
 
@@ -210,7 +210,7 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
 
 def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        for x in _rows(layer, _widened(inputs[0].detach())):
+        for x in _rows(layer, inputs[0].detach()):
             accumulate(sums, {name: (x.T @ x).cpu().double()})
 
     return add
@@ -235,19 +235,14 @@ def _fitter(
         # What the other network put out at the same call.
         given = outputs[name].pop(0)
         first = 0
-        for x in _rows(layer, _widened(inputs[0].detach())):
-            wanted = _widened(given[first : first + len(x)])
+        for x in _rows(layer, inputs[0].detach()):
+            wanted = widened(given[first : first + len(x)])
             first += len(x)
             gram, across = (x.T @ x).cpu().double(), (x.T @ wanted).cpu().double()
             before = sums.get(name, (torch.zeros_like(gram), torch.zeros_like(across)))
             sums[name] = (before[0] + gram, before[1] + across)
 
     return add
-
-
-def _widened(values: Tensor) -> Tensor:
-    """In fp32 what is in half precision, whose sums of products overflow."""
-    return values.float() if is_half(values) else values
 
 
 def _unequal(name: str) -> StateError:
@@ -258,11 +253,12 @@ def _rows(layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     """One row for each time that the layer's weights are applied; of a convolution, some samples at a time.
 
     Patches are as many times the inputs as a kernel has places: all at once they are what a site's memory goes to.
+    In half precision sums of products would overflow: rows are in fp32 then.
     """
     at_once = len(inputs)
     if isinstance(layer, nn.Conv2d):
         at_once = max(1, MOST_PATCHES // (inputs[0].numel() * prod(layer.kernel_size)))
-    for part in torch.split(inputs, at_once):
+    for part in map(widened, torch.split(inputs, at_once)):
         rows = _patches(layer, part) if isinstance(layer, nn.Conv2d) else part.flatten(0, -2)
         yield rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)
 

@@ -20,3 +20,8 @@ def is_continuous(value: object) -> TypeGuard[Tensor]:
 def is_half(value: object) -> TypeGuard[Tensor]:
     """Whether ``value`` is a tensor in half precision."""
     return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """``tensor``, in fp32 where it is in half precision."""
+    return tensor.float() if is_half(tensor) else tensor

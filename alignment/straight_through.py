@@ -15,7 +15,7 @@ from alignment.batches import LabelledBatch, labelled, network_with, on_device_o
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
 from alignment.permutation import Permutation, check_permutation, permute
-from alignment.precision import is_half
+from alignment.precision import is_half, widened
 from alignment.real import real_pair
 from alignment.spec import PermutationSpec, State
 from alignment.validate import check_pair
@@ -102,7 +102,7 @@ class _WideBatches:
     batches: Iterable[LabelledBatch]
 
     def __iter__(self) -> Iterator[LabelledBatch]:
-        return ((inputs.float() if is_half(inputs) else inputs, targets) for inputs, targets in self.batches)
+        return ((widened(inputs), targets) for inputs, targets in self.batches)
 
 
 def _descend(task: _Task, first: Matching, steps: int, generator: torch.Generator | None) -> Matching:

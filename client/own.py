@@ -7,7 +7,7 @@ from torch import Tensor
 from client.site import Site
 from strategies.checkpoints import read_checkpoint
 from strategies.errors import SettingsError
-from strategies.files import read_tensors, write_tensors
+from strategies.files import numbered, read_tensors, write_tensors
 
 
 def own_path(site: Site, round_number: int) -> Path:
@@ -43,5 +43,4 @@ def load_checkpoint(site: Site) -> dict[str, Tensor]:
 
 
 def _kept(site: Site) -> dict[Path, int]:
-    names = site.directory.glob("own-*.safetensors")
-    return {path: int(path.stem.removeprefix("own-")) for path in names if path.stem.removeprefix("own-").isdigit()}
+    return numbered(site.directory, "own-")

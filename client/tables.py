@@ -14,6 +14,10 @@ from client.sources import DataError, Samples
 load_dataset = cast(Callable[..., object], untyped_load_dataset)
 
 
+# What images are turned into whose numbers are no shades: indices into a palette, and 0 and 1, which is nearly black.
+WITHOUT_SHADES = {"P": "RGB", "1": "L"}
+
+
 def read_table(path: Path) -> Samples:
     """All samples of ``path``. Raises `DataError` that says what was looked for and where."""
     if not path.exists():
@@ -85,17 +89,14 @@ def _place(table: Dataset, column: str, number: int) -> str:
 
 
 def _pixels(path: Path, image: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    # A palette image holds indices into its palette: a colour as a number means nothing.
-    if getattr(image, "mode", "") == "P":
-        image = cast(Any, image).convert("RGB")
-    # One bit a pixel is 0 and 1: nearly black among 8-bit images.
-    if getattr(image, "mode", "") == "1":
-        image = cast(Any, image).convert("L")
+    mode = getattr(image, "mode", "")
+    if mode in WITHOUT_SHADES:
+        image = cast(Any, image).convert(WITHOUT_SHADES[mode])
     array = np.asarray(image)
     if array.dtype != np.uint8:
         # Which part of a wider range matters, 12 bits or a window, the site alone knows.
         raise DataError(
-            f"data {str(path)!r}: images of mode {getattr(image, 'mode', '?')!r} hold {array.dtype}, expected 8 bits a "
+            f"data {str(path)!r}: images of mode {mode!r} hold {array.dtype}, expected 8 bits a "
             "channel. Scale them to 0 to 255 first, or read them by a function of yours: data = 'module:function'"
         )
     if array.ndim not in (2, 3):

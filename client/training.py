@@ -112,12 +112,12 @@ def _descent(model: nn.Module, schedule: Schedule, steps_per_epoch: int, objecti
         nesterov=True,
         weight_decay=schedule.weight_decay,
     )
-    # Where the rise is just one step, OneCycleLR divides by zero.
     total_steps = schedule.epochs * steps_per_epoch + 1
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         schedule.learning_rate,
         total_steps=total_steps,
+        # Where the rise is just one step, OneCycleLR divides by zero.
         pct_start=RISE if RISE * total_steps != 1 else 2 * RISE,
         cycle_momentum=False,
     )

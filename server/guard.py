@@ -58,11 +58,12 @@ def guard_mean(
         "naive_loss": losses[NAIVE],
         "aligned_loss": min(loss for name, loss in losses.items() if name != NAIVE),
     }
-    if rounds[best].moved == merged.moved:
-        # What its line spoke against stays undone, by what was seen on that line.
-        return merged, {s: d.model_copy(update=seen) if s in merged.moved else d for s, d in decisions.items()}
-    seen["decision"] = "undone" if best == NAIVE else "aligned"
-    return rounds[best], {s: d.model_copy(update=seen) if s in collected.moved else d for s, d in decisions.items()}
+    kept, judged = merged, merged.moved
+    # Else what its line spoke against stays undone, by what was seen on that line.
+    if rounds[best].moved != merged.moved:
+        kept, judged = rounds[best], collected.moved
+        seen["decision"] = "undone" if best == NAIVE else "aligned"
+    return kept, {s: d.model_copy(update=seen) if s in judged else d for s, d in decisions.items()}
 
 
 def _decide(merged: MergedRound, site: str, paths: SitePaths | None) -> GuardRecord:

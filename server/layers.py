@@ -68,7 +68,8 @@ def merge_in_sequence(
         if not sites.all_told(answers, aligned, MEAN_INSTEAD, round_number):
             return dict(mean)
         fitted = fit_layers(state, [{layer: answers[site]} for site in aligned])
-        if not update_norm(fitted, state) <= MOST_NORM:
+        before = {name: tensor for name, tensor in state.items() if fitted[name] is not tensor}
+        if not update_norm(fitted, before) <= MOST_NORM:
             # Sums that no network's layer has, or not a finite one; whose they are cannot be told from the solution.
             sites.note(round_number, f"{MEAN_INSTEAD}: the sums of {layer} give weights that no network has")
             return dict(mean)

@@ -41,7 +41,7 @@ def fit_head(
     if MERGED not in scaled:
         return dict(state), None
     ridge, sums = scaled[MERGED]
-    gradients = Gradients(sites, ridge, head, most_gradient(features[MERGED]), round_number)
+    gradients = Gradients(sites, ridge, head, _most_gradient(features[MERGED]), round_number)
     start = (ridge[f"{head}.weight"], ridge[f"{head}.bias"])
     try:
         layer = logistic_head(start, features[MERGED][GRAM], gradients, sites.settings.head_trips)
@@ -67,7 +67,7 @@ def fit_head(
 class Gradients:
     """What all sites' samples say of a layer in the place of ``network``'s ``head``.
 
-    most   what no gradient over the same samples is above; see `most_gradient`
+    most   what no gradient over the same samples is above; see `_most_gradient`
     trips  how many were answered by every site of the merge
     """
 
@@ -89,7 +89,7 @@ class Gradients:
         return pool_moments(list(answers.values()))
 
 
-def most_gradient(features: Mapping[str, Tensor]) -> Tensor:
+def _most_gradient(features: Mapping[str, Tensor]) -> Tensor:
     """√(n Σφ²) for each feature and class: |Σ φ (p − y)| ≤ Σ |φ|, and Cauchy and Schwarz do the rest.
 
     Twice that, since sites may by now be fewer, and stand for more samples each.

@@ -29,7 +29,7 @@ from torch import Tensor
 from server.live import ENDS, failure, resident_bytes
 from server.lock import NAME, is_played, take
 from strategies.errors import OperatorError
-from strategies.files import append_line, read_tensors, sha256_of, write_tensors, write_text
+from strategies.files import append_line, numbered, read_tensors, sha256_of, write_tensors, write_text
 
 Record = Mapping[str, object]
 logger = getLogger("fedrebasin")
@@ -145,9 +145,8 @@ class RunStore:
 
     def forget_before(self, round_number: int) -> None:
         """Removes the networks of the rounds before ``round_number``; their lines stay."""
-        for path in (self.directory / "checkpoints").glob("round-*.safetensors"):
-            # As numbers: by name round 10000 comes before round 9999.
-            if int(path.stem.removeprefix("round-")) < round_number:
+        for path, number in numbered(self.directory / "checkpoints", "round-").items():
+            if number < round_number:
                 path.unlink(missing_ok=True)
 
     def checkpoint_path(self, round_number: int) -> Path:

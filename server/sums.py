@@ -79,7 +79,7 @@ def check_headers(
 
 
 def check_moments(site: str, moments: Moments) -> None:
-    """Raises `RefusedReply` unless layers saw two values, and mean squares are below `MOST_SQUARED` and (mean)²."""
+    """Raises `RefusedReply` unless layers saw two values, and mean squares lie between (mean)² and `MOST_SQUARED`."""
     for layer in layers_of(moments):
         count, sums, squares = (moments[f"{layer}.{part}"] for part in ("count", "sum", "squares"))
         for tensor in (count, sums, squares):

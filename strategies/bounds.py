@@ -22,7 +22,7 @@ FEWEST_TO_COMPARE = 3
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds on replies. Norms are those of the update, all continuous tensors together; 0: without bound.
+    """Bounds on replies. Norms are those of the update of all parameters together; 0: without bound.
 
     max_norm    the greatest norm
     max_ratio   the greatest norm, in medians of those of the round
@@ -69,9 +69,9 @@ class Bounds:
 
 
 def update_norm(state: State, sent: State, buffers: Collection[str] = ()) -> float:
-    """The norm of what all continuous tensors together moved by; not finite exactly when one of them is not.
+    """The norm of what all continuous tensors but ``buffers`` moved by; not finite exactly when one of all is not.
 
-    ``buffers`` must be finite and are not counted: running variances grow with the square of what runs, and in an
+    Running variances do not count: they grow with the square of what runs, and in an
     honest network can be a thousand times all else.
     """
     squares = {name: _square(state[name], tensor) for name, tensor in sent.items() if is_continuous(tensor)}

@@ -91,6 +91,12 @@ def _number(error: SafetensorError) -> int | None:
     return next((number for number in FULL if f"(os error {number})" in said), None)
 
 
+def numbered(folder: Path, stem: str) -> dict[Path, int]:
+    """The files ``stem``NUMBER.safetensors of ``folder``, and their numbers; as text 10000 comes before 9999."""
+    numbers = {path: path.stem.removeprefix(stem) for path in folder.glob(f"{stem}*.safetensors")}
+    return {path: int(number) for path, number in numbers.items() if number.isdigit()}
+
+
 def sha256_of(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Of a safetensors file these depend on the tensors alone, not their order."""
     with path.open("rb") as file:

@@ -75,7 +75,7 @@ class Settings(BaseModel, frozen=True):
     admission: Literal["strict", "lenient"] = "strict"
     """Whether an update past a bound on its norm is refused, or, `lenient`, only told in the log."""
     max_update_norm: NotNegative = 0.0
-    """Greatest norm of a site's update; 0: none."""
+    """Greatest norm of a site's update, all parameters together; 0: none."""
     max_update_ratio: NotNegative = 20.0
     """The same in medians of the round's updates, where three or more came; 0: none."""
     max_weight_share: Annotated[float, Field(gt=0, le=1)] = 0.8

@@ -14,10 +14,10 @@ from strategies.protocol import ARRAYS
 from tests.attacks.federation import Values, assert_costs_one_turn, attacked, first_array, networks, with_array
 
 
-def header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
+def header(shape: tuple[int, ...], descr: str = "<f4", by_column: bool = False) -> bytes:
     """NumPy's header, alone."""
     file = BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": by_column, "shape": shape})
     return file.getvalue()
 
 

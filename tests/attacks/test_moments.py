@@ -7,6 +7,7 @@ from flwr.app import Array, ArrayRecord, Message
 from server.summary import read_rounds
 from strategies.protocol import EVALUATE, METRICS, RECALIBRATE
 from tests.attacks.federation import RESNET, Change, Spoil, assert_costs_one_turn, attacked
+from tests.attacks.test_headers import header
 
 
 def with_moments(part: str, change: Change) -> Spoil:
@@ -40,22 +41,25 @@ def test_moments_that_no_samples_have(part: str, change: Change, reason: str) ->
     assert_costs_one_turn(with_moments(part, change), reason, RECALIBRATE, **RESNET)
 
 
-@pytest.mark.parametrize("shape", ["()", "(True,)", f"(0, {10**20})"])
-def test_moments_whose_header_is_odd(shape: str) -> None:
-    """A single number by column, and sizes that PyTorch has no number for."""
+def with_count(shape: tuple[int, ...]) -> Spoil:
+    """A count of 100, stored by column and in a shape of its own."""
 
     def spoil(reply: Message) -> None:
         (record,) = reply.content.array_records.values()
         name = next(name for name in record if name.endswith("count"))
-        text = f"{{'descr': '<f8', 'fortran_order': True, 'shape': {shape}, }}".ljust(117) + "\n"
-        data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + np.float64(100).tobytes()
+        data = header(shape, "<f8", by_column=True) + np.float64(100).tobytes()
         record[name] = Array(dtype="float64", shape=(), stype="numpy.ndarray", data=data)
 
-    if shape == "()":
-        record = read_rounds(attacked(spoil, RECALIBRATE, **RESNET))[0]
-        assert record.outcome == "merged"
-    else:
-        assert_costs_one_turn(spoil, "ENCODING", RECALIBRATE, **RESNET)
+    return spoil
+
+
+@pytest.mark.parametrize("shape", [(True,), (0, 10**20)])
+def test_moments_of_odd_shapes(shape: tuple[int, ...]) -> None:
+    assert_costs_one_turn(with_count(shape), "ENCODING", RECALIBRATE, **RESNET)
+
+
+def test_a_single_number_by_column_is_that_number() -> None:
+    assert read_rounds(attacked(with_count(()), RECALIBRATE, **RESNET))[0].outcome == "merged"
 
 
 def test_moments_of_a_layer_that_is_none() -> None:
