@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
 from models import Architecture, build, example_inputs, head_name
-from server.heads import check_head
+from server.heads import check_head, head_remarks
 from server.shared import check_shared
 from strategies.errors import SettingsError
 from strategies.idle import remarks
@@ -62,6 +62,8 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
     check_head(model, found)
     check_shared(model, found)
     tell_idle(found)
+    for line in head_remarks(model, found):
+        warn(line)
     tell_sums(model, inputs, found)
     return found
 

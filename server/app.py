@@ -13,7 +13,7 @@ from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
 from models.errors import ModelError
-from server.heads import check_head, class_counts
+from server.heads import check_head, class_counts, head_remarks
 from server.live import failure
 from server.report import write_report
 from server.resume import Beginning, FinishedError, begin
@@ -95,6 +95,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         model.load_state_dict(initial)
     check_head(model, settings)
     check_shared(model, settings)
+    for line in head_remarks(model, settings):
+        logger.warning("%s", line)
     # With nothing to permute the strategy is FedAvg, bit for bit.
     nothing = PermutationSpec.by_hand(model.state_dict(), {})
     strategy = FedRebasin(

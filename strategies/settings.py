@@ -205,7 +205,8 @@ class Settings(BaseModel, frozen=True):
     head: Literal["mean", "counts", "ridge", "logistic"] = "mean"
     """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class;
     solved by `ridge` regression from sums that the sites send of the merged network's features; or, from there, by
-    `logistic` regression, in `head-trips` more trips and one that compares."""
+    `logistic` regression, in `head-trips` more trips and one that compares. Solved in several rounds, a
+    network without normalisation needs `repair`, or features shrink, round by round, until training diverges."""
     head_trips: Count = 8
     """Trips of `head = logistic`; the layer is kept if it has less loss on held-out samples than that of `ridge`."""
     recalibrate_passes: Count = 1

@@ -83,6 +83,13 @@ def test_layers_that_there_is_no_room_for_are_told(tmp_path: Path, capsys: pytes
     assert "warning: 3 of 4 layers are merged by their mean: gram-limit-megabytes = 0.03 has no room for" in done.err
 
 
+def test_a_solved_head_that_later_rounds_may_not_bear_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = read(tmp_path, capsys, "model = 'mlp'\nwidth = 64\nhead = 'ridge'\nrounds = 3\n")
+    assert "warning: setting 'head' = 'ridge': in a network without normalisation" in done.err
+
+
 def without_a_bias(_: Architecture) -> torch.nn.Module:
     """A network whose last layer cannot be solved."""
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, bias=False))
