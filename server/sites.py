@@ -118,7 +118,9 @@ class Sites:
         self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}
         new = [node_id for node_id in nodes if node_id not in self.names]
         asked = self._messages(DESCRIBE, dict.fromkeys(new, RecordDict()), 0)
-        for node_id, reply in self._exchange(asked, self.settings.join_deadline_seconds):
+        answers = list(self._exchange(asked, self.settings.join_deadline_seconds))
+        # Whose name it is does not depend on who is faster: first those that were registered under theirs.
+        for node_id, reply in sorted(answers, key=lambda answer: (not nodes[answer[0]], answer[0])):
             said = _said(reply)
             name = nodes[node_id] or str(said.get("name", ""))
             if reply is None or reply.has_error():

@@ -1,14 +1,16 @@
 """Joining: who counts as a site, and what happens when too few come."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message
+from flwr.proto.node_pb2 import NodeInfo
 
 from client.app import app
 from server.sites import JoinError, Sites
 from strategies.protocol import DESCRIPTION
-from tests.inprocess import InProcessGrid, Tamper, Ticking, honest, quick_settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, Ticking, honest, quick_settings
 
 
 def called(name: str) -> Tamper:
@@ -24,8 +26,11 @@ def called(name: str) -> Tamper:
 
 def join(directory: Path, n_sites: int, min_sites: int, tamper: Tamper = honest) -> Sites:
     settings = quick_settings(directory, min_sites=min_sites, join_deadline_seconds=30.0)
-    grid = InProcessGrid(app, settings, n_sites, tamper)
-    sites = Sites(grid, settings, Ticking().clock())
+    return joined(InProcessGrid(app, settings, n_sites, tamper))
+
+
+def joined(grid: InProcessGrid) -> Sites:
+    sites = Sites(grid, grid.settings, Ticking().clock())
     sites.join()
     return sites
 
@@ -41,8 +46,33 @@ def test_a_site_whose_name_could_not_be_a_file_or_a_label_is_left_out(tmp_path: 
     assert list(join(tmp_path, 3, 2, called(name)).names.values()) == ["site-3", "site-us"]
 
 
-def test_a_second_site_of_one_name_is_left_out(tmp_path: Path) -> None:
-    assert list(join(tmp_path, 3, 2, called("site-us")).names.values()) == ["site-3", "site-us"]
+class Slow(InProcessGrid):
+    """The reply of the first node that is asked comes last."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        (number,) = message_ids
+        return [] if number == next(iter(self.replies)) and len(self.replies) > 1 else super().pull_messages([number])
+
+
+@pytest.mark.parametrize("grid", [InProcessGrid, Slow])
+def test_a_second_site_of_one_name_is_left_out_whichever_answers_first(
+    tmp_path: Path, grid: type[InProcessGrid]
+) -> None:
+    names = joined(grid(app, quick_settings(tmp_path), 3, called("site-us"))).names
+    assert names == {FIRST_NODE + 2: "site-3", FIRST_NODE: "site-us"}
+
+
+class Registered(InProcessGrid):
+    """The node of site 1 is registered under a name."""
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        names = {FIRST_NODE + 1: "site-us"}
+        return [NodeInfo(node_id=node_id, name=names.get(node_id, "")) for node_id in self.get_node_ids()]
+
+
+def test_a_registered_name_is_not_taken_by_whoever_says_it(tmp_path: Path) -> None:
+    names = joined(Registered(app, quick_settings(tmp_path), 3)).names
+    assert names == {FIRST_NODE + 2: "site-3", FIRST_NODE + 1: "site-us"}
 
 
 def test_too_few_nodes_end_the_run_at_the_deadline_not_later(tmp_path: Path) -> None:
