@@ -44,6 +44,12 @@ class Beginning:
         outcomes = [record.outcome for record in reversed(self.rounds)]
         return next((n for n, outcome in enumerate(outcomes) if outcome != "void"), len(outcomes))
 
+    @property
+    def unfit(self) -> set[str]:
+        """The sites that were the reference of a round until the others' replies spoke against them."""
+        refused = [(verdict, record.reference) for record in self.rounds for verdict in record.refused]
+        return {verdict.site for verdict, reference in refused if (verdict.reason, verdict.site) == ("NORM", reference)}
+
 
 def begin(store: RunStore, settings: Settings) -> Beginning:
     """The beginning of a new run, or of one that was interrupted and has the same name and settings.

@@ -92,6 +92,7 @@ class Run:
         """
         state: State = beginning.state or {n: tensor.clone() for n, tensor in self.model.state_dict().items()}
         first, void = not beginning.merged, beginning.void_in_a_row
+        self.strategy.unfit |= beginning.unfit
         for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
             state, merged = self.play_round(number, state, first)
             first, void = first and not merged, 0 if merged else void + 1

@@ -235,7 +235,7 @@ class FedRebasin(FedAvg):
         self._tell_lowered(admitted)
         refused = sorted(self._collected.refused, key=lambda verdict: verdict.site)
         if not admitted or self._lacks_reference(admitted):
-            return MergedRound("", {}, {}, {}, {}, {}, refused)
+            return MergedRound(self._collected.reference or "", {}, {}, {}, {}, {}, refused)
         name, reference = self._reference(admitted)
         came = {site: one.state for site, one in admitted.items()}
         if self.align_at == "site":

@@ -200,7 +200,8 @@ def test_a_reference_that_is_refused_makes_way_for_the_next(tmp_path: Path) -> N
     assert len(record.weights) == 2
 
 
-def test_a_reference_that_only_the_others_speak_against_is_not_chosen_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("resumed", [False, True], ids=["in one go", "resumed"])
+def test_a_reference_that_only_the_others_speak_against_is_not_chosen_again(tmp_path: Path, resumed: bool) -> None:
     def tamper(partition: int, reply: Message) -> Message:
         if partition == 0 and reply.metadata.message_type == NETWORK:
             arrays = reply.content.array_records[ARRAYS]
@@ -208,6 +209,9 @@ def test_a_reference_that_only_the_others_speak_against_is_not_chosen_again(tmp_
                 arrays[name] = Array(array.numpy() * np.float32(1e6))
         return reply
 
+    if resumed:
+        shorter = quick_settings(tmp_path, align_at="site", reference="largest", rounds=1, epochs=1)
+        play_in_vain(shorter, 3, larger(tamper))
     settings = quick_settings(tmp_path, align_at="site", reference="largest", rounds=2, epochs=1)
     void, merged = read_rounds(play_in_process(settings, 3, larger(tamper)))
     assert (void.outcome, merged.outcome) == ("void", "merged")
