@@ -1,6 +1,7 @@
 """Never worse than FedAvg: an alignment is kept only where the networks on the way there show that it pays."""
 
 from collections.abc import Mapping
+from math import inf, isfinite
 
 from torch import nn
 
@@ -34,12 +35,14 @@ def guard_mean(
 ) -> Guarded:
     """The round of least loss among the ``guarded`` one, the ``collected`` one with all alignments, and that with none.
 
-    Lines from the reference tell of the mean of all only where there are two networks and one of them is the reference.
+    Lines from the reference tell of the mean of all only where there are two networks, one of them is the reference,
+    and the line between them could be measured.
     All means have their statistics renewed; two trips. As it was where no network was moved, or one is not known as it
     came, or nobody answers; on ties too.
     """
     merged, decisions = guarded
-    told = len(merged.aligned) < 3 and merged.reference in merged.aligned
+    unseen = any(decision.decision == "unseen" for decision in decisions.values())
+    told = len(merged.aligned) < 3 and merged.reference in merged.aligned and not unseen
     if told or not collected.moved or not collected.all_raw:
         return guarded
     naive = collected.unmoved(collected.moved)
@@ -49,20 +52,21 @@ def guard_mean(
         del rounds[WHOLE]
     means = {name: strategy.mean(each) for name, each in rounds.items()}
     sums = pool(evaluate(sites, recalibrate(sites, model, means, number), number))
-    if sums.keys() != means.keys():
+    if not sums:
         return guarded
-    losses = {name: each.loss / each.count for name, each in sums.items()}
+    # One that diverges has none.
+    losses = {name: sums[name].loss / sums[name].count if name in sums else inf for name in means}
     best = min(rounds, key=lambda name: (losses[name], rounds[name].moved != merged.moved))
     # Against what was taken stands the best with, or without, alignment.
-    seen: dict[str, object] = {
-        "naive_loss": losses[NAIVE],
-        "aligned_loss": min(loss for name, loss in losses.items() if name != NAIVE),
+    aligned = min(loss for name, loss in losses.items() if name != NAIVE)
+    kept = rounds[best]
+    # What its line spoke against, if it is still undone, is so by what was seen on that line.
+    judged = merged.moved if kept.moved == merged.moved else collected.moved
+    seen = {
+        "decision": "aligned" if kept.moved else "undone",
+        "naive_loss": losses[NAIVE] if isfinite(losses[NAIVE]) else None,
+        "aligned_loss": aligned if isfinite(aligned) else None,
     }
-    kept, judged = merged, merged.moved
-    # Else what its line spoke against stays undone, by what was seen on that line.
-    if rounds[best].moved != merged.moved:
-        kept, judged = rounds[best], collected.moved
-        seen["decision"] = "undone" if best == NAIVE else "aligned"
     return kept, {s: d.model_copy(update=seen) if s in judged else d for s, d in decisions.items()}
 
 

@@ -192,9 +192,9 @@ class Run:
     def _finish(self, number: int, collected: MergedRound, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
             paths = self._probe(number, collected)
-        seen = paths if self.settings.guard else {}
-        merged, decisions = guard(collected, seen)
-        if seen:
+        guarding = self.settings.guard and self.settings.probe_points > 1
+        merged, decisions = guard(collected, paths if guarding else {})
+        if guarding:
             with watch.phase("guard"):
                 guarded = (merged, decisions)
                 merged, decisions = guard_mean(self.sites, self.model, self.strategy, collected, guarded, number)

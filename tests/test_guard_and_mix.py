@@ -1,6 +1,7 @@
 """Never worse than FedAvg, nor than the best site."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -140,10 +141,35 @@ def test_of_three_sites_the_mean_itself_decides(tmp_path: Path, praised: str, de
     settings = quick_settings(tmp_path / "guarded", split="iid", width=32)
     store = play_in_process(settings, 3, tamper)
     record = one_round(store)
-    assert [each.decision for each in record.guard.values()] == [decision, decision]
+    losses = (0.01, 0.02) if praised == "naive" else (0.02, 0.01)
+    seen = [(each.decision, each.naive_loss, each.aligned_loss) for each in record.guard.values()]
+    assert seen == [(decision, *losses)] * 2
     plain = play_in_process(quick_settings(tmp_path / "plain", split="iid", width=32, align_at="none"), 3)
     same = all(torch.allclose(store.network(1)[name], each) for name, each in plain.network(1).items())
     assert same is (decision == "undone")
+
+
+@pytest.mark.parametrize(("aligned", "decision"), [(math.inf, "undone"), (1.0, "aligned")])
+def test_where_the_aligned_line_has_no_loss_the_means_themselves_decide(
+    tmp_path: Path, aligned: float, decision: str
+) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        metrics = reply.content.metric_records.get(METRICS)
+        if metrics is not None and reply.metadata.message_type == PROBE:
+            probed.append(partition)
+            loss = math.inf if len(probed) <= 2 else 100.0
+            reply.content[METRICS] = MetricRecord({name: [100.0, loss, 50.0] for name in metrics})
+        if metrics is not None and "naive" in metrics:
+            losses = {"naive": 2.0, "aligned": aligned}
+            reply.content[METRICS] = MetricRecord({name: [100.0, losses.get(name, 1.0), 50.0] for name in metrics})
+        return reply
+
+    probed: list[int] = []
+    settings = quick_settings(tmp_path, split="iid", width=32, probe_points=3)
+    record = one_round(play_in_process(settings, 2, tamper))
+    (decided,) = record.guard.values()
+    assert (decided.decision, decided.naive_loss) == (decision, 0.02)
+    assert decided.aligned_loss == (None if decision == "undone" else 0.01)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +311,10 @@ def test_lines_that_were_measured_at_different_sites_are_not_compared(tmp_path: 
     (paths,) = record.paths.values()
     assert paths.naive is None
     (decided,) = [each for each in record.guard.values() if each.decision != "unmoved"]
-    assert decided.decision == "unseen"
+    # By the means themselves, on the samples of those who are left.
+    assert decided.naive_loss is not None
+    assert decided.aligned_loss is not None
+    assert decided.decision == ("undone" if decided.naive_loss < decided.aligned_loss else "aligned")
     assert any("as it came is not known" in note for note in record.notes)
 
 
