@@ -128,6 +128,8 @@ def scaled_heads(
     asked[CONFIG] = ConfigRecord({SCALES: scales})
     sums = pool(sites.answers(EVALUATE, asked, round_number, sums_reader(scaled_names(networks))))
     best = best_scales(sums, list(networks))
+    if networks.keys() - best.keys():
+        sites.note(round_number, "the last layer is not solved: at no scale of it all sites have a finite loss")
     head = head_name(model)
     return {name: (scaled_head(networks[name], head, scale), found) for name, (scale, found) in best.items()}
 

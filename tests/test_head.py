@@ -1,5 +1,6 @@
 """The last layer of a merge, for sites with different labels."""
 
+import math
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +17,17 @@ from server.store import RunStore
 from server.summary import read_rounds
 from strategies.admission import Admitted
 from strategies.errors import SettingsError
-from strategies.protocol import CLASS_COUNTS, FEATURES, LOGISTIC, METRICS, N_EXAMPLES, TRAIN
+from strategies.protocol import (
+    CLASS_COUNTS,
+    EVALUATE,
+    FEATURES,
+    LOGISTIC,
+    MERGED,
+    METRICS,
+    N_EXAMPLES,
+    TRAIN,
+    scaled_name,
+)
 from strategies.settings import parse_settings
 from tests.attacks.federation import fail
 from tests.inprocess import honest, play_in_process, quick_settings
@@ -211,6 +222,21 @@ def test_without_one_sites_sums_no_head_is_solved(tmp_path: Path) -> None:
     solved = play_in_process(quick_settings(tmp_path / "ridge", head="ridge", **settings), tamper=silent)
     mean = play_in_process(quick_settings(tmp_path / "mean", head="mean", **settings))
     assert solved.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
+
+
+@pytest.mark.parametrize("head", ["ridge", "logistic"])
+def test_a_solved_layer_without_a_finite_loss_leaves_the_mean_and_a_note(tmp_path: Path, head: str) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        metrics = reply.content.metric_records.get(METRICS)
+        if reply.metadata.message_type == EVALUATE and metrics is not None and scaled_name(MERGED, 0) in metrics:
+            reply.content[METRICS] = MetricRecord({name: [100.0, math.inf, 50.0] for name in metrics})
+        return reply
+
+    plain = play_in_process(quick_settings(tmp_path / "mean", probe_points=0))
+    store = play_in_process(quick_settings(tmp_path / head, head=head, probe_points=0), tamper=tamper)
+    assert all(torch.equal(store.network(1)[name], tensor) for name, tensor in plain.network(1).items())
+    (note,) = one_round(store).notes
+    assert note == "the last layer is not solved: at no scale of it all sites have a finite loss"
 
 
 def test_logistic_regression_lowers_the_loss_and_both_heads_are_told(tmp_path: Path) -> None:
