@@ -112,7 +112,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         malicious=settings.malicious_sites,
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
-    Run(settings, store, Sites(grid, settings, tell=store.tell), strategy, model).play(beginning)
+    sites = Sites(grid, settings, tell=store.tell, spool=strategy.spool)
+    Run(settings, store, sites, strategy, model).play(beginning)
 
 
 def bounds_of(settings: Settings) -> Bounds:

@@ -7,6 +7,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor, nn
 
 from alignment.least_squares import fit_layers, merge_layers
+from alignment.moments import accumulate
 from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram, check_headers
@@ -14,6 +15,7 @@ from strategies.bounds import MOST_NORM, update_norm
 from strategies.decoding import read_state
 from strategies.layer_sums import DTYPE, LayerSums, layer_sums
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
+from strategies.spool import Spool
 
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
@@ -35,7 +37,7 @@ def merge_by_least_squares(
     def content(site: str) -> RecordDict:
         return RecordDict({site: to_arrays(aligned[site]), CONFIG: asked})
 
-    grams = sites.answers(GRAM, content, round_number, _reader(sums.chosen), only=aligned)
+    grams = sites.answers(GRAM, content, round_number, _reader(sums.chosen, sites.spool), only=aligned)
     if not sites.all_told(grams, aligned, MEAN_INSTEAD, round_number):
         return dict(mean)
     shrinkage = sites.settings.gram_shrinkage
@@ -63,11 +65,14 @@ def merge_in_sequence(
         def content(site: str, shared: Mapping[str, Record] = shared, front: Sequence[str] = front) -> RecordDict:
             return RecordDict({OWN: to_arrays(_part(aligned[site], front)), **shared})
 
-        read = _fitting(layer, rows, sums.outputs[layer])
+        read = _fitting(layer, (rows, sums.outputs[layer]), sites.spool)
         answers = sites.answers(OUTPUTS, content, round_number, read, only=aligned)
         if not sites.all_told(answers, aligned, MEAN_INSTEAD, round_number):
             return dict(mean)
-        fitted = fit_layers(state, [{layer: answers[site]} for site in aligned])
+        pooled: dict[str, Tensor] = {}
+        for site in aligned:
+            accumulate(pooled, {name: each.double() for name, each in answers[site].items()})
+        fitted = fit_layers(state, [{layer: (pooled[GRAMS], pooled[ACROSS])}])
         before = {name: tensor for name, tensor in state.items() if fitted[name] is not tensor}
         if not update_norm(fitted, before) <= MOST_NORM:
             # Sums that no network's layer has, or not a finite one; whose they are cannot be told from the solution.
@@ -88,10 +93,11 @@ def _announce(sites: Sites, sums: LayerSums, round_number: int) -> None:
     logger.info("round %d: each site sends %s", round_number, sums)
 
 
-def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tuple[Tensor, Tensor]]:
-    """What reads the sums of a layer with so many inputs and outputs."""
+def _fitting(layer: str, shape: tuple[int, int], spool: Spool) -> Callable[[str, Message], State]:
+    """What reads the sums of a layer with so many inputs and outputs, and has them wait in the ``spool``."""
+    size, outputs = shape
 
-    def read(site: str, reply: Message) -> tuple[Tensor, Tensor]:
+    def read(site: str, reply: Message) -> State:
         found: dict[str, Tensor] = {}
         for name, shape in ((GRAMS, (size, size)), (ACROSS, (size, outputs))):
             record = reply.content.array_records.get(name, ArrayRecord())
@@ -99,20 +105,21 @@ def _fitting(layer: str, size: int, outputs: int) -> Callable[[str, Message], tu
             found[name] = read_state(site, record)[layer]
         check_gram(site, found[GRAMS], f"Gram matrix of {layer}")
         check_finite_sums(site, found[ACROSS], f"products of {layer}")
-        return found[GRAMS], found[ACROSS]
+        return spool.add(f"{site}, sums", found)
 
     return read
 
 
-def _reader(layers: Mapping[str, int]) -> Callable[[str, Message], dict[str, Tensor]]:
+def _reader(layers: Mapping[str, int], spool: Spool) -> Callable[[str, Message], State]:
+    """What reads the Gram matrices of layers with so many inputs, and has them wait in the ``spool``."""
     shapes = {name: (DTYPE, (rows, rows)) for name, rows in layers.items()}
 
-    def read(site: str, reply: Message) -> dict[str, Tensor]:
+    def read(site: str, reply: Message) -> State:
         record = reply.content.array_records.get(site, ArrayRecord())
         check_headers(site, record, shapes, "Gram matrix")
         grams = read_state(site, record)
         for name, tensor in grams.items():
             check_gram(site, tensor, f"Gram matrix of {name}")
-        return grams
+        return spool.add(f"{site}, sums", grams)
 
     return read

@@ -15,6 +15,7 @@ from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
 from strategies.protocol import DESCRIBE, DESCRIPTION, TRAIN_SAMPLES, is_site_name, request
 from strategies.settings import Settings
+from strategies.spool import Spool
 
 logger = getLogger("fedrebasin")
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Sites:
     """The joined sites by node id, and the grid that reaches them.
 
     tell      is told what comes in, as it comes
+    spool     where answers wait that are too large to be in memory for all sites at once
     answered  the sites whose answers to the last question counted
     merging   the sites whose networks are in this round's merge
     """
@@ -70,6 +72,7 @@ class Sites:
     out: set[str] = field(default_factory=set[str])
     missing: set[str] = field(default_factory=set[str])
     tell: Callable[[Mapping[str, object]], None] = silent
+    spool: Spool = field(default_factory=Spool)
     answered: list[str] = field(default_factory=list[str])
     merging: set[str] = field(default_factory=set[str])
     notes: list[str] = field(default_factory=list[str])
@@ -117,7 +120,7 @@ class Sites:
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
         self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}
         new = [node_id for node_id in nodes if node_id not in self.names]
-        asked = self._messages(DESCRIBE, dict.fromkeys(new, RecordDict()), 0)
+        asked = self._messages(DESCRIBE, ((node_id, RecordDict()) for node_id in new), 0)
         answers = list(self._exchange(asked, self.settings.join_deadline_seconds))
         # Whose name it is does not depend on who is faster: first those that were registered under theirs.
         for node_id, reply in sorted(answers, key=lambda answer: (not nodes[answer[0]], answer[0])):
@@ -159,17 +162,20 @@ class Sites:
         Sites that are out of this round are not asked.
         """
         asked = {i: n for i, n in self.names.items() if (only is None or n in only) and n not in self.out}
-        contents = {i: content(name) if callable(content) else content for i, name in asked.items()}
-        yield from self.deliver(self._messages(message_type, contents, round_number))
+        contents = ((i, content(name) if callable(content) else content) for i, name in asked.items())
+        messages = self._messages(message_type, contents, round_number)
+        yield from self._replies(list(asked.values()), messages, apart=callable(content))
 
     def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
         """Each site with its reply to the message that is meant for it, in order of arrival; None from the silent."""
-        asked = [self.names[message.metadata.dst_node_id] for message in messages]
-        for site, message in zip(asked, messages, strict=True):
-            self.traffic.setdefault(site, Traffic()).sent += size_of(message.content)
+        yield from self._replies([self.names[message.metadata.dst_node_id] for message in messages], messages)
+
+    def _replies(
+        self, asked: Sequence[str], messages: Iterable[Message], apart: bool = False
+    ) -> Iterator[tuple[str, Message | None]]:
         replied: list[str] = []
         self.tell(waiting_for(asked, self.settings.round_deadline_seconds))
-        for node_id, reply in self._exchange(messages):
+        for node_id, reply in self._exchange(self._counted(messages), apart=apart):
             site = self.names[node_id]
             if reply is not None and reply.has_content():
                 self.traffic[site].received += size_of(reply.content)
@@ -179,6 +185,13 @@ class Sites:
                 if 100 * len(replied) // len(asked) > 100 * (len(replied) - 1) // len(asked):
                     self.tell({"replied": replied})
             yield site, reply
+
+    def _counted(self, messages: Iterable[Message]) -> Iterator[Message]:
+        for message in messages:
+            self.traffic.setdefault(self.names[message.metadata.dst_node_id], Traffic()).sent += size_of(
+                message.content
+            )
+            yield message
 
     def answers(
         self,
@@ -204,15 +217,17 @@ class Sites:
         counts = [self.samples.get(site, 0) for site in self.answered]
         return sum(min(count, most) if most else count for count in counts)
 
-    def _messages(self, message_type: str, contents: Mapping[int, RecordDict], round_number: int) -> list[Message]:
+    def _messages(
+        self, message_type: str, contents: Iterable[tuple[int, RecordDict]], round_number: int
+    ) -> Iterator[Message]:
         seconds = self.settings.round_deadline_seconds
-        return [request(node, message_type, each, round_number, seconds) for node, each in contents.items()]
+        return (request(node, message_type, each, round_number, seconds) for node, each in contents)
 
     def _exchange(
-        self, messages: Sequence[Message], deadline_seconds: float | None = None
+        self, messages: Iterable[Message], deadline_seconds: float | None = None, apart: bool = False
     ) -> Iterator[tuple[int, Message | None]]:
         seconds = deadline_seconds or self.settings.round_deadline_seconds
-        return exchange(self.grid, messages, seconds, self.clock) if messages else iter(())
+        return exchange(self.grid, messages, seconds, self.clock, apart=apart)
 
     def _wait_for_nodes(self) -> None:
         ends = self.clock.now() + self.settings.join_deadline_seconds

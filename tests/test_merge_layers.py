@@ -1,5 +1,7 @@
 """Layers merged in closed form, over a federation."""
 
+import gc
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,14 +12,17 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from alignment.channels import channel_axes
 from alignment.least_squares import gram_sizes
+from client.app import app
 from models import Architecture
 from server import recalibration
+from server.app import play
 from server.records import RoundRecord
+from server.resume import begin
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.layer_sums import affordable
 from strategies.protocol import ACROSS, GRAM, GRAMS, OUTPUTS
-from tests.inprocess import play_in_process, quick_settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, play_in_process, quick_settings
 from tests.replies import spoilt_grams
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
@@ -231,3 +236,39 @@ def test_layers_whose_weights_are_held_in_another_form_keep_their_mean() -> None
     inputs = torch.randn(4, 1, 8, 8)
     assert list(gram_sizes(network, inputs)) == ["3"]
     assert list(channel_axes(network, inputs)) == ["3"]
+
+
+class Looking(InProcessGrid):
+    """Counts, as each message comes and as each answer goes, the sums of a layer, and the questions, in memory."""
+
+    most = 0
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Looks first."""
+        self.look()
+        return super().push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Looks first."""
+        self.look()
+        return super().pull_messages(message_ids)
+
+    def look(self) -> None:
+        """The layer's Gram matrix has 65 rows, its products with the outputs as many."""
+        tensors = [each for each in gc.get_objects() if type(each) is Tensor]
+        messages = [each.metadata for each in gc.get_objects() if type(each) is Message]
+        sums = sum(each.shape in ((65, 65), (65, 64)) for each in tensors)
+        asked = sum(each.message_type in (GRAM, OUTPUTS) and each.dst_node_id >= FIRST_NODE for each in messages)
+        self.most = max(self.most, sums + asked)
+
+
+@pytest.mark.parametrize("merge", ["least-squares", "sequential"])
+def test_what_is_asked_of_each_site_and_what_it_sends_is_not_all_in_memory(tmp_path: Path, merge: str) -> None:
+    most: list[int] = []
+    for n_sites in (3, 6):
+        settings = quick_settings(tmp_path / str(n_sites), merge=merge, epochs=1, width=64, probe_points=0)
+        grid = Looking(app, settings, n_sites)
+        store = RunStore(Path(settings.runs_dir) / settings.run)
+        play(grid, settings, store, begin(store, settings))
+        most.append(grid.most)
+    assert most[0] == most[1]
