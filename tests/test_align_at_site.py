@@ -10,11 +10,13 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
+from torch import nn
 
 from alignment import permute
 from client.app import app
 from client.own import load_own
 from client.site import Site
+from client.sources import Samples
 from server.app import play
 from server.records import RoundRecord
 from server.resume import begin
@@ -80,6 +82,21 @@ def test_independent_starts_take_two_trips_and_one_training(tmp_path: Path, alig
     assert record.reference == max(sorted(record.weights), key=lambda site: record.weights[site])
     assert len(record.matchings) == 2
     assert all(max(matching.moved.values()) > 0.5 for matching in record.matchings.values())
+
+
+@pytest.mark.parametrize("reference", ["largest", "medoid", "site-3"])
+@pytest.mark.parametrize("align_at", ["site", "both"])
+def test_nobody_trains_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, align_at: str, reference: str) -> None:
+    trained: list[int] = []
+
+    def counting(model: nn.Module, samples: Samples, *others: object) -> float:
+        trained.append(len(samples))
+        return 0.0
+
+    monkeypatch.setattr("client.app.train", counting)
+    settings = quick_settings(tmp_path, align_at=align_at, reference=reference, probe_points=0)
+    record = one_round(play_in_process(settings, 3))
+    assert sorted(trained) == sorted(record.weights.values())
 
 
 def test_later_rounds_take_one_trip(tmp_path: Path) -> None:

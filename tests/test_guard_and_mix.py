@@ -11,6 +11,8 @@ import torch
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from client.own import load_own
+from client.site import Site
 from models import Architecture, build
 from server.guard import guard
 from server.mixing import stages
@@ -271,6 +273,30 @@ def test_each_line_of_the_search_has_so_many_points(tmp_path: Path) -> None:
     settings = quick_settings(tmp_path, mix="search", mix_points=4, probe_points=0, epochs=1)
     play_in_process(settings, tamper=look_on)
     assert told == {4}
+
+
+def test_the_search_goes_all_the_way_to_a_network_where_that_has_least_loss(tmp_path: Path) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        metrics = reply.content.metric_records.get(METRICS)
+        if reply.metadata.message_type == PROBE and metrics is not None:
+            # Each point of a line is better than the one before it.
+            reply.content[METRICS] = MetricRecord(
+                {name: [100.0, 100.0 - number, 50.0] for number, name in enumerate(metrics)}
+            )
+        if reply.metadata.message_type == EVALUATE and metrics is not None:
+            reply.content[METRICS] = MetricRecord({name: [100.0, 1.0, 50.0] for name in metrics})
+        return reply
+
+    quick: dict[str, object] = {"mix_points": 3, "probe_points": 0, "epochs": 1, "align_at": "none"}
+    settings = quick_settings(tmp_path, mix="search", **quick)
+    store = play_in_process(settings, tamper=tamper)
+    record = one_round(store)
+    assert {step.lam for step in record.mix} == {1.0}
+    # Stage by stage, the last line goes to the last site's network.
+    last = record.mix[-1].towards
+    own = load_own(Site(last, store.directory / "sites" / last, "digits"))
+    assert own is not None
+    assert all(torch.equal(store.network(1)[name], tensor) for name, tensor in own.items())
 
 
 @pytest.mark.parametrize("merge", ["mean", "least-squares"])

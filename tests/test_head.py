@@ -9,8 +9,9 @@ import torch
 from flwr.app import Array, Message, MetricRecord
 from torch import Tensor, nn
 
+from alignment.barrier import LossSums
 from models import Architecture, build
-from server.heads import average_by_counts, check_head, head_remarks
+from server.heads import average_by_counts, best_scales, check_head, head_remarks, scales
 from server.records import RoundRecord
 from server.shared import check_shared
 from server.store import RunStore
@@ -131,6 +132,32 @@ def test_variants_are_what_other_settings_would_have_merged(tmp_path: Path) -> N
         # What nothing moves is added up as FedAvg does, in single precision.
         assert scores[name].loss == pytest.approx(alone.merged.loss, rel=1e-5)
     assert scores["then-weights.recalibrated"] != scores["weights.recalibrated"]
+
+
+def test_of_all_scales_of_a_layer_that_of_least_loss_is_taken() -> None:
+    for best in (0, 5, len(scales) - 1):
+        sums = {scaled_name("a", number): LossSums(10, 1.0 + abs(number - best), 1.0) for number in range(len(scales))}
+        ((scale, found),) = best_scales(sums, ["a"]).values()
+        assert (scale, found.loss) == (scales[best], 1.0)
+
+
+def test_a_solved_layer_is_scaled_between_the_extremes(tmp_path: Path) -> None:
+    """By what sites say of the seventh scale alone; its layer is that of the first, times the scale."""
+    networks: list[dict[str, Tensor]] = []
+    for liked in (0, 7):
+
+        def tamper(partition: int, reply: Message, liked: int = liked) -> Message:
+            metrics = reply.content.metric_records.get(METRICS)
+            if reply.metadata.message_type == EVALUATE and metrics is not None and scaled_name(MERGED, 0) in metrics:
+                losses = {name: 1.0 if name == scaled_name(MERGED, liked) else 2.0 for name in metrics}
+                reply.content[METRICS] = MetricRecord({name: [100.0, each, 50.0] for name, each in losses.items()})
+            return reply
+
+        settings = quick_settings(tmp_path / str(liked), head="ridge", probe_points=0, epochs=1)
+        networks.append(play_in_process(settings, tamper=tamper).network(1))
+    first, seventh = networks
+    for part in ("fc.weight", "fc.bias"):
+        torch.testing.assert_close(seventh[part], first[part] * (scales[7] / scales[0]))
 
 
 def test_counts_weigh_the_rows_of_aligned_networks() -> None:

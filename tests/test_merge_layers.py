@@ -1,8 +1,9 @@
 """Layers merged in closed form, over a federation."""
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,17 +12,19 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from alignment.channels import channel_axes
-from alignment.least_squares import gram_sizes
+from alignment.least_squares import fit_layers, gram_sizes
 from client.app import app
 from models import Architecture
-from server import recalibration
+from server import layers, recalibration
 from server.app import play
+from server.layers import merge_in_sequence
 from server.records import RoundRecord
 from server.resume import begin
+from server.sites import Sites
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.layer_sums import affordable
-from strategies.protocol import ACROSS, GRAM, GRAMS, OUTPUTS
+from strategies.protocol import ACROSS, GRAM, GRAMS, OUTPUTS, State
 from tests.inprocess import FIRST_NODE, InProcessGrid, play_in_process, quick_settings
 from tests.replies import spoilt_grams
 
@@ -84,12 +87,14 @@ def test_what_sites_will_send_is_told_before_they_do(
 ) -> None:
     caplog.set_level("INFO", "fedrebasin")
     settings = quick_settings(tmp_path, merge=merge, epochs=1, width=64, probe_points=0)
-    first = "Gram matrices of 3 layers, 0.1 MB" if merge == "least-squares" else "sums for 3 layers in turn, 0.1 MB"
+    what = "Gram matrices of 3 layers, 0.1 MB" if merge == "least-squares" else "sums for 3 layers in turn, 0.1 MB"
+    # What the server says, and what the site.
+    told = (f"round 1: each site sends {what}", f"sending {what}")
     asked: list[bool] = []
 
     def look(partition: int, reply: Message) -> Message:
         if reply.metadata.message_type in (GRAM, OUTPUTS):
-            asked.append(first in caplog.text)
+            asked.append(all(any(line.startswith(each) for line in caplog.messages) for each in told))
         return reply
 
     play_in_process(settings, tamper=look)
@@ -135,6 +140,31 @@ def test_layers_fitted_one_after_another_beat_all_at_once(tmp_path: Path) -> Non
         for merge in ("mean", "least-squares", "sequential")
     }
     assert found["sequential"] < min(found["mean"], found["least-squares"])
+
+
+def test_each_layer_is_fitted_with_the_statistics_of_what_is_merged_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[tuple[Sites, nn.Module]] = []
+    fitted: list[str] = []
+
+    def begin_merge(sites: Sites, model: nn.Module, *others: Any) -> dict[str, Tensor]:
+        there.append((sites, model))
+        return merge_in_sequence(sites, model, *others)
+
+    def fit(state: State, sums: list[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
+        ((sites, model),) = there
+        (layer,) = sums[0]
+        renewed = recalibration.recalibrate(sites, model, {"merged": state}, 1, until=layer)["merged"]
+        assert all(torch.equal(tensor, state[name]) for name, tensor in renewed.items())
+        fitted.append(layer)
+        return fit_layers(state, sums)
+
+    monkeypatch.setattr("server.run.merge_in_sequence", begin_merge)
+    monkeypatch.setattr(layers, "fit_layers", fit)
+    quick = RESNET | {"epochs": 1, "width": 4, "probe_points": 0}
+    play_in_process(quick_settings(tmp_path, merge="sequential", **quick))
+    assert len(fitted) > 2
 
 
 @pytest.mark.parametrize(

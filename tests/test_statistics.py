@@ -116,6 +116,21 @@ def test_repair_takes_no_goals_of_other_samples_than_it_measures(tmp_path: Path,
     assert "units keep the means and deviations of the mean" in one_round(lost).notes[0]
 
 
+def test_the_goals_of_repair_are_of_every_network_on_the_samples_of_all_sites(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[float]] = []
+
+    def spy(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Tensor]:
+        seen.append([float(end["fc.count"]) for end in ends])
+        return goals_between(ends, weights)
+
+    monkeypatch.setattr(recalibration, "goals_between", spy)
+    settings = quick_settings(tmp_path, repair=True, split="dirichlet", epochs=1, probe_points=0)
+    weights = list(one_round(play_in_process(settings, 3)).weights.values())
+    assert seen == [[sum(weights)] * 3]
+
+
 def test_repair_weighs_sites_as_their_mean_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[float]] = []
 
