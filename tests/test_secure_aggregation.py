@@ -19,6 +19,7 @@ from server.secure import threshold
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.errors import OperatorError
+from strategies.files import write_tensors
 from strategies.masked import MASKED, masked_vector, modulus, most_sites, pack_masked, quantization_steps
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, DESCRIPTION, RECALIBRATE, TRAIN, TRAIN_SAMPLES, to_arrays
@@ -73,6 +74,20 @@ def test_the_mean_is_that_of_the_sites_networks_to_the_quantisation(tmp_path: Pa
     assert record.merged is not None
     # 2^22 steps between -8 and 8, once for each site.
     assert greatest_error(store) < 5 * N_SITES * 16 / 2**22
+
+
+def test_networks_of_own_starts_are_aligned_before_they_are_masked(tmp_path: Path) -> None:
+    reference = tmp_path / "reference.safetensors"
+    settings = secure_settings(tmp_path / "secure", start="seed", reference=str(reference))
+    write_tensors(reference, build(Architecture(*settings.network), 5).state_dict())
+    secure = play_in_process(settings, N_SITES)
+    open_settings = {**SECURE, "start": "seed", "reference": str(reference), "privacy": "none"}
+    plain = play_in_process(quick_settings(tmp_path / "plain", **open_settings), N_SITES)
+    found, expected = secure.network(1), plain.network(1)
+    step = 16 / 2**22
+    assert max(float((found[name] - expected[name]).abs().max()) for name in found) < 5 * N_SITES * step
+    # Of the networks as they were trained it is not.
+    assert greatest_error(secure) > 0.01
 
 
 @pytest.mark.parametrize("stage", [Stage.SHARE_KEYS, Stage.COLLECT_MASKED_VECTORS])
