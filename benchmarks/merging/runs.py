@@ -47,6 +47,8 @@ ONCE: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
     "joint": ONE_SHOT | {"align-at": "both", "site-matching": "joint"},
+    # For the barrier that weights alone leave.
+    "weights": {"rounds": 1, "align-at": "server", "probe-points": 7, "guard": False},
     # One layer after another, without and with the head that pooled data would give; and what that is worth by itself.
     "sequential": SEQUENTIAL,
     "sequential-ridge": SEQUENTIAL | {"head": "ridge"},

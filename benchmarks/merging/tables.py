@@ -26,7 +26,7 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "ensemble": _sites("ensemble"),
     "naive": _sites("naive"),
     "naive, recalibrated": _sites("naive.recalibrated"),
-    "weights": (("joint", "weights.recalibrated"), ("activations", "weights.recalibrated")),
+    "weights": (("joint", "weights.recalibrated"), ("activations", "weights.recalibrated"), ("weights", None)),
     "weights + ridge": (("joint", "weights.recalibrated.ridge"),),
     "activations": (("activations", "aligned.recalibrated"),),
     "then weights": (("activations", "then-weights.recalibrated"),),
@@ -49,6 +49,8 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "pooled training": (),
 }
 COST = "seconds, MB from a site, MB to it"
+# Methods whose runs measure the lines between networks.
+PROBED = ("weights", "activations", "joint")
 Rows = Mapping[str, Mapping[str, Sequence[Played]]]
 
 
@@ -57,7 +59,7 @@ def show(found: Iterable[Played]) -> None:
     rows = by_row(found)
     for quantity in ("accuracy", "loss"):
         _networks(quantity, rows)
-    _table(["barrier", "naive", "activations", "joint"], rows, _barriers)
+    _table(["barrier", "naive", *PROBED], rows, _barriers)
     ways = [method for method in ONCE if any(method in played for played in rows.values())]
     _table([f"cost: {COST}", *ways], rows, lambda played: [_cost(played.get(method, ())) for method in ways])
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
@@ -111,9 +113,9 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
 
 
 def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
-    """Of the line between the networks as they came, the same in both methods' runs, and of the lines once aligned."""
-    told = [{run.task.name: run.first.barrier for run in played.get(method, ())} for method in ("activations", "joint")]
-    naive = (told[0] | told[1]).values()
+    """Of the line between the networks as they came, the same in every method's runs, and of the lines once aligned."""
+    told = [{run.task.name: run.first.barrier for run in played.get(method, ())} for method in PROBED]
+    naive = {name: each for barriers in told for name, each in barriers.items()}.values()
     lines = [
         [barrier.naive for barrier in naive if barrier and barrier.naive is not None],
         *([barrier.aligned for barrier in each.values() if barrier] for each in told),
@@ -123,11 +125,11 @@ def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
 
 
 def _cost(runs: Sequence[Played]) -> str:
-    """Those of the last seed; bytes, of the site that has most."""
+    """Seconds, the median of the seeds; bytes, which hardly vary, of the last, and there of the site that has most."""
     if not runs:
         return ""
+    seconds = statistics.median(sum(run.first.seconds.values()) for run in runs)
     last = max(runs, key=lambda run: run.task.seed).first
-    seconds = sum(last.seconds.values())
     received, sent = (max(getattr(each, way) for each in last.traffic.values()) / 1e6 for way in ("received", "sent"))
     return f"{seconds:.0f} s, {received:.1f}, {sent:.1f}"
 
