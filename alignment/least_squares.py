@@ -21,7 +21,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
-from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked
+from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked, reusable
 from alignment.channels import named_modules
 from alignment.errors import StateError
 from alignment.moments import accumulate
@@ -164,8 +164,9 @@ def fitted_in_sequence(
     BatchNorm statistics are those of the batches: of ``merged`` they must be before, and after each layer those behind
     it are renewed as far as to the next. Raises what `output_sums` and `fit_layers` raise.
     """
+    batches = reusable(batches)
     state = dict(merged)
-    layers = list(gram_sizes(model, next(iter(batches))))
+    layers = list(gram_sizes(model, first_inputs(batches, model)))
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         student = network_with(model, state)
         parts = [output_sums(student, network_with(model, each), batches, [layer])[layer] for each in states]

@@ -233,6 +233,17 @@ def test_in_sequence_layers_are_fitted_as_they_are_called_and_the_statistics_end
     assert after < 0.1 * before
 
 
+def test_batches_that_can_be_read_once_are_read_whole_and_no_batches_are_an_error() -> None:
+    model, other = untidy(0), untidy(1)
+    batches = [torch.randn(50, 3, dtype=torch.float64) for _ in range(2)]
+    start, end = (write_moments(m.state_dict(), batch_norm_moments(m, batches)) for m in (model, other))
+    kept, once = (list(fitted_in_sequence(model, start, [end], [1.0], given)) for given in (batches, iter(batches)))
+    assert len(kept) == len(once) == 3
+    assert all(once[-1][name].equal(tensor) for name, tensor in kept[-1].items())
+    with pytest.raises(ValueError, match="no batches"):
+        next(fitted_in_sequence(model, start, [end], [1.0], []))
+
+
 def test_a_gram_matrix_of_another_layer_is_refused() -> None:
     _, states, _ = networks(*LAYERS[0])
     with pytest.raises(StateError, match=r"Gram matrix of 'only': expected \(6, 6\), got \(5, 5\)"):
