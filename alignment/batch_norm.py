@@ -4,8 +4,9 @@ The mean of two networks needs new statistics: the variance of its units is less
 (REPAIR, arXiv 2211.08403), and the old running averages belong to neither.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from alignment.batches import Batch, joined, network_with, peeked
 from alignment.channels import named_modules
 from alignment.errors import StateError
+from alignment.hooks import watch_inputs
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
 from alignment.partial_run import as_far_as
 from alignment.spec import State
@@ -86,7 +88,7 @@ def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: Exi
     """
     for name, layer in train_batch_norms(network).items():
         layer.train(not settled)
-        hooks.enter_context(layer.register_forward_pre_hook(_adder(moments, name)))
+        hooks.enter_context(watch_inputs(layer, partial(add_moments, moments, name, axis=1)))
 
 
 def train_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
@@ -96,10 +98,3 @@ def train_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
     for layer in kept.values():
         layer.train()
     return dict(kept)
-
-
-def _adder(moments: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        add_moments(moments, name, inputs[0], axis=1)
-
-    return add

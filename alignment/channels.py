@@ -1,12 +1,16 @@
 """On which axis of its outputs a layer has its units."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from operator import setitem
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from alignment.hooks import watch_inputs
 
 # Layers whose outputs scale with weight and bias, and shift with bias: an affine correction folds into them.
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm)
@@ -30,7 +34,7 @@ def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in named_modules(network):
             if isinstance(layer, AFFINE) and all(f"{name}.{part}".removeprefix(".") in weights for part in PARTS):
-                hooks.enter_context(layer.register_forward_pre_hook(_catcher(seen, name)))
+                hooks.enter_context(watch_inputs(layer, partial(setitem, seen, name)))
         network(inputs)
     layers = dict(named_modules(network))
     found = {name: _channel_axis(layers[name], caught) for name, caught in seen.items()}
@@ -55,10 +59,3 @@ def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
         if shift.shape[axis] == len(ramp) and shift.allclose(along(axis, ramp, shift), atol=0.1):
             return axis
     return None
-
-
-def _catcher(seen: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def catch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[name] = inputs[0].detach()
-
-    return catch

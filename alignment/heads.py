@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from alignment.batches import network_with, on_device_of
 from alignment.errors import StateError
+from alignment.hooks import watch_inputs
 from alignment.moments import accumulate
 from alignment.solving import solve
 from alignment.spec import State
@@ -50,10 +51,7 @@ def features_of(
     network = network_with(model)
     caught: list[Tensor] = []
 
-    def catch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        caught.append(inputs[0])
-
-    with network.get_submodule(head).register_forward_pre_hook(catch):
+    with watch_inputs(network.get_submodule(head), caught.append):
         for inputs, targets in batches:
             caught.clear()
             with torch.no_grad():

@@ -24,6 +24,7 @@ from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked, reusable
 from alignment.channels import named_modules
 from alignment.errors import StateError
+from alignment.hooks import watch_inputs
 from alignment.moments import accumulate
 from alignment.partial_run import as_far_as, calls_of
 from alignment.precision import widened
@@ -78,7 +79,7 @@ def gram_sums(
     with ExitStack() as hooks, torch.no_grad():
         for name in layers:
             layer = network.get_submodule(name)
-            hooks.enter_context(layer.register_forward_pre_hook(_adder(sums, name)))
+            hooks.enter_context(watch_inputs(layer, _adder(sums, name, layer)))
         for inputs in inputs_of(batches, network):
             network(inputs)
     return sums
@@ -122,8 +123,8 @@ def output_sums(
         for name in layers:
             keeper = _keeper(outputs, name)
             hooks.enter_context(teacher.get_submodule(name).register_forward_hook(keeper, prepend=True))
-            seen = student.get_submodule(name).register_forward_pre_hook(_fitter(sums, outputs, name))
-            hooks.enter_context(seen)
+            layer = student.get_submodule(name)
+            hooks.enter_context(watch_inputs(layer, _fitter(sums, outputs, name, layer)))
         for inputs in inputs_by_batch:
             for run in runs:
                 run(inputs)
@@ -209,9 +210,9 @@ def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: f
     return solve(torch.stack(weighed).sum(0), wanted).T
 
 
-def _adder(sums: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        for x in _rows(layer, inputs[0].detach()):
+def _adder(sums: dict[str, Tensor], name: str, layer: nn.Module) -> Callable[[Tensor], None]:
+    def add(inputs: Tensor) -> None:
+        for x in _rows(layer, inputs.detach()):
             accumulate(sums, {name: (x.T @ x).cpu().double()})
 
     return add
@@ -228,15 +229,15 @@ def _keeper(outputs: defaultdict[str, list[Tensor]], name: str) -> Callable[[nn.
 
 
 def _fitter(
-    sums: dict[str, tuple[Tensor, Tensor]], outputs: defaultdict[str, list[Tensor]], name: str
-) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    sums: dict[str, tuple[Tensor, Tensor]], outputs: defaultdict[str, list[Tensor]], name: str, layer: nn.Module
+) -> Callable[[Tensor], None]:
+    def add(inputs: Tensor) -> None:
         if not outputs[name]:
             raise _unequal(name)
         # What the other network put out at the same call.
         given = outputs[name].pop(0)
         first = 0
-        for x in _rows(layer, inputs[0].detach()):
+        for x in _rows(layer, inputs.detach()):
             wanted = widened(given[first : first + len(x)])
             first += len(x)
             gram, across = (x.T @ x).cpu().double(), (x.T @ wanted).cpu().double()

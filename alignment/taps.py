@@ -89,13 +89,13 @@ def _watch(module: nn.Module, name: str, seen: Seen, places: Collection[Place] |
                 seen[place] = tensor if places is None else tensor.clone()
         calls[side] += 1
 
-    def enter(module: nn.Module, args: tuple[object, ...]) -> None:
-        note(ENTERS, args)
+    def enter(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        note(ENTERS, (args, kwargs))
 
     def leave(module: nn.Module, args: tuple[object, ...], output: object) -> None:
         note(LEAVES, output)
 
-    yield module.register_forward_pre_hook(enter)
+    yield module.register_forward_pre_hook(enter, with_kwargs=True)
     yield module.register_forward_hook(leave)
 
 
