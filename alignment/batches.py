@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.errors import BatchError, StateError
+from alignment.precision import is_continuous
 from alignment.spec import State
 
 # A batch of inputs, alone or followed by what belongs to it: (inputs, targets, …).
@@ -37,9 +38,17 @@ def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
 
 
 def labelled(batches: Iterable[LabelledBatch], network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """The inputs and the targets of each batch, on the device of ``network``. Raises as `inputs_of` does."""
+    """The inputs of each batch and its targets, as `in_long` has them, on the device of ``network``.
+
+    Raises `BatchError` for inputs with a value that is not finite.
+    """
     for number, (inputs, targets) in enumerate(batches):
-        yield on_device_of(network, _finite(inputs, number)), on_device_of(network, targets)
+        yield on_device_of(network, _finite(inputs, number)), in_long(on_device_of(network, targets))
+
+
+def in_long(targets: Tensor) -> Tensor:
+    """``targets``, in int64 where they are integers of another width: what takes class numbers takes them in that."""
+    return targets if is_continuous(targets) or targets.dtype == torch.bool else targets.long()
 
 
 def _finite(inputs: Tensor, number: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from alignment.batches import network_with, on_device_of
+from alignment.batches import in_long, network_with, on_device_of
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.moments import accumulate
@@ -59,7 +59,7 @@ def features_of(
             if len(caught) != 1 or caught[0].ndim != 2:
                 raise StateError(f"layer {head!r}: expected to be called once on (samples, features)")
             features = caught[0].cpu().double()
-            yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), targets.cpu()
+            yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), in_long(targets.cpu())
 
 
 def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor, Tensor]:

@@ -87,6 +87,17 @@ def test_labels_of_every_pixel_count_as_shares_of_a_sample():
     assert loss_sums(model, state, [(x, labels)], cross_entropy).correct == 0.75
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.uint16], ids=str)
+def test_class_numbers_of_any_width_give_the_same_sums(dtype: torch.dtype):
+    torch.manual_seed(0)
+    model, inputs, targets = nn.Linear(4, 3), torch.randn(9, 4), torch.randint(3, (9,))
+    wide, narrow = (
+        loss_sums(model, model.state_dict(), [(inputs, labels)], cross_entropy)
+        for labels in (targets, targets.to(dtype))
+    )
+    assert narrow == wide
+
+
 def test_targets_without_classes_have_no_accuracy():
     model = nn.Linear(3, 1)
     sums = loss_sums(model, model.state_dict(), [(torch.randn(4, 3), torch.randn(4, 1))], mse_loss)

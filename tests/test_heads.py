@@ -1,5 +1,6 @@
 """The last layer from sums: pooled sums give exactly the head that pooled data would."""
 
+from functools import partial
 from typing import cast
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from alignment.errors import StateError
 from alignment.heads import counts_head, feature_sums, ridge_head, scaled_head, with_head
+from alignment.logistic import logistic_sums
 from alignment.moments import pool_moments
 from tests.networks import TanhClassifier
 
@@ -53,6 +55,14 @@ def test_batches_do_not_matter() -> None:
     whole = feature_sums(model, "fc", [(inputs, targets)], CLASSES)
     parts = feature_sums(model, "fc", [(inputs[k : k + 7], targets[k : k + 7]) for k in range(0, N, 7)], CLASSES)
     assert all(whole[name].allclose(parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int16], ids=str)
+def test_class_numbers_of_any_width_give_the_same_sums(dtype: torch.dtype) -> None:
+    model, inputs, targets = task()
+    for measure in (logistic_sums, partial(feature_sums, classes=CLASSES)):
+        wide, narrow = (measure(model, "fc", [(inputs, labels)]) for labels in (targets, targets.to(dtype)))
+        assert all(narrow[name].equal(tensor) for name, tensor in wide.items())
 
 
 def test_the_last_row_counts_the_classes() -> None:
