@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from alignment.hooks import watch_inputs
+from alignment.precision import widened
 
 # Layers whose outputs scale with weight and bias, and shift with bias: an affine correction folds into them.
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm)
@@ -49,12 +50,14 @@ def along(axis: int, vector: Tensor, like: Tensor) -> Tensor:
 
 
 def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
-    """The axis on which a shift of the bias by 1, 2, 3… appears, or None."""
-    bias = cast(Tensor, layer.bias)
+    """The axis on which a shift of the bias by 1, 2, 3… appears, or None. Half precision would round it away."""
+    before = {name: widened(tensor) for name, tensor in layer.named_parameters()}
+    bias = before["bias"]
     ramp = torch.arange(1, bias.numel() + 1, dtype=torch.float64)
+    after = before | {"bias": bias + ramp.reshape(bias.shape).to(bias)}
     with torch.no_grad():
-        after: Tensor = functional_call(layer, {"bias": bias + ramp.reshape(bias.shape).to(bias)}, (inputs,))
-        shift = after - cast(Tensor, layer(inputs))
+        start, end = (cast(Tensor, functional_call(layer, part, (widened(inputs),))) for part in (before, after))
+    shift = end - start
     for axis in range(1, shift.ndim if bias.ndim == 1 else 0):
         if shift.shape[axis] == len(ramp) and shift.allclose(along(axis, ramp, shift), atol=0.1):
             return axis

@@ -151,6 +151,13 @@ def test_the_axis_of_the_units_is_found_where_all_sizes_agree():
     assert channel_axes(Turned(), torch.randn(4, 4, 4, 4)) == {"norm": 1, "convolution": 1, "linear": 3}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_axis_of_the_units_is_found_where_half_precision_rounds_their_numbers_away(dtype: torch.dtype):
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Linear(3, 3000), nn.LayerNorm(3000)).to(dtype)
+    assert channel_axes(wide, torch.randn(2, 3, dtype=dtype)) == {"0": 1, "1": 1}
+
+
 def test_without_batches_or_with_a_state_of_another_network_it_says_so():
     model, a, b = pair("mlp", "none", 32, 3)
     with pytest.raises(ValueError, match="no batches"):
