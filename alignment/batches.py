@@ -71,12 +71,17 @@ def peeked(batches: Iterable[Batch], network: nn.Module) -> tuple[Tensor, Iterat
 
 def joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:
     """``batches``, each lone sample joined to its neighbour: one value has no variance."""
-    held: Tensor | None = None
+    return (inputs for (inputs,) in joined_rows((batch,) for batch in batches))
+
+
+def joined_rows(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
+    """The same of batches of several tensors, such as inputs and targets, that have a row for each sample."""
+    held: tuple[Tensor, ...] | None = None
     for batch in batches:
-        if held is not None and min(len(held), len(batch)) > 1:
+        if held is not None and min(len(held[0]), len(batch[0])) > 1:
             yield held
             held = None
-        held = batch if held is None else torch.cat((held, batch))
+        held = batch if held is None else tuple(map(torch.cat, zip(held, batch, strict=True)))
     if held is not None:
         yield held
 

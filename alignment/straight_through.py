@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from alignment.barrier import Loss, loss_sums
 from alignment.batch_norm import train_batch_norms
-from alignment.batches import LabelledBatch, labelled, network_with, on_device_of, reusable
+from alignment.batches import LabelledBatch, joined_rows, labelled, network_with, on_device_of, reusable
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
 from alignment.permutation import Permutation, check_permutation, permute
@@ -45,8 +45,8 @@ def match_straight_through(
     as if π(candidate) were θ̃ itself: the gradient passes straight through the projection, which is weight matching
     from the last π. The first π is ``start``, by default that of weight matching. After each pass over ``batches``
     the π at hand is judged by its loss on all of them. The first is judged too and ties keep the incumbent, so there
-    the result is never worse than where it began. BatchNorm layers use the statistics of the batch, and are
-    recalibrated before π is judged.
+    the result is never worse than where it began. BatchNorm layers use the statistics of the batch, which a lone sample
+    does not have: it joins its neighbour. They are recalibrated before π is judged.
 
     ``batches`` are (inputs, targets), ``loss(outputs, targets)`` is a mean. ``objective`` and ``gain`` are those of
     the weights. Networks in half precision descend in fp32. A step costs a forward pass, a backward pass and a weight
@@ -109,7 +109,7 @@ def _descend(task: _Task, first: Matching, steps: int, generator: torch.Generato
     guide = _Guide(task)
     best, least, now, done = first, task.judge(first.permutation), first, 0
     while done < steps:
-        for inputs, targets in islice(labelled(task.batches, guide.network), steps - done):
+        for inputs, targets in islice(guide.batches(), steps - done):
             guide.step(now.permutation, inputs, targets)
             now = match_weights(task.spec, guide.state, task.candidate, now.permutation, generator)
             done += 1
@@ -124,9 +124,9 @@ class _Guide:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        self.network = network_with(task.model, task.reference)
-        train_batch_norms(self.network)
-        names = [name for name, _ in self.network.named_parameters(remove_duplicate=False)]
+        self._network = network_with(task.model, task.reference)
+        self._normalises = bool(train_batch_norms(self._network))
+        names = [name for name, _ in self._network.named_parameters(remove_duplicate=False)]
         self._moving = {name: task.reference[name].detach().clone() for name in names}
         self._optimiser = torch.optim.Adam(self._moving.values(), RATE)
 
@@ -134,12 +134,17 @@ class _Guide:
     def state(self) -> dict[str, Tensor]:
         return {**self._task.reference, **self._moving}
 
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """Those of one pass; a step for each."""
+        batches = labelled(self._task.batches, self._network)
+        return joined_rows(batches) if self._normalises else batches
+
     def step(self, permutation: Permutation, inputs: Tensor, targets: Tensor) -> None:
         """Moves θ̃ against the gradient at the midpoint of ``permutation``."""
         found = {name: t for name, t in self._task.midpoint(permutation).items() if torch.is_tensor(t)}
-        middle = {name: on_device_of(self.network, tensor) for name, tensor in found.items()}
+        middle = {name: on_device_of(self._network, tensor) for name, tensor in found.items()}
         leaves = [middle[name].requires_grad_() for name in self._moving]
-        outputs: Tensor = functional_call(self.network, middle, (inputs,))
+        outputs: Tensor = functional_call(self._network, middle, (inputs,))
         loss = self._task.loss(outputs, targets)
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         for moving, gradient in zip(self._moving.values(), gradients, strict=True):

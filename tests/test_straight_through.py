@@ -72,6 +72,17 @@ def test_one_start_gives_one_answer_and_iterators_are_read_whole():
     assert all(torch.equal(index, again.permutation[name]) for name, index in first.permutation.items())
 
 
+def test_a_lone_sample_joins_its_neighbour_where_batch_norm_wants_a_variance():
+    model, spec, a, b = pair("batch")
+    ((inputs, targets), *_) = TRAIN
+    batches = [(inputs[part], targets[part]) for part in (slice(0, 16), slice(16, 32), slice(32, 33))]
+    whole = [batches[0], (inputs[16:33], targets[16:33])]
+    found, expected = (
+        match_straight_through(spec, model, a, b, given, cross_entropy, steps=4) for given in (batches, whole)
+    )
+    assert all(torch.equal(index, expected.permutation[name]) for name, index in found.permutation.items())
+
+
 def test_stale_batch_norm_statistics_do_not_matter():
     model, spec, a, b = pair("batch")
     found = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=24).permutation
