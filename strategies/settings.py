@@ -198,7 +198,8 @@ class Settings(BaseModel, frozen=True):
     after another, each fitted, on what the merged ones before feed it, to what it puts out in the sites' networks. That
     takes two trips for each layer, each a question to all sites and their answers."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """What is left of the Gram matrices' off-diagonals, with `least-squares`."""
+    """What is left of the Gram matrices' off-diagonals, with `least-squares`; past 0.999, which counts as that, single
+    precision would decide."""
     gram_limit_megabytes: Positive = 64.0
     """Most that a site sends of Gram matrices, and with `sequential` of products with outputs; layers past it, the
     largest first, are merged by their mean."""

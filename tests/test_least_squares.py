@@ -75,7 +75,8 @@ def test_no_other_layer_is_nearer_to_both_networks_outputs(layer: nn.Module, sha
     merged = merge_layers(mean, states, grams(model, states, inputs), alpha=1.0)
     at_least, at_mean = (slopes(model, state, states, inputs) for state in (merged, mean))
     for flat, steep in zip(at_least, at_mean, strict=True):
-        assert flat.norm().item() < 1e-4 * steep.norm().item()
+        # Off-diagonals are shrunk by 1 - MOST_ALPHA.
+        assert flat.norm().item() < 1e-3 * steep.norm().item()
     assert error(model, merged, states, inputs) < error(model, mean, states, inputs)
 
 
@@ -97,6 +98,18 @@ def test_without_any_input_it_is_the_mean() -> None:
     model, states, inputs = networks(*LAYERS[1])
     merged = merge_layers(states[0], states, grams(model, states, [x * 0 for x in inputs]))
     assert merged["only.weight"].allclose((states[0]["only.weight"] + states[1]["only.weight"]) / 2)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_unshrunk_sums_in_single_precision_of_inputs_that_move_together_give_no_wild_weights(rank: int) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(256, 5) for _ in range(2)]
+    states: list[dict[str, Tensor]] = [layer.state_dict() for layer in layers]
+    # With a rank of 1, no input ever varies.
+    sources = [torch.cat((torch.ones(4096, 1), torch.rand(4096, rank - 1)), 1) @ torch.rand(rank, 256) for _ in layers]
+    sent = [{"": gram_sums(layer, [x], [""])[""].float()} for layer, x in zip(layers, sources, strict=True)]
+    merged = merge_layers(states[0], states, sent, alpha=1.0)
+    assert merged["weight"].abs().max() < 2 * torch.cat([state["weight"] for state in states]).abs().max()
 
 
 def test_alpha_zero_weighs_each_input_by_its_own_power() -> None:
