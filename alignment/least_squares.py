@@ -30,6 +30,7 @@ from alignment.partial_run import as_far_as, calls_of
 from alignment.precision import widened
 from alignment.solving import solve
 from alignment.spec import State
+from alignment.tied import untied
 
 HOLD = 1e-3
 """How firmly a layer is held where it is when it is fitted to outputs, as a share of its mean squared inputs."""
@@ -47,7 +48,8 @@ def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
     """Rows of the Gram matrix of each layer, in the order in which ``model`` calls them when it runs on ``example``.
 
     `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one, if they are called: what only training
-    uses, or the projection inside `nn.MultiheadAttention`, whose weights are read from outside, has no inputs.
+    uses, or the projection inside `nn.MultiheadAttention`, whose weights are read from outside, has no inputs. Left out
+    is also what ``model`` has under another name too: written under one, it would be as it was under the other.
     """
     network = network_with(model)
     layers = {
@@ -58,7 +60,7 @@ def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
     # What holds its weights in another form, as `parametrizations` do, has none that could be set.
     weights = network.state_dict()
     layers = {name: layer for name, layer in layers.items() if f"{name}.weight".removeprefix(".") in weights}
-    called = calls_of(network, layers, first_inputs([example], network))
+    called = untied(model, calls_of(network, layers, first_inputs([example], network)))
     return {name: prod(layers[name].weight.shape[1:]) + (layers[name].bias is not None) for name in called}
 
 
@@ -164,9 +166,9 @@ def fitted_in_sequence(
 ) -> Iterator[dict[str, Tensor]]:
     """``merged`` after each layer in its turn is fitted to the outputs of aligned ``states``; the last is the result.
 
-    All networks run on the same ``batches``, which are gone through twice for each layer; ``shares`` weigh them.
-    BatchNorm statistics are those of the batches: of ``merged`` they must be before, and after each layer those behind
-    it are renewed as far as to the next. Raises what `output_sums` and `fit_layers` raise.
+    Layers are those of `gram_sizes`. All networks run on the same ``batches``, which are gone through twice for each
+    layer; ``shares`` weigh them. BatchNorm statistics are those of the batches: of ``merged`` they must be before, and
+    after each layer those behind it are renewed as far as to the next. Raises what `output_sums` and `fit_layers` do.
     """
     batches = reusable(batches)
     state = dict(merged)

@@ -15,6 +15,7 @@ from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
 from alignment.partial_run import every_call
 from alignment.precision import as_double
 from alignment.spec import State
+from alignment.tied import untied
 from alignment.validate import check_finite
 
 # A variance below this share of the squared mean is rounding: the unit is constant, and is only shifted.
@@ -40,9 +41,10 @@ def repair(
 
         (1 - w) · μ_ref + w · μ_aligned        (1 - w) · σ_ref + w · σ_aligned
 
-    by an affine map that is folded into the layer's weight and bias. BatchNorm statistics are recomputed in
-    the same pass, as `recalibrate` does. Each layer sees what the corrected ones before it give, normalised
-    by the batch at hand.
+    by an affine map that is folded into the layer's weight and bias. A layer whose weight or bias the network has under
+    another name too stays as it is: no map could be folded in for it alone. BatchNorm statistics are recomputed in the
+    same pass, as `recalibrate` does. Each layer sees what the corrected ones before it give, normalised by the batch at
+    hand.
 
     Costs one pass over ``batches`` for each of the three networks. ``model`` gives the architecture alone and
     is not touched. Raises `StateError` for a state that does not fit it or is not finite, `BatchError` for data
@@ -52,7 +54,7 @@ def repair(
         check_finite(state, role)
     kept = reusable(batches)
     ends = [network_with(model, state) for state in (reference, aligned)]
-    axes = channel_axes(ends[0], first_inputs(kept, ends[0])[:2])
+    axes = _axes(model, ends[0], first_inputs(kept, ends[0])[:2])
     goals = goals_between([_unit_moments(end, axes, kept) for end in ends], (1 - weight, weight))
     measured, batch_norm = _measure(network_with(model, merged), axes, goals, kept)
     return write_moments(fold(merged, measured, goals), batch_norm)
@@ -65,7 +67,7 @@ def unit_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor
     """
     kept = reusable(batches)
     network = network_with(model)
-    return _unit_moments(network, _axes_behind(network, first_inputs(kept, network)[:2]), kept)
+    return _unit_moments(network, _axes_behind(model, network, first_inputs(kept, network)[:2]), kept)
 
 
 def corrected_moments(model: nn.Module, goals: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -77,7 +79,7 @@ def corrected_moments(model: nn.Module, goals: Mapping[str, Tensor], batches: It
     """
     kept = reusable(batches)
     network = network_with(model)
-    axes = _axes_behind(network, first_inputs(kept, network)[:2])
+    axes = _axes_behind(model, network, first_inputs(kept, network)[:2])
     return _measure(network, axes, goals, kept, settled=True)[0]
 
 
@@ -125,9 +127,15 @@ def _goal(goals: Mapping[str, Tensor], layer: str) -> Goal:
     return Goal(goals[f"{layer}.mean"], goals[f"{layer}.deviation"])
 
 
-def _axes_behind(network: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """`channel_axes`, of those layers alone that no BatchNorm layer runs after."""
+def _axes(model: nn.Module, network: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """`channel_axes` of ``network``, a copy of ``model``, without layers that have their weights under another name."""
     axes = channel_axes(network, inputs)
+    return {name: axes[name] for name in untied(model, axes)}
+
+
+def _axes_behind(model: nn.Module, network: nn.Module, inputs: Tensor) -> dict[str, int]:
+    """`_axes`, of those layers alone that no BatchNorm layer runs after."""
+    axes = _axes(model, network, inputs)
     norms = [name for name, layer in named_modules(network) if isinstance(layer, BATCH_NORMS)]
     calls = every_call(network, [*axes, *norms], inputs)
     last = max((number for number, name in enumerate(calls) if name in norms), default=-1)

@@ -196,7 +196,8 @@ class Settings(BaseModel, frozen=True):
     """How layers are merged: by their weighted `mean`; or, those of `Linear` and of `Conv2d` with one group, padded by
     zeros, by `least-squares` from Gram matrices of their inputs, which each site sends (RegMean); or `sequential`: one
     after another, each fitted, on what the merged ones before feed it, to what it puts out in the sites' networks. That
-    takes two trips for each layer, each a question to all sites and their answers."""
+    takes two trips for each layer, each a question to all sites and their answers. Layers whose weights have another
+    name in the network too keep their mean, as with `repair`."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
     """What is left of the Gram matrices' off-diagonals, with `least-squares`; past 0.999, which counts as that, single
     precision would decide."""

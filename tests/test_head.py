@@ -404,14 +404,13 @@ class NormTwice(Tied):
     [
         (Tied(), {"head": "ridge"}, "'head': the run would write 'fc.weight', which is 'classifier.weight' too"),
         (Tied(), {"variants": True}, "'variants': the run would write 'fc.weight', which is 'classifier.weight' too"),
-        (Tied(), {"merge": "sequential"}, "'merge': the run would write 'two.weight', which is 'three.weight' too"),
-        (Tied(), {"repair": True}, "'repair': the run would write 'two.weight', which is 'three.weight' too"),
         (NormTwice(), {}, "'model': the run would write 'norm.running_mean', which is 'same.running_mean' too"),
     ],
 )
 def test_what_a_network_has_twice_is_not_written_once(network: nn.Module, asked: dict[str, object], told: str) -> None:
     shape: dict[str, object] = {"shape": "1x8x8"}
-    check_shared(Tied(), parse_settings(shape))
+    for merge in ("mean", "least-squares", "sequential"):
+        check_shared(Tied(), parse_settings(shape | {"merge": merge, "repair": True}))
     with pytest.raises(SettingsError) as error:
         check_shared(network, parse_settings(shape | asked))
     assert str(error.value).startswith(f"setting {told}")

@@ -260,6 +260,37 @@ def test_a_layer_that_nobody_calls_is_not_asked_about(tmp_path: Path, merge: str
     assert not solved["body.1.weight"].equal(plain["body.1.weight"])
 
 
+class WithTied(nn.Module):
+    """A network in whose middle two layers share their weights."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.one, self.two, self.three = nn.Linear(64, width), nn.Linear(width, width), nn.Linear(width, width)
+        self.three.weight = self.two.weight
+        self.fc = nn.Linear(width, architecture.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.three(self.two(self.one(x.flatten(1)).relu()).relu()).relu())
+
+
+def with_tied(architecture: Architecture) -> nn.Module:
+    """For the setting ``model``."""
+    return WithTied(architecture)
+
+
+@pytest.mark.parametrize("asked", [{"merge": "least-squares"}, {"merge": "sequential"}, {"repair": True}], ids=str)
+def test_layers_that_share_their_weights_keep_their_mean(tmp_path: Path, asked: dict[str, object]) -> None:
+    model = "tests.test_merge_layers:with_tied"
+    quick: dict[str, object] = {"model": model, "width": 16, "epochs": 2, "probe_points": 0}
+    solved, plain = (
+        play_in_process(quick_settings(tmp_path / str(len(changes)), **quick, **changes)).network(1)
+        for changes in (asked, {})
+    )
+    changed = {name for name, tensor in plain.items() if not tensor.equal(solved[name])}
+    assert changed == {"one.weight", "one.bias", "fc.weight", "fc.bias"}
+
+
 def test_layers_whose_weights_are_held_in_another_form_keep_their_mean() -> None:
     """`weight_norm` has no weight that could be set: what is solved, or corrected, would be nowhere."""
     network = nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 16)), nn.ReLU(), nn.Linear(16, 10))
