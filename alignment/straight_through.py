@@ -18,6 +18,7 @@ from alignment.permutation import Permutation, check_permutation, permute
 from alignment.precision import is_half, widened
 from alignment.real import real_pair
 from alignment.spec import PermutationSpec, State
+from alignment.tied import tied_names
 from alignment.validate import check_pair
 from alignment.weight_matching import match_weights
 
@@ -49,9 +50,9 @@ def match_straight_through(
     does not have: it joins its neighbour. They are recalibrated before π is judged.
 
     ``batches`` are (inputs, targets), ``loss(outputs, targets)`` is a mean. ``objective`` and ``gain`` are those of
-    the weights. Networks in half precision descend in fp32. A step costs a forward pass, a backward pass and a weight
-    matching: a method for sites. Raises `StateError` for states that do not fit or are not finite, `BatchError` for
-    data that is not, `ValueError` without batches.
+    the weights. Networks in half precision descend in fp32. A tensor under several names is one, and moves by all its
+    uses. A step costs a forward pass, a backward pass and a weight matching: a method for sites. Raises `StateError`
+    for states that do not fit or are not finite, `BatchError` for data that is not, `ValueError` without batches.
     """
     check_pair(spec, reference, candidate)
     task = _Task(spec, _single(model), _wide(reference), _wide(candidate), _WideBatches(reusable(batches)), loss)
@@ -126,13 +127,15 @@ class _Guide:
         self._task = task
         self._network = network_with(task.model, task.reference)
         self._normalises = bool(train_batch_norms(self._network))
-        names = [name for name, _ in self._network.named_parameters(remove_duplicate=False)]
-        self._moving = {name: task.reference[name].detach().clone() for name in names}
+        # A tensor that the network has under several names moves once, under the first.
+        self._first = {name: group[0] for name, group in tied_names(self._network).items()}
+        self._moving = {name: task.reference[name].detach().clone() for name, _ in self._network.named_parameters()}
         self._optimiser = torch.optim.Adam(self._moving.values(), RATE)
 
     @property
     def state(self) -> dict[str, Tensor]:
-        return {**self._task.reference, **self._moving}
+        again = {name: self._moving[first] for name, first in self._first.items() if first in self._moving}
+        return {**self._task.reference, **self._moving, **again}
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
         """Those of one pass; a step for each."""
@@ -142,7 +145,8 @@ class _Guide:
     def step(self, permutation: Permutation, inputs: Tensor, targets: Tensor) -> None:
         """Moves θ̃ against the gradient at the midpoint of ``permutation``."""
         found = {name: t for name, t in self._task.midpoint(permutation).items() if torch.is_tensor(t)}
-        middle = {name: on_device_of(self._network, tensor) for name, tensor in found.items()}
+        once = {name: tensor for name, tensor in found.items() if self._first.get(name, name) == name}
+        middle = {name: on_device_of(self._network, tensor) for name, tensor in once.items()}
         leaves = [middle[name].requires_grad_() for name in self._moving]
         outputs: Tensor = functional_call(self._network, middle, (inputs,))
         loss = self._task.loss(outputs, targets)

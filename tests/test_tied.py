@@ -1,16 +1,22 @@
 """A tensor that a network has under two names stays one tensor, and what cannot be set alone is left alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from alignment import straight_through
 from alignment.interpolate import interpolate
 from alignment.least_squares import fitted_in_sequence, gram_sizes
+from alignment.matching import Matching
 from alignment.repair import corrected_moments, fold, goals_between, repair, unit_moments
-from alignment.spec import State
+from alignment.spec import PermutationSpec, State
 from alignment.tied import tied_names
+from alignment.tracing import derive_spec
+from alignment.weight_matching import match_weights
 
 
 class Body(nn.Module):
@@ -44,6 +50,7 @@ def one_layer(body: Body) -> None:
 Tie = Callable[[Body], None]
 TIES: list[Tie] = [one_parameter, one_memory, turned, one_layer]
 INPUTS = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+BATCHES = [(INPUTS, torch.arange(60) % 3)]
 
 
 def ends(tie: Tie) -> tuple[Body, State, State]:
@@ -98,3 +105,19 @@ def test_tensors_beside_each_other_in_one_memory_are_not_shared() -> None:
     nn.utils.vector_to_parameters(flat, network.parameters())
     assert tied_names(network) == {}
     assert list(gram_sizes(network, INPUTS[:, :3])) == ["0", "1"]
+
+
+@pytest.mark.parametrize("tie", [one_parameter, one_layer])
+def test_straight_through_moves_a_shared_tensor_as_one(tie: Tie, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, a, b = ends(tie)
+    visited: list[State] = []
+
+    def noted(spec: PermutationSpec, guide: State, *rest: Any, **options: Any) -> Matching:
+        visited.append({name: tensor.clone() for name, tensor in guide.items()})
+        return match_weights(spec, guide, *rest, **options)
+
+    monkeypatch.setattr(straight_through, "match_weights", noted)
+    straight_through.match_straight_through(derive_spec(model, (INPUTS,)), model, a, b, BATCHES, cross_entropy, steps=3)
+    assert len(visited) == 4
+    assert not visited[-1]["two.weight"].allclose(a["two.weight"], atol=1e-3)
+    assert all(guide["three.weight"].equal(guide["two.weight"]) for guide in visited)
