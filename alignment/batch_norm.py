@@ -92,8 +92,11 @@ def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: Exi
 
 
 def train_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """The BatchNorm layers that keep running statistics, by name, put into train mode: they use those of the batch."""
-    layers = {name: layer for name, layer in named_modules(network) if isinstance(layer, BATCH_NORMS)}
+    """The BatchNorm layers that keep running statistics, by name, put into train mode: they use those of the batch.
+
+    One under several names is there under each: a state has its statistics as often.
+    """
+    layers = {name: layer for name, layer in named_modules(network, once=False) if isinstance(layer, BATCH_NORMS)}
     kept = {name: layer for name, layer in layers.items() if layer.running_mean is not None}
     for layer in kept.values():
         layer.train()

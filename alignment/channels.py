@@ -19,9 +19,9 @@ AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm
 PARTS = ("weight", "bias")
 
 
-def named_modules(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of ``network``, itself included, by name."""
-    yield from cast(Iterable[tuple[str, nn.Module]], network.named_modules())
+def named_modules(network: nn.Module, once: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of ``network``, itself included, by name; of several names the first, or, not ``once``, all."""
+    yield from cast(Iterable[tuple[str, nn.Module]], network.named_modules(remove_duplicate=once))
 
 
 def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from alignment import straight_through
+from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
 from alignment.interpolate import interpolate
 from alignment.least_squares import fitted_in_sequence, gram_sizes
 from alignment.matching import Matching
@@ -105,6 +106,17 @@ def test_tensors_beside_each_other_in_one_memory_are_not_shared() -> None:
     nn.utils.vector_to_parameters(flat, network.parameters())
     assert tied_names(network) == {}
     assert list(gram_sizes(network, INPUTS[:, :3])) == ["0", "1"]
+
+
+def test_statistics_of_a_norm_under_two_names_are_renewed_under_both() -> None:
+    norm = nn.BatchNorm1d(5)
+    twice = nn.Sequential(norm, norm, nn.Linear(5, 3))
+    moments = batch_norm_moments(twice, [INPUTS])
+    written = write_moments(twice.state_dict(), moments)
+    assert not written["0.running_mean"].equal(norm.state_dict()["running_mean"])
+    assert written["1.running_mean"].equal(written["0.running_mean"])
+    recalibrate(twice, [INPUTS])
+    assert norm.state_dict()["running_mean"].equal(written["0.running_mean"])
 
 
 @pytest.mark.parametrize("tie", [one_parameter, one_layer])
