@@ -99,12 +99,14 @@ def merge_layers(
     """``merged`` with each layer that all ``grams`` speak of solved by least squares; see the top of this file.
 
     ``grams[i]`` is of the inputs of ``states[i]``, which must be aligned; ``alpha`` counts as `MOST_ALPHA` at most.
-    Raises `StateError` for a Gram matrix of another size than the layer's inputs.
+    They are looked at one after another, so that they may lie on a disk. Raises `StateError` for a Gram matrix of
+    another size than the layer's inputs.
     """
     solved = dict(merged)
-    for layer in [name for name in grams[0] if all(name in each for each in grams)]:
-        rows = [_matrix(state, layer) for state in states]
-        wanted = _solve(layer, rows, [each[layer].double() for each in grams], alpha)
+    shared = set[str].intersection(*map(set[str], grams))
+    for layer in [name for name in grams[0] if name in shared]:
+        networks = ((_matrix(state, layer), each[layer].double()) for state, each in zip(states, grams, strict=True))
+        wanted = _solve(layer, networks, alpha)
         for key, part in _parts(merged, layer, wanted).items():
             solved[key] = part.reshape(merged[key].shape).to(merged[key].device, merged[key].dtype)
     return solved
@@ -201,19 +203,20 @@ def _keys(layer: str) -> tuple[str, str]:
     return f"{layer}.weight".removeprefix("."), f"{layer}.bias".removeprefix(".")
 
 
-def _solve(layer: str, rows: Sequence[Tensor], grams: Sequence[Tensor], alpha: float) -> Tensor:
-    size = rows[0].shape[1]
-    for gram in grams:
+def _solve(layer: str, networks: Iterable[tuple[Tensor, Tensor]], alpha: float) -> Tensor:
+    """The rows of a layer of which each network has rows and a Gram matrix."""
+    alpha = min(alpha, MOST_ALPHA)
+    sums: dict[str, Tensor] = {}
+    for rows, gram in networks:
+        size = rows.shape[1]
         if tuple(gram.shape) != (size, size):
             raise StateError(f"Gram matrix of {layer!r}: expected {(size, size)}, got {tuple(gram.shape)}")
-    alpha = min(alpha, MOST_ALPHA)
-    shrunk = [alpha * gram + (1 - alpha) * torch.diag(gram.diagonal()) for gram in grams]
+        shrunk = alpha * gram + (1 - alpha) * torch.diag(gram.diagonal())
+        accumulate(sums, {"gram": shrunk, "across": shrunk @ rows.T, "rows": rows.T, "networks": gram.new_ones(())})
     # Where no input ever came, every answer is as good: the ridge then gives the mean of the networks.
-    power = sum(gram.diagonal().mean().item() for gram in shrunk)
-    strength = RIDGE * (power or 1.0)
-    weighed = [gram + strength / len(grams) * torch.eye(size, dtype=torch.float64) for gram in shrunk]
-    wanted = torch.stack([gram @ row.T for gram, row in zip(weighed, rows, strict=True)]).sum(0)
-    return solve(torch.stack(weighed).sum(0), wanted).T
+    strength = RIDGE * (sums["gram"].diagonal().mean().item() or 1.0)
+    held = sums["gram"] + strength * torch.eye(len(sums["gram"]), dtype=torch.float64)
+    return solve(held, sums["across"] + strength * sums["rows"] / sums["networks"]).T
 
 
 def _adder(sums: dict[str, Tensor], name: str, layer: nn.Module) -> Callable[[Tensor], None]:

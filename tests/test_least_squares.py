@@ -1,7 +1,9 @@
 """Layers merged in closed form: nearest, on each network's own inputs, to what each network's layer gives."""
 
 import copy
+import weakref
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 import torch
@@ -66,6 +68,28 @@ def error(
         wanted = torch.func.functional_call(model, state, (x,))
         total = total + (torch.func.functional_call(model, merged, (x,)) - wanted).square().sum()
     return total
+
+
+class Counted(dict[str, Tensor]):
+    """Gives copies, and counts how many of all are alive when one more is asked for."""
+
+    given: ClassVar[list[weakref.ref[Tensor]]] = []
+    most: ClassVar[int] = 0
+
+    def __getitem__(self, name: str) -> Tensor:
+        Counted.most = max(Counted.most, sum(each() is not None for each in self.given))
+        copied = super().__getitem__(name).clone()
+        self.given.append(weakref.ref(copied))
+        return copied
+
+
+def test_networks_are_looked_at_one_after_another() -> None:
+    model, (state, _), (x, _) = networks(*LAYERS[0])
+    (gram,) = grams(model, [state], [x])
+    several = merge_layers(state, [state] * 9, [Counted(gram) for _ in range(9)])
+    assert len(Counted.given) >= 9
+    assert Counted.most <= 2
+    assert all(torch.allclose(several[name], tensor) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
