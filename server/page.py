@@ -154,6 +154,23 @@ counted at the server, which received and sent them, over all rounds.</p>
 {% endfor %}
 </table>
 
+{% if decided %}
+<h2>What decided the merge</h2>
+<p class="note">By the loss on the held-out samples of all sites, in nats, without what was tried and with it. The guard
+looks at the mean with the reference, or at that of all, without and with alignment; the search at each line from where
+it stands, and takes the λ of least loss; of the last layer, ridge regression is held against logistic.</p>
+{% for record, rows in decided %}
+<details{{ " open" if loop.first or loop.last }}><summary>Round {{ record.round }}</summary>
+<table class="stack">
+<tr><th>what was tried</th><th class="text">what came of it</th><th>loss without</th><th>loss with</th></tr>
+{% for row in rows %}
+<tr><td>{{ row.name }}</td><td class="text" data-name="what came of it">{{ row.outcome }}</td>
+<td data-name="loss without">{{ row.without|score }}</td><td data-name="loss with">{{ row.tried|score }}</td></tr>
+{% endfor %}
+</table></details>
+{% endfor %}
+{% endif %}
+
 <h2>What went in and what came out</h2>
 <p class="note">SHA-256 of safetensors files: of a site's network as it came (where the site aligns it, as aligned),
 and of the merged network in <code>checkpoints/</code>. A site that sent its network as it was

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jinja2 import Environment
 
 from server.contributions import contributions, reason_of
+from server.decided import decided
 from server.drawing import course_charts, path_charts
 from server.page import PAGE
 from server.records import RoundRecord, Score, SitePaths
@@ -54,6 +55,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             sites=contributions(rounds),
             course=course_charts(rounds),
+            decided=[(record, rows) for record in rounds if (rows := decided(record))],
             figures=[_figure(probed, site, paths) for site, paths in _shown(probed)] if probed else [],
             n_hidden=max(0, len(probed.paths) - MOST_FIGURES) if probed else 0,
         ),

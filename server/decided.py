@@ -1,0 +1,63 @@
+"""What decided a merge: the guard, the search, the comparison of last layers, each with the losses that it saw."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from server.records import GuardRecord, HeadRecord, MixStep, RoundRecord
+
+GUARD = {
+    "unmoved": "nothing to align",
+    "aligned": "alignment kept",
+    "undone": "alignment undone",
+    "unseen": "alignment kept, with nothing to judge it by",
+}
+
+
+class Decided(NamedTuple):
+    """One row: what it is about, what came of it, and the loss without and with what was tried, where these are known.
+
+    name  what was tried, and where
+    """
+
+    name: str
+    outcome: str
+    without: float | None = None
+    tried: float | None = None
+
+
+def decided(record: RoundRecord) -> list[Decided]:
+    """The rows of a round, in the order in which they were decided; none where nothing was."""
+    return [*_guard(record.guard), *_search(record.mix), *_head(record.head)]
+
+
+def _guard(guard: dict[str, GuardRecord]) -> Iterator[Decided]:
+    """A row for all sites of which the same was seen: by the mean of all, that is each of them; none if none moved."""
+    if all(each.decision == "unmoved" for each in guard.values()):
+        return
+    alike: dict[tuple[str, float | None, float | None], list[str]] = {}
+    for site, each in sorted(guard.items()):
+        alike.setdefault((each.decision, each.naive_loss, each.aligned_loss), []).append(site)
+    for (decision, naive, aligned), sites in alike.items():
+        yield Decided(f"guard: {', '.join(sites)}", GUARD.get(decision, decision), naive, aligned)
+
+
+def _search(steps: list[MixStep]) -> Iterator[Decided]:
+    """The lines on which something was taken, how many others there were, and a site's own network, if that won."""
+    own = [step for step in steps[-1:] if step.lam == 1 and not step.stage]
+    lines = steps[: len(steps) - len(own)]
+    for step in lines:
+        if step.lam > 0:
+            name = f"search: {step.stage or 'all layers'}, towards {step.towards}"
+            yield Decided(name, f"λ = {step.lam:.3g}", step.before, step.loss)
+    if stayed := sum(step.lam == 0 for step in lines):
+        yield Decided("search", f"nothing taken on {stayed} of {len(lines)} lines")
+    for step in own:
+        yield Decided("search", f"taken instead: the network of {step.towards} as it is", step.before, step.loss)
+
+
+def _head(head: HeadRecord | None) -> Iterator[Decided]:
+    if head is None:
+        return
+    tried = None if head.logistic is None else head.logistic.loss
+    trips = f"{head.trips} trip{'' if head.trips == 1 else 's'}"
+    yield Decided(f"last layer: logistic regression, {trips}", f"{head.kept} kept", head.ridge.loss, tried)
