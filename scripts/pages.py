@@ -2,6 +2,7 @@
 
 docs/settings.md           from `strategies.settings.Settings`
 docs/exit-codes/README.md  from the classes that carry the codes, and `strategies.errors.Reason`
+docs/rounds.md             from `server.records`
 docs/metrics.md            from `server.metrics.CATALOGUE`
 deploy/grafana             the dashboards, from the same and `scripts.dashboards`
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from scripts.dashboards.build import dashboards
 from scripts.exit_codes import exit_code_table
+from scripts.records import records_tables
 from server.metrics import metrics_table
 from strategies.errors import Reason
 from strategies.settings import settings_table
@@ -31,7 +33,7 @@ in a deployment by [`fedrebasin server run`](server-guide.md#start-a-run), and i
 `FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1` says that it has all; needs its own commands on `PATH`; and refuses a
 key that is none of these with "Invalid run configuration" and no word on which. A wrong value stops a run at its
 start; the reason stands in `status.json` of the run's folder, and in the log above Flower's "Exit Code: 700". What
-`baselines` and `variants` measure stands in `rounds.jsonl`. `make pages` renews this page from
+`baselines` and `variants` measure stands in [`rounds.jsonl`](rounds.md). `make pages` renews this page from
 `strategies/settings.py`.
 
 {settings_table()}
@@ -74,9 +76,18 @@ was not measured in the last merge is absent, not 0. How to look at all this: [o
 
 {metrics_table()}
 """
+ROUNDS = f"""# The lines of `rounds.jsonl`
+
+One line of JSON for each finished round, in the folder of its run; `server.records` reads them. Losses and barriers are
+nats, ratios and accuracies 0..1. What is empty is null, `""`, or has nothing in it. `report.html` shows most of it.
+`make pages` renews this page from `server/records.py`.
+
+{records_tables()}
+"""
 PAGES = {
     "docs/settings.md": SETTINGS,
     "docs/exit-codes/README.md": EXIT_CODES,
+    "docs/rounds.md": ROUNDS,
     "docs/metrics.md": METRICS,
     **dashboards(),
 }

@@ -1,20 +1,25 @@
 """What the run store says of a round: the lines of ``rounds.jsonl``. Losses are nats, ratios 0..1."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from alignment.barrier import DEFINITION, LossSums
 
 
 class Record(BaseModel, frozen=True):
-    """Plain data, written once."""
+    """Plain data, written once. What stands below a field is its line in docs/rounds.md."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class Score(Record, frozen=True):
-    """How a network does on the union of held-out samples."""
+    """How a network does on held-out samples."""
 
     accuracy: float
+    """Share of right answers."""
     loss: float
+    """Mean of −log p of the right class."""
     count: int
+    """On so many samples."""
 
     @classmethod
     def of(cls, sums: LossSums) -> "Score":
@@ -26,133 +31,172 @@ class PathRecord(Record, frozen=True):
     """Loss and accuracy on the straight line between two networks, and its barrier."""
 
     lambdas: list[float]
+    """The points: 0 is the reference, 1 the site's network."""
     losses: list[float]
+    """The loss at each."""
     accuracies: list[float]
+    """The accuracy at each."""
     barrier: float
+    """The greatest excess of the loss over the mean of both ends."""
 
 
 class SitePaths(Record, frozen=True):
-    """The line from the reference to one site's network as it was trained, and to the same network aligned.
-
-    A site that aligns itself keeps to itself how its network was.
-    """
+    """The line from the reference to one site's network."""
 
     naive: PathRecord | None
+    """To the network as it was trained; unknown where the site aligns it and keeps to itself how it was."""
     aligned: PathRecord
+    """To the same network aligned."""
 
 
 class Paths(SitePaths, frozen=True):
     """Both lines."""
 
     naive: PathRecord
+    """To the network as it was trained."""
 
 
 class MatchingRecord(Record, frozen=True):
-    """How a site's network was matched to the reference, and what it took: at the site, by its own word, and here."""
+    """How a site's network was matched to the reference: at the site, by its own word, and here."""
 
     objective: float
+    """Σ ⟨reference, permuted⟩ over all permuted tensors."""
     gain: float
+    """The objective less that of the identity."""
     sweeps: int
+    """Passes over the groups of units; 0: the proposal of the site was taken."""
     converged: bool
+    """Whether the last of them changed nothing."""
     moved: dict[str, float]
+    """By group of units, the share that is in another place."""
     seconds: float = 0.0
+    """What it took."""
 
 
 class RefusedRecord(Record, frozen=True):
     """A reply that was left out."""
 
     site: str
+    """Whose it was."""
     reason: str
+    """One of [the reasons](exit-codes/README.md#why-a-reply-was-refused)."""
     detail: str
+    """What was expected and what came."""
 
 
 class BarrierRecord(Record, frozen=True):
-    """The greatest barrier over the sites, without (where that is known) and with permutation."""
+    """The greatest barrier over the sites."""
 
     naive: float | None
+    """Without permutation; unknown where one site's is."""
     aligned: float
+    """With permutation."""
     definition: str = DEFINITION
+    """What was measured, in words."""
 
 
 class GuardRecord(Record, frozen=True):
-    """Whether a site's alignment was kept, and the losses that decided it: where the mean with the reference lies.
-
-    ``decision`` is "unmoved" (nothing to align), "aligned", "undone" or "unseen": kept, with nothing to judge it by.
-    """
+    """Whether a site's alignment was kept, and the losses that decided it."""
 
     decision: str
+    """`unmoved`: nothing to align; `aligned`: kept; `undone`; `unseen`: kept, with nothing to judge it by."""
     gain: float
+    """That of the matching."""
     naive_loss: float | None = None
+    """The loss without it where the mean with the reference lies, or, where that was asked, of the mean of all."""
     aligned_loss: float | None = None
+    """The same with it."""
 
 
 class HeadRecord(Record, frozen=True):
-    """The merged network with its last layer by ridge and by logistic regression, and which of them was ``kept``.
-
-    ``trips`` were asked; ``logistic`` is empty where not one was answered by all.
-    """
+    """The merged network with its last layer by ridge and by logistic regression."""
 
     kept: str
+    """`ridge` or `logistic`: which has less loss."""
     trips: int
+    """How many were answered by every site of the merge."""
     ridge: Score
+    """How it does with the layer by ridge regression."""
     logistic: Score | None
+    """The same by logistic regression; empty where not one trip was answered by all."""
 
 
 class MixStep(Record, frozen=True):
-    """A step of the search for the best mixture: λ towards a site's network, of one stage or (empty) of all.
-
-    ``before`` is the loss at λ = 0, ``loss`` that at the λ taken, the least on the line. A last step with λ = 1 says
-    that the site's network as it is has less loss than what the search came to; ``before`` is empty if that has none.
+    """A step of the search for the best mixture. A last step with λ = 1 of all stages says that the site's network as
+    it is has less loss than what the search came to.
     """
 
     towards: str
+    """The site to whose network the line goes, or `mean`, what `merge` made of all."""
     stage: str
+    """The group of layers that is mixed; empty: all."""
     lam: float
+    """The λ taken: that of least loss on the line."""
     loss: float
+    """The loss there."""
     before: float | None
+    """The loss at λ = 0; empty if what the search came to has none."""
 
 
 class TrafficRecord(Record, frozen=True):
     """Bytes to and from one site, by the server's count, in all messages of a round."""
 
     sent: int
+    """To the site."""
     received: int
+    """From it."""
 
 
 class RoundRecord(Record, frozen=True):
-    """One finished round. ``outcome`` is "merged", or "void" when too few sites answered: the model is unchanged.
-
-    own                   the network that each site sent, on its own held-out samples
-    baselines             in the first round that merged, other networks on the union: each site alone, and more
-    notes                 what became of the round otherwise than the settings ask for
-    missing               the sites that took part before and were not there
-    variance              by BatchNorm layer, the variance of the merged network's activations over that of its ends
-    recalibration_samples the training samples that the merged network's statistics were recomputed on
-    inputs_sha256         of each admitted network as it came, of the safetensors file with its tensors
-    checkpoint_sha256     of the merged network's file
-    """
+    """One finished round."""
 
     round: int
+    """Its number, from 1."""
     outcome: str
+    """`merged`, or `void` when too few sites answered: the model is unchanged."""
     reference: str
+    """The site whose network the others were aligned to; `global`: the network that was sent out; `given`: a file's;
+    empty where nobody was aligned."""
     weights: dict[str, float]
+    """By site whose network was admitted, what it weighs in the mean: its training samples, bounded by
+    `max-weight-share`."""
     refused: list[RefusedRecord] = Field(default_factory=list[RefusedRecord])
+    """The replies that were left out."""
     matchings: dict[str, MatchingRecord]
+    """By site, how its network was matched."""
     merged: Score | None = None
+    """The merged network on the union of held-out samples; empty where it diverged, or nobody answered."""
     own: dict[str, Score] = Field(default_factory=dict[str, Score])
+    """By site, the network that it sent, on its own held-out samples."""
     baselines: dict[str, Score] = Field(default_factory=dict[str, Score])
+    """In the first round that merged, other networks on the union, by [name](demo.md#the-rows-of-the-table)."""
     guard: dict[str, GuardRecord] = Field(default_factory=dict[str, GuardRecord])
+    """By site, what the guard decided of its alignment."""
     mix: list[MixStep] = Field(default_factory=list[MixStep])
+    """With `mix = search`, its steps in their order."""
     head: HeadRecord | None = None
+    """With `head = logistic`, which last layer was kept."""
     notes: list[str] = Field(default_factory=list[str])
+    """What became of the round otherwise than the settings ask for."""
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
+    """By site, the lines to its network."""
     barrier: BarrierRecord | None = None
+    """The barrier of the round."""
     traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])
+    """By site, bytes."""
     missing: list[str] = Field(default_factory=list[str])
+    """The sites that took part before and were not there."""
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
+    """By phase, what it took."""
     variance: dict[str, float] = Field(default_factory=dict[str, float])
+    """By BatchNorm layer, the variance of the merged network's activations over that of its ends."""
     recalibration_samples: int = 0
+    """The training samples that the merged network's statistics were recomputed on."""
     inputs_sha256: dict[str, str] = Field(default_factory=dict[str, str])
+    """By site, of its admitted network as it came, of the safetensors file with its tensors."""
     checkpoint_sha256: str = ""
+    """Of the merged network's file."""
     checkpoint_bytes: int = 0
+    """The size of that file."""
     finished: float = 0.0
+    """When the round ended, in seconds since 1970."""
