@@ -11,6 +11,7 @@ import typer
 from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
+from client.sources import DIGITS
 from models import Architecture, build, example_inputs, head_name
 from server.heads import check_head, head_remarks
 from server.shared import check_shared
@@ -100,6 +101,8 @@ def tell_idle(found: Settings) -> None:
     for setting, path in files.items():
         if path and not Path(path).exists():
             warn(f"setting {setting!r} = {path!r}: there is no such file here; the server must have it")
+    if found.data != DIGITS and ":" not in found.data and not Path(found.data).exists():
+        warn(f"setting 'data' = {found.data!r}: there is no such file or folder here; the sites must have it")
 
 
 def read_run_config(file: Path) -> dict[str, object]:

@@ -125,6 +125,17 @@ def test_an_initial_network_that_is_not_here_is_told(tmp_path: Path, capsys: pyt
     assert "setting 'initial' = 'away.safetensors': there is no such file here; the server must have it" in done.err
 
 
+@pytest.mark.parametrize(("data", "told"), [("/no/such", True), (".", False), ("digits", False), ("a:b", False)])
+def test_data_that_is_not_here_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, told: bool
+) -> None:
+    (tmp_path / "run.toml").write_text(f"data = {data!r}")
+    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    assert done.code == 0
+    line = f"setting 'data' = {data!r}: there is no such file or folder here; the sites must have it"
+    assert (line in done.err) is told
+
+
 @pytest.mark.parametrize(
     ("reference", "told"),
     [
