@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from cli.beforehand import check_data, check_files, from_here
 from cli.interrupts import terminable
 from cli.options import OptionError
 from cli.output import Format, people, print_json, print_table, progress, warn
@@ -19,7 +20,7 @@ from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
 from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
 from client.site import simulated_name
-from client.sources import DIGITS, describe_samples, read_samples
+from client.sources import describe_samples, read_samples
 from server.live import ENDS
 from server.records import Score
 from server.report import write_report
@@ -97,8 +98,9 @@ def demo(
         "run": name or read.get("run") or datetime.now(UTC).strftime("demo-%Y%m%d-%H%M%S"),
         "runs-dir": str(Path(runs if _is_given(context, "runs") else str(read.get("runs-dir", runs))).resolve()),
     }
-    if run_config is None:
-        shape, classes = describe_samples(read_samples(data))
+    samples = read_samples(data) if run_config is None else None
+    if samples is not None:
+        shape, classes = describe_samples(samples)
         config = place | {
             "seed": seed,
             "rounds": rounds,
@@ -115,12 +117,16 @@ def demo(
     else:
         _check_alone(context)
         config = {"min-sites": sites} | read | place
-    # Sites read it from folders of their own.
-    config["data"] = _from_here(checked_settings(config).data)
+    config |= from_here(checked_settings(config))
     settings = parse_settings(config)
     _check_playable(settings, sites)
     plan = Demo(settings, sites, port, with_pooled)
-    _take_up(plan)
+    n_played = _check_store(plan)
+    check_files(settings)
+    check_data(settings, sites, samples)
+    # The sites read their own, and a run takes long.
+    del samples
+    _take_up(plan.store, n_played)
     summary, report = play_demo(plan, config)
     if output is Format.JSON:
         print_json(summary.model_dump(exclude={"settings"}))
@@ -153,8 +159,11 @@ def _check_playable(settings: Settings, sites: int) -> None:
         the_site(settings.reference, [simulated_name(number) for number in range(sites)])
 
 
-def _take_up(plan: Demo) -> None:
-    """Says of a run that goes on that it does. Raises `StoreError` where it cannot, `OptionError` for other sites."""
+def _check_store(plan: Demo) -> int:
+    """The number of rounds that a run that goes on has behind it, which is told.
+
+    Raises `StoreError` where it cannot go on, `OptionError` for other sites.
+    """
     store = plan.store
     store.check_writable()
     rounds = check_goes_on(store, plan.settings)
@@ -164,14 +173,15 @@ def _take_up(plan: Demo) -> None:
         if before != now:
             raise OptionError(f"run {plan.settings.run!r} has {len(before)} sites, and --sites is {plan.n_sites}")
         warn(f"run {plan.settings.run!r} goes on after round {len(rounds)}")
+    return len(rounds)
+
+
+def _take_up(store: RunStore, n_played: int) -> None:
+    """Makes the run's folder. Raises `StoreError` where it cannot be, which permissions alone do not tell."""
+    store.make()
     if store.told():
         # What ended it stands there still.
-        store.status(len(rounds), "starting")
-
-
-def _from_here(data: str) -> str:
-    """``data``, a path as seen from this folder made one that is seen from any."""
-    return data if data == DIGITS or ":" in data else str(Path(data).resolve())
+        store.status(n_played, "starting")
 
 
 def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:

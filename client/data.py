@@ -24,14 +24,29 @@ def load_site_data(site: Site, settings: Settings) -> SiteData:
 
     Raises `DataError` for samples of another shape, class numbers out of range, or too few of them.
     """
-    samples = numbered(read_samples(site.data), site.data, settings.named_classes)
-    _check(samples, site, settings)
+    return share_of(fitting(read_samples(site.data), site.data, settings), site, settings)
+
+
+def fitting(samples: Samples, data: str, settings: Settings) -> Samples:
+    """``samples``, with the run's numbers of classes. Raises `DataError` unless the network takes them."""
+    samples = numbered(samples, data, settings.named_classes)
+    _check(samples, data, settings)
+    return samples
+
+
+def share_of(samples: Samples, site: Site, settings: Settings) -> SiteData:
+    """What of ``samples`` is the site's, cut in two. Raises `DataError` where that is too few."""
     if site.n_partitions > 1:
         # Of simulated sites alone: it imports more than torch does, and each message to a site starts a process.
         from client.partition import partition_rows
 
         labels = samples.targets.numpy()
-        samples = samples.take(partition_rows(labels, settings, site.partition, site.n_partitions))
+        try:
+            rows = partition_rows(labels, settings, site.partition, site.n_partitions)
+        except (ValueError, IndexError) as error:
+            shared = f"{len(samples)} samples cannot be shared out over {site.n_partitions} sites"
+            raise DataError(f"data {site.data!r}: {shared} by split = {settings.split!r}: {error}") from error
+        samples = samples.take(rows)
     held_out = _held_out_rows(samples, settings.held_out, site.seed(settings.seed, "held-out"))
     data = SiteData(samples.take(~held_out), samples.take(held_out))
     if len(data.train) < 2 or len(data.held_out) < 1:
@@ -58,20 +73,20 @@ def class_counts(samples: Samples, classes: int) -> list[int]:
     return [int(count) for count in torch.bincount(samples.targets, minlength=classes)]
 
 
-def _check(samples: Samples, site: Site, settings: Settings) -> None:
+def _check(samples: Samples, data: str, settings: Settings) -> None:
     if tuple(samples.inputs.shape[1:]) != settings.tensor_shape:
         got = "x".join(str(size) for size in samples.inputs.shape[1:])
-        raise DataError(f"data {site.data!r}: samples have shape {got}, the setting 'shape' says {settings.shape}")
+        raise DataError(f"data {data!r}: samples have shape {got}, the setting 'shape' says {settings.shape}")
     if samples.names and len(samples.names) != settings.classes:
         # Numbered by their order, a class that one site lacks would move all others.
         raise DataError(
-            f"data {site.data!r}: it has the classes {', '.join(samples.names)}, the setting 'classes' says "
+            f"data {data!r}: it has the classes {', '.join(samples.names)}, the setting 'classes' says "
             f"{settings.classes}. Where not every site has every class, the run must name them: 'class-names'"
         )
     low, high = int(samples.targets.min()), int(samples.targets.max())
     if low < 0 or high >= settings.classes:
         raise DataError(
-            f"data {site.data!r}: classes are numbered {low}..{high}, the setting 'classes' says {settings.classes}"
+            f"data {data!r}: classes are numbered {low}..{high}, the setting 'classes' says {settings.classes}"
         )
 
 
@@ -79,7 +94,7 @@ def _held_out_rows(samples: Samples, share: float, seed: int) -> torch.Tensor:
     """A mask over the rows: ``share`` of each class."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.zeros(len(samples), dtype=torch.bool)
-    for label in range(int(samples.targets.max()) + 1):
+    for label in range(int(samples.targets.max()) + 1 if len(samples) else 0):
         members = (samples.targets == label).nonzero().flatten()
         chosen = torch.randperm(len(members), generator=generator)[: round(share * len(members))]
         mask[members[chosen]] = True

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from typing import cast
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,10 @@ def partition_rows(labels: npt.NDArray[np.int64], settings: Settings, partition:
     partitioner = _partitioner(settings, n_partitions)
     # Flower's IID partitioner cuts the data as it lies, and an image folder lies sorted by class.
     partitioner.dataset = table.shuffle(seed=settings.seed)
-    return sorted(column(partitioner.load_partition(partition), INDEX))
+    with catch_warnings():
+        # Of each try that gives a site too little; where none succeeds, the last raises `ValueError`.
+        simplefilter("ignore", UserWarning)
+        return sorted(column(partitioner.load_partition(partition), INDEX))
 
 
 def column(table: Dataset, name: str) -> list[int]:

@@ -13,6 +13,7 @@ from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
 from models.errors import ModelError
+from server.given import first_reference, first_state
 from server.heads import check_head, class_counts, head_remarks
 from server.live import failure
 from server.report import write_report
@@ -22,11 +23,9 @@ from server.shared import check_shared
 from server.sites import Sites
 from server.store import RunStore, StoreError
 from strategies.bounds import Bounds
-from strategies.checkpoints import CheckpointError, read_checkpoint
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
 from strategies.idle import remarks
-from strategies.protocol import State
 from strategies.settings import Settings, parse_settings
 from strategies.spool import Spool
 
@@ -89,10 +88,7 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     """The rounds that are left of the run that ``settings`` describe."""
     architecture = Architecture(*settings.network)
     model = build(architecture, settings.seed)
-    if settings.initial:
-        initial = read_checkpoint(Path(settings.initial))
-        _check_like("initial", settings.initial, initial, model.state_dict())
-        model.load_state_dict(initial)
+    model.load_state_dict(first_state(settings, model.state_dict()))
     check_head(model, settings)
     check_shared(model, settings)
     for line in head_remarks(model, settings):
@@ -124,40 +120,3 @@ def bounds_of(settings: Settings) -> Bounds:
         max_share=settings.max_weight_share,
         strict=settings.admission == "strict",
     )
-
-
-def first_reference(settings: Settings, like: State) -> str | State:
-    """What round 1 aligns to: of sites that start apart, that with most samples; else the network they start from.
-
-    A path is that of a network in a safetensors file. Raises `CheckpointError` when it cannot be read, or is another
-    network's.
-    """
-    if settings.reference_is_file:
-        found = read_checkpoint(Path(settings.reference))
-        _check_like("reference", settings.reference, found, like)
-        # A file has an order of tensors of its own; Flower's mods compare keys in order.
-        return {name: found[name] for name in like}
-    if settings.reference != "auto":
-        return settings.reference
-    return "global" if settings.start == "shared" else "largest"
-
-
-def _check_like(setting: str, path: str, found: State, like: State) -> None:
-    """Raises `CheckpointError` unless the file that a setting names holds the run's network: before anybody trains."""
-    shapes, wanted = ({name: tuple(each.shape) for name, each in state.items()} for state in (found, like))
-    if odd := sorted(set(shapes.items()) ^ set(wanted.items())):
-        name = odd[0][0]
-        raise CheckpointError(
-            f"setting {setting!r}: {path}: tensor {name!r} is {shapes.get(name, 'missing')}, the run's network has "
-            f"{wanted.get(name, 'none of that name')}; name a file of the network that 'model' says"
-        )
-    for name, tensor in found.items():
-        if tensor.dtype != like[name].dtype:
-            raise CheckpointError(
-                f"setting {setting!r}: {path}: tensor {name!r} is {tensor.dtype}, the run's network has "
-                f"{like[name].dtype}; convert the file"
-            )
-        if not bool(tensor.isfinite().all()):
-            raise CheckpointError(
-                f"setting {setting!r}: {path}: tensor {name!r} has NaN or infinite values: name another file"
-            )

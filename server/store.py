@@ -86,7 +86,8 @@ class RunStore:
             (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"run {self.directory.name!r}: cannot write to {self.directory}: {error.strerror}"
+                f"run {self.directory.name!r}: cannot write to {self.directory}: {error.strerror}; name another folder "
+                "with runs-dir or --runs"
             ) from error
 
     def write_json(self, name: str, record: Record, synced: bool = True) -> Path:

@@ -1,0 +1,42 @@
+"""What would end a simulated run, found before Flower starts it: its sites and its server are this machine."""
+
+from pathlib import Path
+
+from client.data import fitting, share_of
+from client.site import Site, simulated_name
+from client.sources import DIGITS, DataError, Samples, read_samples
+from models import Architecture, build
+from server.given import first_reference, first_state
+from strategies.settings import Settings
+
+
+def from_here(settings: Settings) -> dict[str, object]:
+    """The settings that are paths as seen from this folder, made such as are seen from any: Flower runs in its own."""
+    paths = {"data": "" if settings.data == DIGITS or ":" in settings.data else settings.data}
+    paths |= {"initial": settings.initial, "reference": settings.reference if settings.reference_is_file else ""}
+    return {key: str(Path(path).resolve()) for key, path in paths.items() if path}
+
+
+def check_files(settings: Settings) -> None:
+    """Raises `CheckpointError` for a network that a setting names and that cannot be read, or is another's."""
+    if settings.initial or settings.reference_is_file:
+        like = build(Architecture(*settings.network), settings.seed).state_dict()
+        first_state(settings, like)
+        first_reference(settings, like)
+
+
+def check_data(settings: Settings, n_sites: int, samples: Samples | None = None) -> None:
+    """Raises `DataError` for data that cannot be read, does not fit, or is too little for ``min-sites`` of the sites.
+
+    ``samples`` are the data, where it has been read.
+    """
+    read = read_samples(settings.data) if samples is None else samples
+    fit = fitting(read, settings.data, settings)
+    errors: list[DataError] = []
+    for number in range(n_sites):
+        try:
+            share_of(fit, Site(simulated_name(number), Path(), settings.data, number, n_sites), settings)
+        except DataError as error:
+            errors.append(error)
+    if n_sites - len(errors) < settings.min_sites:
+        raise errors[0]
