@@ -102,7 +102,8 @@ class Settings(BaseModel, frozen=True):
     depth: OrUsual = 0
     """Layers, as the network's name counts them; 0: the network's usual."""
     norm: Literal["", "batch", "layer", "none"] = ""
-    """`batch`, `layer`, `none`; empty: the network's usual."""
+    """`batch` (not `gru`, `transformer`), `layer` (not `gru`) or `none` (not `resnet20`, `resnet18`, `resnet50`,
+    `transformer`); empty: the network's usual."""
 
     data: str = "digits"
     """`digits`, a path that `datasets.load_dataset` reads, or `module:function`; a site's own `data` wins."""

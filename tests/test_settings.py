@@ -23,6 +23,13 @@ def test_the_page_of_settings_names_every_network_that_is_shipped() -> None:
     assert set(re.findall(r"`([a-z0-9]+)`", line)) - {"model"} == set(FAMILIES)
 
 
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_the_page_of_settings_says_which_networks_do_not_take_a_norm(norm: str) -> None:
+    (line,) = [line for line in settings_table().splitlines() if line.startswith("| `norm` |")]
+    (without,) = re.findall(rf"`{norm}` \(not ([^)]+)\)", line)
+    assert set(re.findall(r"`(\w+)`", without)) == {name for name, each in FAMILIES.items() if norm not in each.norms}
+
+
 def test_an_empty_config_gives_the_defaults() -> None:
     assert parse_settings({}) == Settings()
 
