@@ -1,8 +1,10 @@
 """``fedrebasin settings``: a run config, read as a run would read it, before a run is started."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
 from client.sources import DIGITS
-from models import Architecture, build, example_inputs, head_name
+from models import Architecture, build, example_inputs, head_name, size_bytes
 from server.heads import check_head, head_remarks
 from server.shared import check_shared
 from strategies.errors import SettingsError
@@ -20,6 +22,7 @@ from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.settings import REFERENCES, Settings, parse_settings
 
+GIGABYTE = 1_000_000_000
 # Sums over features are in double precision.
 FEATURE_BYTES = 8
 
@@ -43,11 +46,13 @@ def settings(
 def checked_settings(config: Mapping[str, object]) -> Settings:
     """The settings that ``config`` holds, whose network was built and takes samples of their shape.
 
-    Those that change nothing are told. Raises `SettingsError`, also for a last layer that cannot be renewed, or
-    `ModelError` for a network that there is none of, or not so.
+    Those that change nothing are told, and what they send of sums. Raises `SettingsError`, also for a last
+    layer that cannot be renewed or a network that there is no room for, or `ModelError` for one that there is none of,
+    or not so.
     """
     found = parse_settings(config)
     architecture = Architecture(*found.network)
+    _check_size(architecture)
     model = build(architecture, found.seed).eval()
     (inputs,) = example_inputs(architecture)
     try:
@@ -67,6 +72,25 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
         warn(line)
     tell_sums(model, inputs, found)
     return found
+
+
+def _check_size(architecture: Architecture) -> None:
+    """Raises `SettingsError` for a network that this machine has no room for, before it is built."""
+    if ":" in architecture.model:
+        # A function of the user's need not know of tensors without numbers.
+        return
+    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        size = size_bytes(architecture)
+    except RuntimeError:
+        size = inf
+    if size > room:
+        takes = f"{size / GIGABYTE:,.0f} GB" if size < inf else "more bytes than can be counted"
+        raise SettingsError(
+            f"settings 'model', 'width', 'depth', 'shape' and 'classes': {architecture.model!r} of width "
+            f"{architecture.width} takes {takes}, and this machine has {room / GIGABYTE:,.0f} GB of memory. Set them "
+            "lower."
+        )
 
 
 def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:

@@ -57,6 +57,17 @@ def build(architecture: Architecture, seed: int) -> nn.Module:
     return network
 
 
+def size_bytes(architecture: Architecture) -> int:
+    """The bytes of the tensors that the network has, of which none is made.
+
+    Raises `ModelError` as `build` does, and `RuntimeError` for more bytes than can be counted.
+    """
+    make, described = _maker(architecture)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = cast(nn.Module, make(described))
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
 def head_name(model: nn.Module) -> str:
     """The name of the classifier: the last `nn.Linear` that ``model`` registers. It is "fc" in all we ship.
 

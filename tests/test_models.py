@@ -50,10 +50,17 @@ def test_one_seed_gives_the_same_bytes_and_another_seed_others(name: str, norm: 
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
 
 
+@pytest.mark.parametrize(("name", "norm"), EVERY)
+def test_the_size_is_known_without_building(name: str, norm: str):
+    state = models.build(small(name, norm, DIGITS), seed=0).state_dict()
+    assert models.size_bytes(small(name, norm, DIGITS)) == sum(tensor.nbytes for tensor in state.values())
+
+
 def test_building_leaves_the_global_randomness_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     models.build(small("mlp", "", DIGITS), seed=0)
+    models.size_bytes(small("mlp", "", DIGITS))
     assert torch.equal(torch.get_rng_state(), before)
 
 
