@@ -13,6 +13,7 @@ import typer
 from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
+from cli.sent import sent_networks
 from client.sources import DIGITS
 from models import Architecture, build, example_inputs, head_name, size_bytes
 from server.heads import check_head, head_remarks
@@ -46,7 +47,7 @@ def settings(
 def checked_settings(config: Mapping[str, object]) -> Settings:
     """The settings that ``config`` holds, whose network was built and takes samples of their shape.
 
-    Those that change nothing are told, and what they send of sums. Raises `SettingsError`, also for a last
+    Those that change nothing are told, and what they send of networks and sums. Raises `SettingsError`, also for a last
     layer that cannot be renewed or a network that there is no room for, or `ModelError` for one that there is none of,
     or not so.
     """
@@ -70,6 +71,8 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
     tell_idle(found)
     for line in head_remarks(model, found):
         warn(line)
+    for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):
+        _tell(line)
     tell_sums(model, inputs, found)
     return found
 

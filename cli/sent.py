@@ -1,0 +1,58 @@
+"""Whose networks a run sends to whom, as far as its settings decide that: told before it is started."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from strategies.settings import Settings
+
+MEGABYTE = 1_000_000
+KNOWN = "as aligned and, where the server has it so, as it was trained"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Where ``used`` holds, ``words`` say what is sent for the setting ``key``."""
+
+    key: str
+    used: Callable[[Settings], bool]
+    words: str
+
+
+SENT = (
+    Sent(
+        "reference",
+        lambda s: s.aligns_at_sites and not s.reference_is_known,
+        "in round 1 every site is sent the network of the site that is the reference",
+    ),
+    Sent(
+        "probe-points",
+        lambda s: s.probe_points > 0,
+        f"every site is sent every other site's network, {KNOWN}, to measure the lines to them",
+    ),
+    Sent(
+        "mix",
+        lambda s: s.mix == "search",
+        f"every site is sent every other site's network, {KNOWN}, and the mixtures on the way",
+    ),
+    Sent("repair", lambda s: s.repair, "every site is sent every other site's network as aligned"),
+    Sent(
+        "baselines",
+        lambda s: s.baselines,
+        "in the first round that merges every site is sent every other site's network and class frequencies",
+    ),
+    Sent(
+        "variants", lambda s: s.variants, "in the first round that merges every site is sent several means of networks"
+    ),
+)
+
+
+def sent_networks(settings: Settings, size_bytes: int) -> Iterator[str]:
+    """A line for each setting by which sites are sent each other's networks, of ``size_bytes`` each."""
+    got = settings.model_dump(by_alias=True)
+    for each in SENT:
+        if each.used(settings):
+            yield f"{each.key} = {_said(got[each.key])}: {each.words} ({size_bytes / MEGABYTE:.3g} MB each)"
+
+
+def _said(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,53 @@
+"""Whoever starts a run is told before by which settings sites get each other's networks."""
+
+from pathlib import Path
+
+import pytest
+
+from cli.sent import SENT, sent_networks
+from strategies.settings import parse_settings
+from tests.commands import run
+
+PRIVATE: dict[str, object] = {"align-at": "site", "start": "shared", "probe-points": 0}
+
+
+def told(config: dict[str, object]) -> list[str]:
+    """The settings of which there is a line."""
+    return [line.partition(" = ")[0] for line in sent_networks(parse_settings(config), 1_110_000)]
+
+
+@pytest.mark.parametrize(
+    ("config", "keys"),
+    [
+        ({}, ["reference", "probe-points"]),
+        ({"probe-points": 0}, ["reference"]),
+        ({"probe-points": 0, "reference": "given.safetensors"}, []),
+        ({"probe-points": 0, "start": "shared"}, []),
+        ({"probe-points": 0, "start": "shared", "reference": "largest"}, ["reference"]),
+        ({"probe-points": 0, "align-at": "server"}, []),
+        ({"probe-points": 0, "align-at": "none", "repair": True, "norm": "layer"}, ["repair"]),
+        ({"mix": "search", "probe-points": 0, "align-at": "server"}, ["mix"]),
+        ({"baselines": True, "variants": True}, ["reference", "probe-points", "baselines", "variants"]),
+    ],
+)
+def test_each_setting_that_sends_networks_to_sites_has_a_line(config: dict[str, object], keys: list[str]) -> None:
+    assert told(config) == keys
+
+
+@pytest.mark.parametrize("privacy", ["clipping", "local-dp", "secure-aggregation"])
+def test_with_privacy_no_site_gets_the_network_of_another(privacy: str) -> None:
+    assert told({**PRIVATE, "privacy": privacy, "min-sites": 3}) == []
+
+
+def test_every_row_names_a_setting() -> None:
+    assert {each.key for each in SENT} <= set(parse_settings({}).model_dump(by_alias=True))
+
+
+def test_it_is_told_with_the_size_of_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text("baselines = true")
+    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    assert (
+        "probe-points = 25: every site is sent every other site's network, as aligned and, where the server has it so, "
+        "as it was trained, to measure the lines to them (1.1 MB each)\n" in done.err
+    )
+    assert "baselines = true: in the first round that merges every site is sent every other site's" in done.err
