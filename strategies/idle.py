@@ -1,6 +1,7 @@
 """Which settings change nothing: those that differ from their default and that another setting leaves without effect.
 
-They are no errors: a run config may keep a number for the day that it is used. Whoever sets one is told.
+They are no errors: a run config may keep a number for the day that it is used. Whoever sets one is told; so is whoever
+sets what can hardly be meant.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from strategies.settings import Settings
+
+MOST_ADJUSTMENT = 2.0
 
 
 @dataclass(frozen=True)
@@ -62,20 +65,52 @@ NEEDS = (
 
 def remarks(settings: Settings) -> list[str]:
     """What whoever set them is told of settings that are no errors."""
-    return [*idle(settings), *_unled(settings), *_unguarded(settings), *_counted_after(settings)]
+    found = (_unled, _led_by_one, _untrained, _overadjusted, _unguarded, _counted_after)
+    return [*idle(settings), *(line for each in found for line in each(settings))]
 
 
 def _unled(settings: Settings) -> list[str]:
     if settings.reference != "global" or settings.start == "shared" or settings.initial or settings.align_at == "none":
         return []
+    # Which `privacy` refuses.
+    or_largest = "'largest', " if settings.privacy == "none" else ""
     return [
         "setting 'reference' = 'global': sites that start apart are aligned to a random network that nobody trained, "
-        "which brings them into no common order; set 'largest', start = 'shared', or 'initial' to a trained network"
+        f"which brings them into no common order; set {or_largest}start = 'shared', or 'initial' to a trained network"
+    ]
+
+
+def _led_by_one(settings: Settings) -> list[str]:
+    if settings.start != "shared" or settings.reference_is_known or settings.align_at == "none":
+        return []
+    return [
+        f"setting 'reference' = {settings.reference!r}: sites that start from one network have their units in its "
+        "order already; 'auto' aligns to that one, and to no site's"
+    ]
+
+
+def _untrained(settings: Settings) -> list[str]:
+    if settings.epochs or settings.start == "checkpoint" or (settings.start == "shared" and settings.initial):
+        return []
+    brought = "start = 'checkpoint' for networks that sites bring" if settings.start == "seed" else "'initial'"
+    return [
+        f"setting 'epochs' = 0: with start = {settings.start!r}, sites send random networks that nobody trained; set "
+        f"epochs to 1 or more, or {brought}"
+    ]
+
+
+def _overadjusted(settings: Settings) -> list[str]:
+    if settings.logit_adjustment <= MOST_ADJUSTMENT:
+        return []
+    return [
+        f"setting 'logit-adjustment' = {settings.logit_adjustment}: 1 takes the class frequencies of a site out of its "
+        "network; far above that, it holds the classes that are rare there for frequent"
     ]
 
 
 def _unguarded(settings: Settings) -> list[str]:
-    if not settings.guard or settings.align_at == "none":
+    # With privacy there is none, and nothing to set for one.
+    if not settings.guard or settings.align_at == "none" or settings.privacy != "none":
         return []
     if settings.probe_points == 0:
         lacks = "probe-points"

@@ -87,6 +87,55 @@ def test_an_untrained_reference_is_told(config: dict[str, object], told: bool) -
     assert any("a random network that nobody trained" in line for line in lines) is told
 
 
+@pytest.mark.parametrize("privacy", ["none", "clipping", "local-dp", "secure-aggregation"])
+def test_what_is_advised_of_it_can_be_set(privacy: str) -> None:
+    config = {**PRIVATE, "reference": "global", "privacy": privacy, "min-sites": 3}
+    (line,) = [line for line in remarks(parse_settings(config)) if "nobody trained" in line]
+    assert ("'largest'" in line) is (privacy == "none")
+    for advised in ({"start": "shared"}, {"initial": "trained.safetensors"}):
+        assert not any("nobody trained" in each for each in remarks(parse_settings({**config, **advised})))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"reference": "largest", "start": "shared"}, True),
+        ({"reference": "medoid", "start": "shared", "align-at": "server"}, True),
+        ({"reference": "site-us", "start": "shared"}, True),
+        ({"start": "shared"}, False),
+        ({"reference": "global", "start": "shared"}, False),
+        ({"reference": "given.safetensors", "start": "shared", "align-at": "server"}, False),
+        ({"reference": "largest", "start": "shared", "align-at": "none"}, False),
+        ({"reference": "largest"}, False),
+    ],
+)
+def test_a_site_that_leads_those_that_start_as_one_is_told(config: dict[str, object], told: bool) -> None:
+    lines = remarks(parse_settings(config))
+    assert any("have their units in its order already" in line for line in lines) is told
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        ({"epochs": 0}, "start = 'checkpoint' for networks that sites bring"),
+        ({"epochs": 0, "start": "shared"}, "or 'initial'"),
+        ({"epochs": 0, "start": "shared", "initial": "trained.safetensors"}, ""),
+        ({"epochs": 0, "start": "checkpoint"}, ""),
+        ({"epochs": 1}, ""),
+    ],
+)
+def test_networks_that_nobody_trains_are_told(config: dict[str, object], advice: str) -> None:
+    lines = [line for line in remarks(parse_settings(config)) if "sites send random networks" in line]
+    assert len(lines) == bool(advice)
+    assert all(advice in line for line in lines)
+
+
+@pytest.mark.parametrize(("adjustment", "told"), [(0.0, False), (1.0, False), (2.0, False), (3.0, True)])
+def test_frequencies_taken_out_more_than_once_are_told(adjustment: float, told: bool) -> None:
+    lines = remarks(parse_settings({"logit-adjustment": adjustment}))
+    assert any("holds the classes that are rare there for frequent" in line for line in lines) is told
+
+
 @pytest.mark.parametrize(
     ("config", "needs"),
     [
@@ -96,6 +145,10 @@ def test_an_untrained_reference_is_told(config: dict[str, object], told: bool) -
         ({"align-at": "site", "baselines": True}, ""),
         ({"align-at": "site", "variants": True}, ""),
         ({"align-at": "none", "probe-points": 0}, ""),
+        ({"mix": "search", "probe-points": 0}, "it needs probe-points;"),
+        ({**PRIVATE, "privacy": "clipping"}, ""),
+        ({**PRIVATE, "privacy": "local-dp"}, ""),
+        ({**PRIVATE, "privacy": "secure-aggregation", "min-sites": 3}, ""),
         ({}, ""),
     ],
 )
