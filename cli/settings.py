@@ -21,6 +21,7 @@ from server.shared import check_shared
 from strategies.errors import SettingsError
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
+from strategies.noise import budget, drowned
 from strategies.settings import REFERENCES, Settings, parse_settings
 
 GIGABYTE = 1_000_000_000
@@ -74,6 +75,7 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
     for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):
         _tell(line)
     tell_sums(model, inputs, found)
+    tell_noise(model, found)
     return found
 
 
@@ -111,6 +113,14 @@ def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
             _tell(f"{called}: each site sends {sums}{twice}")
             if sums.shortfall:
                 warn(sums.shortfall)
+
+
+def tell_noise(model: nn.Module, found: Settings) -> None:
+    """Says what differential privacy leaves of an update, and what all rounds give away together."""
+    if spent := budget(found, found.rounds):
+        _tell(f"privacy = {found.privacy!r}: {spent}")
+    for line in drowned(found, sum(each.numel() for each in model.parameters())):
+        warn(line)
 
 
 def _tell(text: str) -> None:

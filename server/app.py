@@ -26,6 +26,7 @@ from strategies.bounds import Bounds
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
 from strategies.idle import remarks
+from strategies.noise import drowned
 from strategies.settings import Settings, parse_settings
 from strategies.spool import Spool
 
@@ -89,6 +90,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     architecture = Architecture(*settings.network)
     model = build(architecture, settings.seed)
     model.load_state_dict(first_state(settings, model.state_dict()))
+    for line in drowned(settings, sum(each.numel() for each in model.parameters())):
+        logger.warning("%s", line)
     check_head(model, settings)
     check_shared(model, settings)
     for line in head_remarks(model, settings):

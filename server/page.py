@@ -135,6 +135,9 @@ yet), that end is the highest point, and the number says nothing of alignment. I
 barrier is that of the first merge, from the reference, which has none. Accuracy is that of the site's own network: at
 home, on its own held-out samples, as last measured; alone, on those of all sites, before the first merge. Bytes are
 counted at the server, which received and sent them, over all rounds.</p>
+{% if budget %}
+<p class="note">Local differential privacy: {{ budget }}. What else sites answered is in no budget.</p>
+{% endif %}
 
 <h2>Rounds</h2>
 <table class="stack">

@@ -1,6 +1,6 @@
 """``report.html``: a run on one self-contained page, for whoever answers for a site."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,9 @@ from server.scores import network_scores, sites_alone
 from server.store import RunStore
 from server.summary import ROUND, Summary, read_rounds, summarise
 from server.wording import sentence
+from strategies.noise import budget
 from strategies.protocol import CORRECTED
+from strategies.settings import Settings
 
 MOST_FIGURES = 8
 
@@ -54,6 +56,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             n_refused=sum(len(record.refused) for record in rounds),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             sites=contributions(rounds),
+            budget=_budget(summary.settings, len(rounds)),
             course=course_charts(rounds),
             decided=[(record, rows) for record in rounds if (rows := decided(record))],
             figures=[_figure(probed, site, paths) for site, paths in _shown(probed)] if probed else [],
@@ -83,6 +86,12 @@ def _networks(summary: Summary, merged: list[RoundRecord]) -> Iterator[Row]:
 
 def _is_corrected(merged: list[RoundRecord]) -> bool:
     return bool(merged) and any(site + CORRECTED in merged[0].baselines for site in merged[0].weights)
+
+
+def _budget(settings: Mapping[str, object], n_rounds: int) -> str:
+    """What all rounds gave away together: of a void one too, updates were sent."""
+    told = {key: settings[key] for key in ("privacy", "dp-epsilon", "dp-delta") if key in settings}
+    return budget(Settings.model_validate(told), n_rounds)
 
 
 def _when(rounds: list[RoundRecord]) -> str:
