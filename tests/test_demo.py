@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,10 +15,11 @@ from pathlib import Path
 import pytest
 
 import cli.demo as demo
-from cli.superlink import SuperLink, packages, processes_of, short_folder, stage_app
+from cli.superlink import ROOT, SuperLink, packages, processes_of, short_folder, stage_app
 from server.live import failure
 from server.store import RunStore
 from server.summary import read_rounds
+from strategies.settings import Settings
 from tests.commands import run
 from tests.deployment.samples import write_images
 from tests.waiting import wait_until
@@ -123,6 +125,30 @@ def test_a_run_config_can_say_the_runs_name_and_place(tmp_path: Path, capsys: py
         assert "run 'one': another process plays it" in run(capsys, *asked).err
     with RunStore(tmp_path / "told" / "two").held():
         assert "run 'two': another process plays it" in run(capsys, *asked, "--name", "two").err
+
+
+def test_the_guide_says_in_what_the_demo_differs_from_the_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[demo.Demo] = []
+
+    def play(plan: demo.Demo, _: object) -> None:
+        plans.append(plan)
+        raise demo.Interrupted
+
+    monkeypatch.setattr(demo, "play_demo", play)
+    run(capsys, "demo", "--runs", str(tmp_path))
+    settings, usual = (each.model_dump(by_alias=True) for each in (plans[0].settings, Settings()))
+    differs = {key: (_written(got), _written(usual[key])) for key, got in settings.items() if got != usual[key]}
+    guide = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \| `(\w+)` \|$", guide, re.MULTILINE)
+    assert {key: (got, default) for key, got, default in rows} == {
+        key: each for key, each in differs.items() if key not in ("run", "runs-dir")
+    }
+
+
+def _written(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
