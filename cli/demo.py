@@ -117,7 +117,7 @@ def demo(
     else:
         _check_alone(context)
         config = {"min-sites": sites} | read | place
-    config |= from_here(checked_settings(config))
+    config |= from_here(checked_settings(config, simulated=True))
     settings = parse_settings(config)
     _check_playable(settings, sites)
     plan = Demo(settings, sites, port, with_pooled)

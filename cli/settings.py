@@ -45,12 +45,12 @@ def settings(
 
 
 @torch.no_grad()
-def checked_settings(config: Mapping[str, object]) -> Settings:
+def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -> Settings:
     """The settings that ``config`` holds, whose network was built and takes samples of their shape.
 
-    Those that change nothing are told, and what they send of networks and sums. Raises `SettingsError`, also for a last
-    layer that cannot be renewed or a network that there is no room for, or `ModelError` for one that there is none of,
-    or not so.
+    Those that change nothing are told, and what they send of sums and, unless sites are ``simulated``, of networks.
+    Raises `SettingsError`, also for a last layer that cannot be renewed or a network that there is no room for, or
+    `ModelError` for one that there is none of, or not so.
     """
     found = parse_settings(config)
     architecture = Architecture(*found.network)
@@ -72,8 +72,9 @@ def checked_settings(config: Mapping[str, object]) -> Settings:
     tell_idle(found)
     for line in head_remarks(model, found):
         warn(line)
-    for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):
-        _tell(line)
+    if not simulated:
+        for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):
+            _tell(line)
     tell_sums(model, inputs, found)
     tell_noise(model, found)
     return found
