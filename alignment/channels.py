@@ -51,7 +51,8 @@ def along(axis: int, vector: Tensor, like: Tensor) -> Tensor:
 
 def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
     """The axis on which a shift of the bias by 1, 2, 3… appears, or None. Half precision would round it away."""
-    before = {name: widened(tensor) for name, tensor in layer.named_parameters()}
+    # A bias that is frozen as a buffer is one too.
+    before = {part: widened(cast(Tensor, getattr(layer, part))) for part in PARTS}
     bias = before["bias"]
     ramp = torch.arange(1, bias.numel() + 1, dtype=torch.float64)
     after = before | {"bias": bias + ramp.reshape(bias.shape).to(bias)}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from client.data import fitting, share_of
 from client.site import Site, simulated_name
-from client.sources import DIGITS, DataError, Samples, read_samples
+from client.sources import DataError, Samples, read_samples
 from models import Architecture, build
 from server.given import first_reference, first_state
 from strategies.settings import Settings
@@ -12,7 +12,7 @@ from strategies.settings import Settings
 
 def from_here(settings: Settings) -> dict[str, object]:
     """The settings that are paths as seen from this folder, made such as are seen from any: Flower runs in its own."""
-    paths = {"data": "" if settings.data == DIGITS or ":" in settings.data else settings.data}
+    paths = {"data": settings.data if settings.data_is_path else ""}
     paths |= {"initial": settings.initial, "reference": settings.reference if settings.reference_is_file else ""}
     return {key: str(Path(path).resolve()) for key, path in paths.items() if path}
 

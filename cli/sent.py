@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from strategies.layer_sums import MEGABYTE
 from strategies.settings import Settings
 
-MEGABYTE = 1_000_000
 KNOWN = "as aligned and, where the server has it so, as it was trained"
 
 
@@ -34,6 +34,12 @@ SENT = (
         lambda s: s.mix == "search",
         f"every site is sent every other site's network, {KNOWN}, and the mixtures on the way",
     ),
+    Sent(
+        "guard",
+        lambda s: s.guard and s.probe_points > 1 and s.align_at != "none",
+        "where lines do not tell, every site is sent the means of networks with and without alignment",
+    ),
+    Sent("rule", lambda s: s.rule == "krum", "the merged network, which every site is sent, is that of one site"),
     Sent("repair", lambda s: s.repair, "every site is sent every other site's network as aligned"),
     Sent(
         "baselines",

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.sent import sent_networks
-from client.sources import DIGITS
 from models import Architecture, build, example_inputs, head_name, size_bytes
 from server.heads import check_head, head_remarks
 from server.shared import check_shared
@@ -88,7 +87,8 @@ def _check_size(architecture: Architecture) -> None:
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         size = size_bytes(architecture)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
+        # Torch's words for numbers that no tensor can have.
         size = inf
     if size > room:
         takes = f"{size / GIGABYTE:,.0f} GB" if size < inf else "more bytes than can be counted"
@@ -139,7 +139,7 @@ def tell_idle(found: Settings) -> None:
     for setting, path in files.items():
         if path and not Path(path).exists():
             warn(f"setting {setting!r} = {path!r}: there is no such file here; the server must have it")
-    if found.data != DIGITS and ":" not in found.data and not Path(found.data).exists():
+    if found.data_is_path and not Path(found.data).exists():
         warn(f"setting 'data' = {found.data!r}: there is no such file or folder here; the sites must have it")
 
 

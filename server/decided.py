@@ -43,15 +43,14 @@ def _guard(guard: dict[str, GuardRecord]) -> Iterator[Decided]:
 
 def _search(steps: list[MixStep]) -> Iterator[Decided]:
     """The lines on which something was taken, how many others there were, and a site's own network, if that won."""
-    own = [step for step in steps[-1:] if step.lam == 1 and not step.stage]
-    lines = steps[: len(steps) - len(own)]
+    lines = [step for step in steps if not step.as_it_is]
     for step in lines:
         if step.lam > 0:
             name = f"search: {step.stage or 'all layers'}, towards {step.towards}"
             yield Decided(name, f"λ = {step.lam:.3g}", step.before, step.loss)
     if stayed := sum(step.lam == 0 for step in lines):
         yield Decided("search", f"nothing taken on {stayed} of {len(lines)} lines")
-    for step in own:
+    for step in steps[len(lines) :]:
         yield Decided("search", f"taken instead: the network of {step.towards} as it is", step.before, step.loss)
 
 

@@ -61,7 +61,7 @@ def guard_mean(
     aligned = min(loss for name, loss in losses.items() if name != NAIVE)
     kept = rounds[best]
     # What its line spoke against, if it is still undone, is so by what was seen on that line.
-    judged = merged.moved if kept.moved == merged.moved else collected.moved
+    judged = merged.moved | kept.moved
     seen = {
         "decision": "aligned" if kept.moved else "undone",
         "naive_loss": losses[NAIVE] if isfinite(losses[NAIVE]) else None,

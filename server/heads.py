@@ -129,7 +129,8 @@ def scaled_heads(
     sums = pool(sites.answers(EVALUATE, asked, round_number, sums_reader(scaled_names(networks))))
     best = best_scales(sums, list(networks))
     if networks.keys() - best.keys():
-        sites.note(round_number, "the last layer is not solved: at no scale of it all sites have a finite loss")
+        why = "at no scale of it all sites have a finite loss" if sums else "nobody answered which scale suits it"
+        sites.note(round_number, f"the last layer is not solved: {why}")
     head = head_name(model)
     return {name: (scaled_head(networks[name], head, scale), found) for name, (scale, found) in best.items()}
 

@@ -65,7 +65,7 @@ class Search:
             return state, score
         own = self.alone[best]
         before = score.loss if score is not None else None
-        self.steps.append(MixStep(towards=best, stage="", lam=1.0, loss=own.loss, before=before))
+        self.steps.append(MixStep(towards=best, stage="", lam=1.0, loss=own.loss, before=before, as_it_is=True))
         self.sites.note(
             self.round_number, f"the network of {best} as it is has less loss than any mixture: taken instead"
         )

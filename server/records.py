@@ -64,7 +64,7 @@ class MatchingRecord(Record, frozen=True):
     gain: float
     """The objective less that of the identity."""
     sweeps: int
-    """Passes over the groups of units; 0: the proposal of the site was taken."""
+    """Passes over the groups of units; 0: the proposal of the site was taken, or there is nothing to permute."""
     converged: bool
     """Whether the last of them changed nothing."""
     moved: dict[str, float]
@@ -122,9 +122,7 @@ class HeadRecord(Record, frozen=True):
 
 
 class MixStep(Record, frozen=True):
-    """A step of the search for the best mixture. A last step with λ = 1 of all stages says that the site's network as
-    it is has less loss than what the search came to.
-    """
+    """A step of the search for the best mixture."""
 
     towards: str
     """The site to whose network the line goes, or `mean`, what `merge` made of all."""
@@ -136,10 +134,12 @@ class MixStep(Record, frozen=True):
     """The loss there."""
     before: float | None
     """The loss at λ = 0; empty if what the search came to has none."""
+    as_it_is: bool = False
+    """Whether this is no line: the site's network as it is has less loss than what the search came to, and is taken."""
 
 
 class TrafficRecord(Record, frozen=True):
-    """Bytes to and from one site, by the server's count, in all messages of a round."""
+    """Bytes to and from one site, by the server's count, in all messages of a round but those by which it joins."""
 
     sent: int
     """To the site."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -18,6 +18,8 @@ from strategies.settings import Settings
 from strategies.spool import Spool
 
 logger = getLogger("fedrebasin")
+# No name is so long; more would only fill the log.
+MOST_SAID = 100
 T = TypeVar("T")
 
 
@@ -118,25 +120,29 @@ class Sites:
         self.tell(waiting_for((), self.settings.join_deadline_seconds))
         self._wait_for_nodes()
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
-        self.names = {node_id: name for node_id, name in self.names.items() if node_id in nodes}
+        registered = {name for name in nodes.values() if name}
+        self.names = {
+            node_id: name
+            for node_id, name in self.names.items()
+            if node_id in nodes and (nodes[node_id] or name not in registered)
+        }
         new = [node_id for node_id in nodes if node_id not in self.names]
         asked = self._messages(DESCRIBE, ((node_id, RecordDict()) for node_id in new), 0)
-        answers = list(self._exchange(asked, self.settings.join_deadline_seconds))
-        # Whose name it is does not depend on who is faster: first those that were registered under theirs.
-        for node_id, reply in sorted(answers, key=lambda answer: (not nodes[answer[0]], answer[0])):
-            said = _said(reply)
-            name = nodes[node_id] or str(said.get("name", ""))
-            if reply is None or reply.has_error():
+        answers = self._exchange(asked, self.settings.join_deadline_seconds)
+        said = {node_id: _said(reply) for node_id, reply in answers}
+        # Whose name it is does not depend on who is faster.
+        for node_id in sorted(said):
+            description = said[node_id]
+            name = nodes[node_id] or (description.name if description else "")
+            if description is None:
                 logger.warning("node %d (%s) does not say who it is: it may join the next round", node_id, name or "?")
             elif not is_site_name(name):
                 logger.warning("node %d is left out: %r cannot be a site's name", node_id, name)
-            elif name in self.names.values():
+            elif name in self.names.values() or (name in registered and not nodes[node_id]):
                 logger.warning("node %d is left out: the name %r is taken", node_id, name)
             else:
                 self.names[node_id] = name
-                samples = said.get(TRAIN_SAMPLES)
-                # More no site has, and the most that any says is what secure aggregation weighs all by.
-                self.samples[name] = samples if isinstance(samples, int) and 0 <= samples <= MOST_EXAMPLES else 0
+                self.samples[name] = description.samples
         self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
         self.missing = before - set(self.names.values())
         if self.missing:
@@ -164,18 +170,18 @@ class Sites:
         asked = {i: n for i, n in self.names.items() if (only is None or n in only) and n not in self.out}
         contents = ((i, content(name) if callable(content) else content) for i, name in asked.items())
         messages = self._messages(message_type, contents, round_number)
-        yield from self._replies(list(asked.values()), messages, apart=callable(content))
+        yield from self._replies(list(asked.values()), messages, one_by_one=callable(content))
 
     def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
         """Each site with its reply to the message that is meant for it, in order of arrival; None from the silent."""
         yield from self._replies([self.names[message.metadata.dst_node_id] for message in messages], messages)
 
     def _replies(
-        self, asked: Sequence[str], messages: Iterable[Message], apart: bool = False
+        self, asked: Sequence[str], messages: Iterable[Message], one_by_one: bool = False
     ) -> Iterator[tuple[str, Message | None]]:
         replied: list[str] = []
         self.tell(waiting_for(asked, self.settings.round_deadline_seconds))
-        for node_id, reply in self._exchange(self._counted(messages), apart=apart):
+        for node_id, reply in self._exchange(self._counted(messages), one_by_one=one_by_one):
             site = self.names[node_id]
             if reply is not None and reply.has_content():
                 self.traffic[site].received += size_of(reply.content)
@@ -224,10 +230,10 @@ class Sites:
         return (request(node, message_type, each, round_number, seconds) for node, each in contents)
 
     def _exchange(
-        self, messages: Iterable[Message], deadline_seconds: float | None = None, apart: bool = False
+        self, messages: Iterable[Message], deadline_seconds: float | None = None, one_by_one: bool = False
     ) -> Iterator[tuple[int, Message | None]]:
         seconds = deadline_seconds or self.settings.round_deadline_seconds
-        return exchange(self.grid, messages, seconds, self.clock, apart=apart)
+        return exchange(self.grid, messages, seconds, self.clock, one_by_one=one_by_one)
 
     def _wait_for_nodes(self) -> None:
         ends = self.clock.now() + self.settings.join_deadline_seconds
@@ -251,7 +257,19 @@ class Sites:
         return f"Not there any more: {', '.join(sorted(self.missing))}. " if self.missing else ""
 
 
-def _said(reply: Message | None) -> ConfigRecord:
+class _Said(NamedTuple):
+    """What a node says of itself."""
+
+    name: str
+    samples: int
+
+
+def _said(reply: Message | None) -> _Said | None:
+    """That alone, whatever else the reply holds; None of a node that is silent or fails."""
     if reply is None or reply.has_error():
-        return ConfigRecord()
-    return reply.content.config_records.get(DESCRIPTION, ConfigRecord())
+        return None
+    said = reply.content.config_records.get(DESCRIPTION, ConfigRecord())
+    samples = said.get(TRAIN_SAMPLES)
+    # More no site has, and the most that any says is what secure aggregation weighs all by.
+    believed = samples if isinstance(samples, int) and 0 <= samples <= MOST_EXAMPLES else 0
+    return _Said(str(said.get("name", ""))[:MOST_SAID], believed)

@@ -21,11 +21,17 @@ class Clock:
 
 
 def exchange(
-    grid: Grid, messages: Iterable[Message], deadline_seconds: float, clock: Clock | None = None, *, apart: bool = False
+    grid: Grid,
+    messages: Iterable[Message],
+    deadline_seconds: float,
+    clock: Clock | None = None,
+    *,
+    one_by_one: bool = False,
 ) -> Iterator[tuple[int, Message | None]]:
     """Each asked node with its reply, in order of arrival; with None for those that are silent at the deadline.
 
-    What messages share is sent once; those of which each holds its own are sent ``apart``, and no two are in memory.
+    What messages share is sent once; those of which each holds its own are sent ``one_by_one``, and no more than two
+    are in memory.
 
     Flower's own ``send_and_receive`` waits for all replies, holds them all and looks only every three seconds.
     A reply of Flower's own making (expired, node gone) carries the SuperLink as its source, so it is told by the
@@ -34,7 +40,7 @@ def exchange(
     clock = clock or Clock()
     ends = clock.now() + deadline_seconds
     waiting: dict[str, int] = {}
-    for sent in ([message] for message in messages) if apart else [list(messages)]:
+    for sent in ([message] for message in messages) if one_by_one else [list(messages)]:
         waiting |= zip(_push(grid, sent, ends, clock), (m.metadata.dst_node_id for m in sent), strict=True)
     while waiting:
         # One at a time: a pull of several would hold them all in memory at once.

@@ -177,10 +177,10 @@ class Settings(BaseModel, frozen=True):
     """With `both`: start weight matching at the server from the site's proposal."""
     guard: bool = True
     """Undo an alignment where the probes see more loss with it than without; where lines do not tell of the mean
-    (three sites or more, or a reference that is none of them), take it with all, some or none of the alignments: by
-    held-out losses never worse than FedAvg's mean; what `merge`, `head` and `repair` then make of that is not judged.
-    Needs `probe-points`, and networks as they were trained, which with `align-at = site` only `baselines` and
-    `variants` ask for; else it has nothing to judge by."""
+    (three sites or more, a reference that is none of them, or no loss on a line), take it with all, some or none of the
+    alignments: by held-out losses never worse than FedAvg's mean; what `merge`, `head` and `repair` then make of that
+    is not judged. Needs `probe-points`, and networks as they were trained, which with `align-at = site` only
+    `baselines` and `variants` ask for; else it has nothing to judge by."""
     mix: Literal["mean", "search"] = "mean"
     """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
     what `merge` made of them, then stage by stage (the network's direct children), by the loss on held-out samples.
@@ -233,6 +233,11 @@ class Settings(BaseModel, frozen=True):
     def tensor_shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch."""
         return tuple(int(size) for size in self.shape.split("x"))
+
+    @property
+    def data_is_path(self) -> bool:
+        """Whether the data is a file or a folder."""
+        return self.data != "digits" and ":" not in self.data
 
     @property
     def reference_is_file(self) -> bool:

@@ -38,6 +38,7 @@ def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.Ca
         ("class-names = 'cat,dog'", "setting 'class-names': expected 10 different names"),
         ("classes = 2\nclass-names = 'cat,cat'", "got 1: 'cat,cat', with 'cat' twice"),
         ("width = 100000", "'resnet20' of width 100000 takes 42,160 GB, and this machine has"),
+        ("width = 10000000000000000000", "takes more bytes than can be counted, and this machine has"),
         ("width = 1000000000000", "takes more bytes than can be counted, and this machine has"),
         ("[quality]\nrounds = 3", "setting 'quality': there is no such setting\n"),
         ("shape = '1x5x5'\nmodel = 'tests.test_cli_settings:eight_by_eight'", "does not take 1x5x5: RuntimeError"),

@@ -66,9 +66,15 @@ def test_each_step_that_the_search_took_is_told_and_how_many_it_did_not() -> Non
 
 @pytest.mark.parametrize("before", [0.7, None])
 def test_a_network_that_was_taken_in_place_of_the_mixture_is_told_as_such(before: float | None) -> None:
-    steps = [step("site-us", "fc", 0.25, 0.7, 0.9), step("site-eu", "", 1.0, 0.1, before)]
+    own = step("site-eu", "", 1.0, 0.1, before).model_copy(update={"as_it_is": True})
+    steps = [step("site-us", "fc", 0.25, 0.7, 0.9), own]
     taken = Decided("search", "taken instead: the network of site-eu as it is", before, 0.1)
     assert decided(with_(mix=steps))[1:] == [taken]
+
+
+def test_a_search_that_ended_early_is_told_by_its_lines() -> None:
+    (row,) = decided(with_(mix=[step("mean", "", 1.0, 0.5, 0.9)]))
+    assert row == Decided("search: all layers, towards mean", "λ = 1", 0.9, 0.5)
 
 
 @pytest.mark.parametrize(

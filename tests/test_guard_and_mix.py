@@ -200,6 +200,9 @@ def test_of_two_sites_apart_from_the_reference_the_mean_itself_decides(
     settings = quick_settings(tmp_path / "run", split="iid", width=32, reference=str(reference), probe_points=3)
     record = one_round(store := play_in_process(settings, 2, tamper))
     assert sorted(each.decision for each in record.guard.values()) == decided
+    # The site whose line speaks against it keeps what was seen there, unless its network is moved in the end.
+    kept = liked != "aligned.all"
+    assert sorted(each.naive_loss == 1.0 for each in record.guard.values()) == [False, kept]
     plain = play_in_process(quick_settings(tmp_path / "plain", split="iid", width=32, align_at="none"), 2)
     same = all(torch.allclose(store.network(1)[name], each) for name, each in plain.network(1).items())
     assert same is (liked == "naive")
@@ -239,6 +242,7 @@ def test_a_site_that_is_better_as_it_is_than_what_the_search_came_to_is_taken(tm
     assert (record.merged.loss, record.merged.accuracy) == (1 / 128, 1.0)
     last = record.mix[-1]
     assert (last.towards, last.stage, last.lam, last.loss) == ("site-eu", "", 1.0, 1 / 128)
+    assert [step.as_it_is for step in record.mix] == [False] * (len(record.mix) - 1) + [True]
     assert last.before is not None
     assert last.before > 1 / 128
     assert record.baselines["site-eu"].loss == 1 / 128

@@ -19,6 +19,7 @@ from server.resume import Beginning
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.files import write_tensors
+from strategies.noise import noise_deviation
 from strategies.privacy import learned
 from strategies.protocol import (
     ALIGN,
@@ -164,6 +165,9 @@ def test_the_noise_is_that_of_two_updates_twice_the_clipping_norm_apart(tmp_path
     noise = torch.cat([(noisy[n] - clipped[n]).flatten() for n in parameters(clipped)])
     # Dwork and Roth 2014, theorem A.1.
     expected = 2 * 0.25 * math.sqrt(2 * math.log(1.25 / 1e-3)) / 0.9
+    assert noise_deviation(quick_settings(tmp_path, **SHARED, privacy="local-dp", **settings)) == pytest.approx(
+        expected
+    )
     assert noise.std().item() == pytest.approx(expected, rel=0.05)
     assert abs(noise.mean().item()) < 0.05 * expected
 

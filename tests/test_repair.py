@@ -158,6 +158,14 @@ def test_the_axis_of_the_units_is_found_where_half_precision_rounds_their_number
     assert channel_axes(wide, torch.randn(2, 3, dtype=dtype)) == {"0": 1, "1": 1}
 
 
+def test_a_bias_that_is_frozen_as_a_buffer_is_one_too() -> None:
+    layer = nn.Linear(3, 4)
+    bias = layer.bias.detach()
+    del layer.bias
+    layer.register_buffer("bias", bias)
+    assert channel_axes(layer, torch.randn(2, 3)) == {"": 1}
+
+
 def test_without_batches_or_with_a_state_of_another_network_it_says_so():
     model, a, b = pair("mlp", "none", 32, 3)
     with pytest.raises(ValueError, match="no batches"):

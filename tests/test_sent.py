@@ -19,7 +19,7 @@ def told(config: dict[str, object]) -> list[str]:
 @pytest.mark.parametrize(
     ("config", "keys"),
     [
-        ({}, ["reference", "probe-points"]),
+        ({}, ["reference", "probe-points", "guard"]),
         ({"probe-points": 0}, ["reference"]),
         ({"probe-points": 0, "reference": "given.safetensors"}, []),
         ({"probe-points": 0, "start": "shared"}, []),
@@ -27,7 +27,9 @@ def told(config: dict[str, object]) -> list[str]:
         ({"probe-points": 0, "align-at": "server"}, []),
         ({"probe-points": 0, "align-at": "none", "repair": True, "norm": "layer"}, ["repair"]),
         ({"mix": "search", "probe-points": 0, "align-at": "server"}, ["mix"]),
-        ({"baselines": True, "variants": True}, ["reference", "probe-points", "baselines", "variants"]),
+        ({"probe-points": 0, "align-at": "server", "rule": "krum", "min-sites": 5}, ["rule"]),
+        ({"align-at": "server", "guard": True}, ["probe-points", "guard"]),
+        ({"baselines": True, "variants": True}, ["reference", "probe-points", "guard", "baselines", "variants"]),
     ],
 )
 def test_each_setting_that_sends_networks_to_sites_has_a_line(config: dict[str, object], keys: list[str]) -> None:

@@ -65,6 +65,11 @@ def test_a_second_site_of_one_name_is_left_out_whichever_answers_first(
 class Registered(InProcessGrid):
     """The node of site 1 is registered under a name."""
 
+    there: tuple[int, ...] = (0, 1, 2)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [FIRST_NODE + site for site in self.there]
+
     def get_nodes(self) -> Iterable[NodeInfo]:
         names = {FIRST_NODE + 1: "site-us"}
         return [NodeInfo(node_id=node_id, name=names.get(node_id, "")) for node_id in self.get_node_ids()]
@@ -73,6 +78,16 @@ class Registered(InProcessGrid):
 def test_a_registered_name_is_not_taken_by_whoever_says_it(tmp_path: Path) -> None:
     names = joined(Registered(app, quick_settings(tmp_path), 3)).names
     assert names == {FIRST_NODE + 2: "site-3", FIRST_NODE + 1: "site-us"}
+
+
+def test_a_registered_node_takes_its_name_back_from_who_said_it_before(tmp_path: Path) -> None:
+    grid = Registered(app, quick_settings(tmp_path), 3)
+    grid.there = (0, 2)
+    sites = joined(grid)
+    assert sites.names == {FIRST_NODE + 2: "site-3", FIRST_NODE: "site-us"}
+    grid.there = (0, 1, 2)
+    sites.join()
+    assert sites.names == {FIRST_NODE + 2: "site-3", FIRST_NODE + 1: "site-us"}
 
 
 def test_too_few_nodes_end_the_run_at_the_deadline_not_later(tmp_path: Path) -> None:
