@@ -13,7 +13,7 @@ from server.records import BarrierRecord, MatchingRecord, Record, Score
 
 STALE = (
     "The BatchNorm statistics are stale: they are the mean of the inputs' own, which fits no merged network. Until "
-    "they are recalibrated, expect answers near chance. Merge again with --data, or recalibrate before any use: one "
+    "they are recalibrated, answers may be near chance. Merge again with --data, or recalibrate before any use: one "
     "pass over data in train mode with momentum=None, as alignment.recalibrate does."
 )
 STATISTICS = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from strategies.layer_sums import MEGABYTE
-from strategies.settings import Settings
+from strategies.settings import Settings, as_written
 
 KNOWN = "as aligned and, where the server has it so, as it was trained"
 
@@ -57,8 +57,4 @@ def sent_networks(settings: Settings, size_bytes: int) -> Iterator[str]:
     got = settings.model_dump(by_alias=True)
     for each in SENT:
         if each.used(settings):
-            yield f"{each.key} = {_said(got[each.key])}: {each.words} ({size_bytes / MEGABYTE:.3g} MB each)"
-
-
-def _said(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+            yield f"{each.key} = {as_written(got[each.key])}: {each.words} (one is {size_bytes / MEGABYTE:.3g} MB)"

@@ -6,6 +6,7 @@ from logging import getLogger
 from flwr.app import Context, Error, Message
 
 from strategies.errors import OperatorError
+from strategies.logs import show_log
 
 logger = getLogger("fedrebasin")
 Handler = Callable[[Message, Context], Message]
@@ -19,6 +20,7 @@ def scrubbed(answer: Handler) -> Handler:
     """
 
     def handler(message: Message, context: Context) -> Message:
+        show_log()
         try:
             return answer(message, context)
         except OperatorError as error:

@@ -26,6 +26,7 @@ from strategies.bounds import Bounds
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
 from strategies.idle import remarks
+from strategies.logs import show_log
 from strategies.noise import drowned
 from strategies.settings import Settings, parse_settings
 from strategies.spool import Spool
@@ -39,6 +40,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Plays the run that the run config describes. What ends it early is in the store's ``status.json``."""
+    show_log()
     try:
         settings = parse_settings(context.run_config)
     except SettingsError as error:
@@ -90,12 +92,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     architecture = Architecture(*settings.network)
     model = build(architecture, settings.seed)
     model.load_state_dict(first_state(settings, model.state_dict()))
-    for line in drowned(settings, sum(each.numel() for each in model.parameters())):
-        logger.warning("%s", line)
     check_head(model, settings)
     check_shared(model, settings)
-    for line in head_remarks(model, settings):
-        logger.warning("%s", line)
     # With nothing to permute the strategy is FedAvg, bit for bit.
     nothing = PermutationSpec.by_hand(model.state_dict(), {})
     strategy = FedRebasin(
@@ -112,7 +110,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
     sites = Sites(grid, settings, tell=store.tell, spool=strategy.spool)
-    Run(settings, store, sites, strategy, model).play(beginning)
+    told = [*head_remarks(model, settings), *drowned(settings, sum(each.numel() for each in model.parameters()))]
+    Run(settings, store, sites, strategy, model, told).play(beginning)
 
 
 def bounds_of(settings: Settings) -> Bounds:

@@ -59,7 +59,8 @@ def fit_head(
     # Ties keep the first.
     kept = min(scores, key=lambda name: scores[name].loss)
     record = HeadRecord(kept=kept, trips=gradients.trips, ridge=scores[RIDGE], logistic=scores.get(FITTED))
-    logger.info("head: %s", record)
+    losses = ", ".join(f"{name} {score.loss:.4f}" for name, score in scores.items())
+    logger.info("last layer: loss %s, after %d trips: %s kept", losses, gradients.trips, kept)
     return heads[kept], record
 
 

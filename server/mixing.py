@@ -12,6 +12,8 @@ from logging import getLogger
 
 from torch import nn
 
+from alignment.channels import PARTS
+from models import head_name
 from server.baselines import measure_alone
 from server.probing import Line, measure_line
 from server.records import MixStep, Score
@@ -50,7 +52,11 @@ class Search:
             current = self._towards(name, "", current, end)
         if not self.steps:
             return mean
+        # Whatever is mixed of these is solved anew at each point.
+        solved = [f"{head_name(self.model)}.{part}" for part in PARTS]
         for stage, keys in stages(self.model):
+            if self.sites.settings.solves_head and all(key in solved for key in keys):
+                continue
             for name, end in merged.aligned.items():
                 partial = {**current, **{key: end[key] for key in keys}}
                 current = self._towards(name, stage, current, partial)
@@ -82,7 +88,9 @@ class Search:
         if line is None or not told:
             return current
         self.steps.append(_step(name, stage, line))
-        logger.info("mix: %s", self.steps[-1])
+        step = self.steps[-1]
+        where = f"{step.stage or 'all layers'}, towards {step.towards}"
+        logger.info("search: %s: λ = %.3g, loss %.4f, at λ = 0 %.4f", where, step.lam, step.loss, line.losses[0])
         return line.state(line.best)
 
     def _all_told(self, otherwise: str) -> bool:

@@ -67,6 +67,10 @@ cases. How a site does alone was not measured.
 {% if last.merged %}
 These are {{ last.merged.count }} samples that no network was trained on: one of them more or less is
 {{ "%.2f"|format(100 / last.merged.count) }} % of cases.
+{% endif %}
+{% if best and best.merged %}
+The network of round {{ best.round }} has less loss than the last: {{ best.merged.loss|score }}, and is right in
+{{ "%.1f"|format(100 * best.merged.accuracy) }} % of cases.
 {% endif %}</p>
 <div class="cards">
 {% if summary.barrier %}

@@ -54,6 +54,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             merged=merged,
             corrected=" and with its class frequencies taken out" if _is_corrected(merged) else "",
             n_refused=sum(len(record.refused) for record in rounds),
+            best=_better(merged),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             sites=contributions(rounds),
             budget=_budget(summary.settings, len(rounds)),
@@ -82,6 +83,13 @@ def _networks(summary: Summary, merged: list[RoundRecord]) -> Iterator[Row]:
     for name, accuracy in summary.accuracy.items():
         if name not in rounds or name in ends:
             yield Row(name, sentence(name), accuracy, summary.loss[name], name in ends)
+
+
+def _better(merged: list[RoundRecord]) -> RoundRecord | None:
+    """The round whose network has least loss, if it is not the last."""
+    known = [record for record in merged if record.merged is not None]
+    best = min(known, key=lambda record: record.merged.loss if record.merged else 0.0, default=None)
+    return best if best is not None and known[-1:] != [best] else None
 
 
 def _is_corrected(merged: list[RoundRecord]) -> bool:
@@ -113,6 +121,6 @@ def _figure(record: RoundRecord, site: str, paths: SitePaths) -> dict[str, objec
     return {
         "title": f"Round {record.round}: from {record.reference} (λ = 0) to {site} (λ = 1)",
         "caption": f"barrier naive {naive}, aligned {paths.aligned.barrier:.3f} nats; "
-        "BatchNorm statistics are recomputed on all sites at every λ, the ends included",
+        "BatchNorm statistics, if there are any, are recomputed on all sites at every λ, the ends included",
         "charts": path_charts(paths),
     }

@@ -1,7 +1,7 @@
 """A run: join, then round after round train, merge, recalibrate, evaluate, probe; each finished round is kept."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
@@ -77,13 +77,14 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Run:
-    """What the rounds of one run share."""
+    """What the rounds of one run share. ``remarks``, on what may come of the settings, are noted in its first round."""
 
     settings: Settings
     store: RunStore
     sites: Sites
     strategy: FedRebasin
     model: nn.Module
+    remarks: Sequence[str] = ()
 
     def play(self, beginning: Beginning) -> State:
         """Plays the rounds that are left, and returns the last merged network.
@@ -114,6 +115,8 @@ class Run:
         watch = Stopwatch(self.store, number)
         self.store.tell({"rounds": self.settings.rounds, "refused": {}, "asked": [], "replied": []})
         self.sites.begin_round()
+        for remark in self.remarks if number == 1 else ():
+            self.sites.note(number, remark)
         with watch.phase("join"):
             there = self._join(number, first)
         if not there:

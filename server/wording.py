@@ -4,7 +4,7 @@ from server.baselines import ALIGNED, NAIVE, RECALIBRATED
 from server.summary import POOLED, ROUND
 from strategies.protocol import CORRECTED, ENSEMBLE
 
-AGAIN = "the same, with its BatchNorm statistics recomputed on the sites"
+AGAIN = "the same, its BatchNorm statistics, if it keeps any, recomputed on the sites"
 SENTENCES = {
     ENSEMBLE: "all sites' networks side by side, their probabilities averaged: what is in them together",
     POOLED: "a network trained on all data in one place, which real sites cannot do",

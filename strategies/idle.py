@@ -4,14 +4,10 @@ They are no errors: a run config may keep a number for the day that it is used. 
 sets what can hardly be meant.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from strategies.settings import Settings
+from strategies.settings import Settings, as_written
 
 MOST_ADJUSTMENT = 2.0
 
@@ -119,7 +115,7 @@ def _unguarded(settings: Settings) -> list[str]:
     else:
         return []
     return [
-        f"setting 'guard' = True has nothing to judge by, so no alignment will be undone: it needs {lacks}; "
+        f"setting 'guard' = true has nothing to judge by, so no alignment will be undone: it needs {lacks}; "
         "set guard = false if this is meant"
     ]
 
@@ -138,7 +134,7 @@ def idle(settings: Settings) -> list[str]:
     got = settings.model_dump(by_alias=True)
     usual = type(settings)().model_dump(by_alias=True)
     return [
-        f"setting {key!r} = {got[key]!r} changes nothing: it needs {each.words}"
+        f"setting {key!r} = {as_written(got[key])} changes nothing: it needs {each.words}"
         for each in NEEDS
         for key in each.keys
         if got[key] != usual[key] and not each.used(settings)

@@ -296,6 +296,11 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
+def as_written(value: object) -> str:
+    """A setting's value as a run config has it."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def parse_settings(run_config: Mapping[str, object]) -> Settings:
     """The settings that ``run_config`` holds.
 

@@ -71,6 +71,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return runs, out
 
 
+def test_the_log_has_what_server_and_sites_say(finished: tuple[Path, str]) -> None:
+    (log,) = finished[0].glob("*/flower.log")
+    text = log.read_text(encoding="utf-8")
+    assert "round 1: the reference is site-" in text
+    assert "admitted 2 replies, refused 0" in text
+    # Of a site, through Ray.
+    assert "client code: " in text
+
+
 def test_a_run_config_is_played_as_it_is_with_data_seen_from_here(tmp_path: Path) -> None:
     """By secure aggregation, which so goes over Flower's own wire."""
     write_images(tmp_path / "pictures", 0, 300)

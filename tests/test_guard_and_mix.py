@@ -356,6 +356,15 @@ def test_a_norm_is_mixed_with_the_layer_before_it() -> None:
     assert [key for keys in found.values() for key in keys] == list(model.state_dict())
 
 
+def test_the_search_does_not_mix_a_layer_that_each_point_solves_anew(tmp_path: Path) -> None:
+    quick: dict[str, object] = {"mix_points": 3, "epochs": 1, "probe_points": 0, "align_at": "server"}
+    stages: dict[str, set[str]] = {}
+    for head in ("mean", "ridge"):
+        settings = quick_settings(tmp_path / head, mix="search", head=head, **quick)
+        stages[head] = {step.stage for step in one_round(play_in_process(settings)).mix}
+    assert stages["mean"] - stages["ridge"] == {"fc"}
+
+
 def test_the_search_can_solve_the_last_layer_at_each_point(tmp_path: Path) -> None:
     found: dict[str, RoundRecord] = {}
     for mix in ("mean", "search"):

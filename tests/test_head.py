@@ -218,6 +218,13 @@ def test_repair_keeps_rounds_of_solved_heads_from_going_astray_without_normalisa
     assert min(score(record)[0] for record in records) > 0.93
 
 
+def test_the_first_round_notes_what_may_come_of_its_settings(tmp_path: Path) -> None:
+    quick: dict[str, object] = {"epochs": 1, "later_epochs": 1, "head": "ridge", "rounds": 2, "probe_points": 0}
+    first, second = read_rounds(play_in_process(quick_settings(tmp_path, **quick)))
+    assert ["may diverge" in note for note in first.notes] == [True]
+    assert second.notes == []
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

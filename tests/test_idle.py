@@ -14,7 +14,7 @@ PRIVATE: dict[str, object] = {"align-at": "site", "reference": "reference.safete
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"refine": True, "align-at": "server"}, "setting 'refine' = True changes nothing: it needs align-at = 'both'"),
+        ({"refine": True, "align-at": "server"}, "setting 'refine' = true changes nothing: it needs align-at = 'both'"),
         (
             {"distillation": 1.0, "rounds": 1},
             "setting 'distillation' = 1.0 changes nothing: it needs rounds = 2 or more",

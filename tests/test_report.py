@@ -55,6 +55,15 @@ def test_of_thirty_rounds_only_the_first_merge_and_the_last_stand_above_the_char
     assert table(text, "<h2>Rounds</h2>") == [str(number) for number in range(1, 31)]
 
 
+def test_a_round_that_was_better_than_the_last_is_named(tmp_path: Path) -> None:
+    diverged = Score(accuracy=0.1, loss=2.3, count=100)
+    told = "The network of round 1 has less loss than the last"
+    worse = COMPLETE.model_copy(update={"round": 2, "merged": diverged})
+    assert told in page(tmp_path, COMPLETE, worse)
+    better = COMPLETE.model_copy(update={"merged": diverged})
+    assert told not in page(tmp_path / "better", better, COMPLETE.model_copy(update={"round": 2}))
+
+
 def test_the_seconds_of_a_run_are_those_of_its_rounds_where_nobody_took_the_time(tmp_path: Path) -> None:
     run = RunStore(write_run(tmp_path / "run", [COMPLETE, VOID]))
     assert summarise(run).seconds == sum([*COMPLETE.seconds.values(), *VOID.seconds.values()])

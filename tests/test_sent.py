@@ -50,6 +50,6 @@ def test_it_is_told_with_the_size_of_a_network(tmp_path: Path, capsys: pytest.Ca
     done = run(capsys, "settings", str(tmp_path / "run.toml"))
     assert (
         "probe-points = 25: every site is sent every other site's network, as aligned and, where the server has it so, "
-        "as it was trained, to measure the lines to them (1.1 MB each)\n" in done.err
+        "as it was trained, to measure the lines to them (one is 1.1 MB)\n" in done.err
     )
     assert "baselines = true: in the first round that merges every site is sent every other site's" in done.err

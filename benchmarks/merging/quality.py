@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--format", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
     wanted = list(tasks(arguments.seeds, arguments.only))
+    if not wanted:
+        parser.error(f"--only {' '.join(arguments.only)}: no task has such a name; they are called as in {RECORDS}")
     if not arguments.kept:
         if arguments.cifar10:
             decode(arguments.cifar10)

@@ -116,8 +116,12 @@ class SiteFolder:
     def check(self) -> "SiteFolder":
         """Itself. Raises `KitError` when no kit was installed there."""
         if not self.membership.is_file():
+            install = "install the kit that comes back: `fedrebasin site install KIT --fingerprint SHA256:…`"
+            if self.key.is_file():
+                waiting = "keys are there, no kit was installed yet"
+                raise KitError(f"{self.path}: {waiting}. Send the request to the server's operator, and {install}")
             raise KitError(
                 f"{self.path}: not a site: no membership.toml. Make keys with `fedrebasin site request NAME`, send the "
-                "request to the server's operator, and install the kit that comes back: `fedrebasin site install KIT`"
+                f"request to the server's operator, and {install}"
             )
         return self

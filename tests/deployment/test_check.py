@@ -234,6 +234,13 @@ def test_the_command_ends_with_2_where_there_is_no_kit(tmp_path: Path) -> None:
     assert "no membership.toml" in said["problem"]
 
 
+def test_with_keys_and_without_a_kit_it_says_what_is_waited_for(tmp_path: Path) -> None:
+    fedrebasin("site", "request", "st-marys", "--folder", tmp_path / "site")
+    said = fedrebasin("site", "check", "--folder", tmp_path / "site")
+    assert said["exit-code"] == NO_KIT
+    assert "keys are there, no kit was installed yet" in said["problem"]
+
+
 def test_without_a_configuration_nothing_else_is_tried(server: Deployment, site: SiteFolder) -> None:
     change(site.settings, dta="x")
     said = fedrebasin("site", "check", "--folder", site.path)
