@@ -126,10 +126,10 @@ def scaled_heads(
         return {}
     asked = RecordDict({name: to_arrays(state) for name, state in networks.items()})
     asked[CONFIG] = ConfigRecord({SCALES: scales})
-    sums = pool(sites.answers(EVALUATE, asked, round_number, sums_reader(scaled_names(networks))))
-    best = best_scales(sums, list(networks))
+    answers = sites.answers(EVALUATE, asked, round_number, sums_reader(scaled_names(networks)))
+    best = best_scales(pool(answers), list(networks))
     if networks.keys() - best.keys():
-        why = "at no scale of it all sites have a finite loss" if sums else "nobody answered which scale suits it"
+        why = "at no scale of it all sites have a finite loss" if answers else "nobody answered which scale suits it"
         sites.note(round_number, f"the last layer is not solved: {why}")
     head = head_name(model)
     return {name: (scaled_head(networks[name], head, scale), found) for name, (scale, found) in best.items()}

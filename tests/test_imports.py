@@ -20,6 +20,7 @@ ALLOWED = {
 }
 STRATEGY_MODULES_FOR_CLIENTS = {
     *("protocol", "alignments", "settings", "errors", "files", "checkpoints", "privacy", "masked", "layer_sums"),
+    "logs",
 }
 FOREIGN_TO_ALIGNMENT = {"flwr", "prometheus_client", "pathlib", "time", "datetime", "safetensors", "random", "os"}
 
