@@ -12,9 +12,7 @@ from strategies.settings import Settings
 
 def from_here(settings: Settings) -> dict[str, object]:
     """The settings that are paths as seen from this folder, made such as are seen from any: Flower runs in its own."""
-    paths = {"data": settings.data if settings.data_is_path else ""}
-    paths |= {"initial": settings.initial, "reference": settings.reference if settings.reference_is_file else ""}
-    return {key: str(Path(path).resolve()) for key, path in paths.items() if path}
+    return {key: str(Path(path).resolve()) for key, path in settings.paths.items()}
 
 
 def check_files(settings: Settings) -> None:

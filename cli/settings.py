@@ -21,7 +21,7 @@ from strategies.errors import SettingsError
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.noise import budget, drowned
-from strategies.settings import REFERENCES, Settings, parse_settings
+from strategies.settings import REFERENCES, Settings, as_shown, parse_settings
 
 GIGABYTE = 1_000_000_000
 # Sums over features are in double precision.
@@ -39,7 +39,7 @@ def settings(
     if output is Format.JSON:
         print_json(found)
     else:
-        rows = [(key, str(value).lower() if isinstance(value, bool) else str(value)) for key, value in found.items()]
+        rows = [(key, as_shown(value)) for key, value in found.items()]
         print_table(str(file or "defaults"), ("setting", "value"), rows, texts=("value",))
 
 
@@ -135,12 +135,10 @@ def tell_idle(found: Settings) -> None:
     meant = get_close_matches(found.reference.lower(), REFERENCES, 1, 0.8) if found.reference_is_site else []
     if meant:
         warn(f"setting 'reference' = {found.reference!r} is a site's name; if it is a misspelling, set {meant[0]!r}")
-    files = {"reference": found.reference if found.reference_is_file else "", "initial": found.initial}
-    for setting, path in files.items():
-        if path and not Path(path).exists():
-            warn(f"setting {setting!r} = {path!r}: there is no such file here; the server must have it")
-    if found.data_is_path and not Path(found.data).exists():
-        warn(f"setting 'data' = {found.data!r}: there is no such file or folder here; the sites must have it")
+    for setting, path in found.paths.items():
+        if not Path(path).exists():
+            what, who = ("file or folder", "sites") if setting == "data" else ("file", "server")
+            warn(f"setting {setting!r} = {path!r}: there is no such {what} here; the {who} must have it")
 
 
 def read_run_config(file: Path) -> dict[str, object]:

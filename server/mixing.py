@@ -87,10 +87,10 @@ class Search:
         told = self._all_told("the search ends here")
         if line is None or not told:
             return current
-        self.steps.append(_step(name, stage, line))
-        step = self.steps[-1]
-        where = f"{step.stage or 'all layers'}, towards {step.towards}"
-        logger.info("search: %s: λ = %.3g, loss %.4f, at λ = 0 %.4f", where, step.lam, step.loss, line.losses[0])
+        step = _step(name, stage, line)
+        self.steps.append(step)
+        where = f"{stage or 'all layers'}, towards {name}"
+        logger.info("search: %s: λ = %.3g, loss %.4f, at λ = 0 %.4f", where, step.lam, step.loss, step.before)
         return line.state(line.best)
 
     def _all_told(self, otherwise: str) -> bool:

@@ -194,9 +194,8 @@ class Sites:
 
     def _counted(self, messages: Iterable[Message]) -> Iterator[Message]:
         for message in messages:
-            self.traffic.setdefault(self.names[message.metadata.dst_node_id], Traffic()).sent += size_of(
-                message.content
-            )
+            site = self.names[message.metadata.dst_node_id]
+            self.traffic.setdefault(site, Traffic()).sent += size_of(message.content)
             yield message
 
     def answers(

@@ -235,9 +235,12 @@ class Settings(BaseModel, frozen=True):
         return tuple(int(size) for size in self.shape.split("x"))
 
     @property
-    def data_is_path(self) -> bool:
-        """Whether the data is a file or a folder."""
-        return self.data != "digits" and ":" not in self.data
+    def paths(self) -> dict[str, str]:
+        """Those of the settings `data`, `initial` and `reference` that name a file or a folder."""
+        data_is_path = self.data != "digits" and ":" not in self.data
+        reference = self.reference if self.reference_is_file else ""
+        found = {"reference": reference, "initial": self.initial, "data": self.data if data_is_path else ""}
+        return {key: path for key, path in found.items() if path}
 
     @property
     def reference_is_file(self) -> bool:
@@ -296,9 +299,14 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
+def as_shown(value: object) -> str:
+    """A setting's value for people: as a run config has it, texts without their quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def as_written(value: object) -> str:
     """A setting's value as a run config has it."""
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    return repr(value) if isinstance(value, str) else as_shown(value)
 
 
 def parse_settings(run_config: Mapping[str, object]) -> Settings:
@@ -332,7 +340,7 @@ def settings_table() -> str:
     """The settings as a table in Markdown: key, default, what it says."""
     rows = ["| setting | default | what it says |", "| --- | --- | --- |"]
     for field in Settings.model_fields.values():
-        shown = str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+        shown = as_shown(field.default)
         said = " ".join((field.description or "").split())
         rows.append(f"| `{field.alias}` | {f'`{shown}`' if shown else 'empty'} | {said} |")
     return "\n".join(rows)

@@ -37,6 +37,19 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ran:
     return Ran(int(ended.value.code or 0), told.out, told.err)
 
 
+def run_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> Ran:
+    """``fedrebasin settings`` of a file that holds ``text``."""
+    (tmp_path / "run.toml").write_text(text)
+    return run(capsys, "settings", tmp_path / "run.toml")
+
+
+def run_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, *options: str) -> Ran:
+    """``fedrebasin demo`` of a run config that holds ``text``, in a folder of its own."""
+    (tmp_path / "run.toml").write_text(text)
+    runs = ("--runs", tmp_path / "runs")
+    return run(capsys, "demo", "--run-config", tmp_path / "run.toml", *runs, *options)
+
+
 def some_digits() -> tuple[Tensor, Tensor]:
     """Samples as ``--data`` wants them."""
     images, labels = zip(*digits()[0][:2], strict=True)

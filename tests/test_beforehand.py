@@ -12,16 +12,14 @@ from models import Architecture, build
 from server.store import StoreError
 from strategies.files import write_tensors
 from strategies.settings import Settings, parse_settings
-from tests.commands import Ran, run
+from tests.commands import Ran, run_demo
 
 SMALL: dict[str, object] = {"model": "mlp", "width": 4, "depth": 1}
 SMALL_TOML = 'model = "mlp"\nwidth = 4\ndepth = 1\n'
 
 
 def play(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, *options: str) -> Ran:
-    (tmp_path / "run.toml").write_text(SMALL_TOML + text)
-    runs = ("--runs", str(tmp_path / "runs"))
-    return run(capsys, "demo", "--run-config", str(tmp_path / "run.toml"), *runs, *options)
+    return run_demo(tmp_path, capsys, SMALL_TOML + text, *options)
 
 
 def network(settings: Settings) -> dict[str, Tensor]:

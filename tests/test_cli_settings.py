@@ -8,13 +8,7 @@ import torch
 
 from models import Architecture
 from strategies.settings import default_config
-from tests.commands import Ran, run
-
-
-def read(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> Ran:
-    """``fedrebasin settings`` of a file that holds ``text``."""
-    (tmp_path / "run.toml").write_text(text)
-    return run(capsys, "settings", str(tmp_path / "run.toml"))
+from tests.commands import run, run_settings
 
 
 def test_without_a_file_the_defaults_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +43,7 @@ def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.Ca
 def test_what_is_wrong_is_said_with_an_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
 ) -> None:
-    done = read(tmp_path, capsys, text)
+    done = run_settings(tmp_path, capsys, text)
     assert done.code == 11
     assert told in done.err
 
@@ -77,19 +71,21 @@ def test_what_is_wrong_is_said_with_an_exit_code(
 def test_how_much_sites_would_send_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
 ) -> None:
-    done = read(tmp_path, capsys, f"model = 'mlp'\nwidth = 64\n{line}\n")
+    done = run_settings(tmp_path, capsys, f"model = 'mlp'\nwidth = 64\n{line}\n")
     assert (told in done.err) if told else "each site sends" not in done.err
 
 
 def test_layers_that_there_is_no_room_for_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = read(tmp_path, capsys, "model = 'mlp'\nwidth = 64\nmerge = 'sequential'\ngram-limit-megabytes = 0.03\n")
+    done = run_settings(
+        tmp_path, capsys, "model = 'mlp'\nwidth = 64\nmerge = 'sequential'\ngram-limit-megabytes = 0.03\n"
+    )
     assert "warning: 3 of 4 layers are merged by their mean: gram-limit-megabytes = 0.03 has no room for" in done.err
 
 
 def test_a_solved_head_that_later_rounds_may_not_bear_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = read(tmp_path, capsys, "model = 'mlp'\nwidth = 64\nhead = 'ridge'\nrounds = 3\n")
+    done = run_settings(tmp_path, capsys, "model = 'mlp'\nwidth = 64\nhead = 'ridge'\nrounds = 3\n")
     assert "warning: setting 'head' = 'ridge': in a network without normalisation" in done.err
 
 
@@ -113,7 +109,7 @@ def eight_by_eight(_: Architecture) -> torch.nn.Module:
 def test_a_network_that_cannot_be_built_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: str
 ) -> None:
-    done = read(tmp_path, capsys, text)
+    done = run_settings(tmp_path, capsys, text)
     assert done.code != 0
     assert told in done.err
 
@@ -126,7 +122,7 @@ def no_network() -> torch.nn.Module:
 def test_an_unknown_network_is_told_with_those_that_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = read(tmp_path, capsys, "model = 'resnet21'")
+    done = run_settings(tmp_path, capsys, "model = 'resnet21'")
     assert done.code != 0
     assert all(name in done.err for name in ("resnet21", "resnet20", "transformer"))
 

@@ -19,8 +19,8 @@ from cli.superlink import ROOT, SuperLink, packages, processes_of, short_folder,
 from server.live import failure
 from server.store import RunStore
 from server.summary import read_rounds
-from strategies.settings import Settings
-from tests.commands import run
+from strategies.settings import Settings, as_shown
+from tests.commands import run, run_demo
 from tests.deployment.samples import write_images
 from tests.waiting import wait_until
 
@@ -119,8 +119,7 @@ def test_options_that_a_run_config_replaces_are_not_taken_beside_it(
 def test_a_run_config_that_simulated_sites_cannot_play_is_told_before_anything_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, code: int, told: str
 ) -> None:
-    (tmp_path / "run.toml").write_text(text)
-    done = run(capsys, "demo", "--run-config", str(tmp_path / "run.toml"), "--runs", str(tmp_path / "runs"))
+    done = run_demo(tmp_path, capsys, text)
     assert done.code == code
     assert told in done.err
     assert not (tmp_path / "runs").exists()
@@ -148,16 +147,12 @@ def test_the_guide_says_in_what_the_demo_differs_from_the_defaults(
     monkeypatch.setattr(demo, "play_demo", play)
     run(capsys, "demo", "--runs", str(tmp_path))
     settings, usual = (each.model_dump(by_alias=True) for each in (plans[0].settings, Settings()))
-    differs = {key: (_written(got), _written(usual[key])) for key, got in settings.items() if got != usual[key]}
+    differs = {key: (as_shown(got), as_shown(usual[key])) for key, got in settings.items() if got != usual[key]}
     guide = (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \| `(\w+)` \|$", guide, re.MULTILINE)
     assert {key: (got, default) for key, got, default in rows} == {
         key: each for key, each in differs.items() if key not in ("run", "runs-dir")
     }
-
-
-def _written(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from strategies.idle import idle, remarks
 from strategies.settings import parse_settings
-from tests.commands import run
+from tests.commands import run_settings
 
 PRIVATE: dict[str, object] = {"align-at": "site", "reference": "reference.safetensors", "probe-points": 0}
 
@@ -166,15 +166,13 @@ def test_counts_in_place_of_what_was_solved_are_told(head: str, merge: str) -> N
 
 
 def test_it_is_told_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.toml").write_text("mix-points = 5")
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = run_settings(tmp_path, capsys, "mix-points = 5")
     assert done.code == 0
     assert "warning: setting 'mix-points' = 5 changes nothing: it needs mix = 'search'" in done.err
 
 
 def test_an_initial_network_that_is_not_here_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.toml").write_text("initial = 'away.safetensors'")
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = run_settings(tmp_path, capsys, "initial = 'away.safetensors'")
     assert "setting 'initial' = 'away.safetensors': there is no such file here; the server must have it" in done.err
 
 
@@ -182,8 +180,7 @@ def test_an_initial_network_that_is_not_here_is_told(tmp_path: Path, capsys: pyt
 def test_data_that_is_not_here_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, told: bool
 ) -> None:
-    (tmp_path / "run.toml").write_text(f"data = {data!r}")
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = run_settings(tmp_path, capsys, f"data = {data!r}")
     assert done.code == 0
     line = f"setting 'data' = {data!r}: there is no such file or folder here; the sites must have it"
     assert (line in done.err) is told
@@ -201,7 +198,6 @@ def test_data_that_is_not_here_is_told(
 def test_a_reference_that_may_be_a_mistake_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], reference: str, told: str
 ) -> None:
-    (tmp_path / "run.toml").write_text(f"reference = {reference!r}")
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = run_settings(tmp_path, capsys, f"reference = {reference!r}")
     assert done.code == 0
     assert (told in done.err) if told else "warning" not in done.err

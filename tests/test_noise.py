@@ -11,7 +11,7 @@ from server.report import write_report
 from server.store import RunStore
 from strategies.noise import budget, drowned, noise_deviation
 from strategies.settings import Settings, parse_settings
-from tests.commands import run
+from tests.commands import run_settings
 from tests.inprocess import play_in_process
 from tests.stores import COMPLETE, VOID, write_run
 
@@ -57,8 +57,7 @@ def test_rounds_add_up() -> None:
 
 
 def test_it_is_told_before_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.toml").write_text(TOML)
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = run_settings(tmp_path, capsys, TOML)
     assert done.code == 0
     assert "warning: setting 'privacy' = 'local-dp': the mean of 3 sites has noise of deviation 11.2" in done.err
     assert "privacy = 'local-dp': 3 rounds together are (ε, δ) = (1.5, 3e-05) private" in done.err

@@ -6,7 +6,7 @@ import pytest
 
 from cli.sent import SENT, sent_networks
 from strategies.settings import parse_settings
-from tests.commands import run
+from tests.commands import run_settings
 
 PRIVATE: dict[str, object] = {"align-at": "site", "start": "shared", "probe-points": 0}
 
@@ -46,8 +46,7 @@ def test_every_row_names_a_setting() -> None:
 
 
 def test_it_is_told_with_the_size_of_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.toml").write_text("baselines = true")
-    done = run(capsys, "settings", str(tmp_path / "run.toml"))
+    done = run_settings(tmp_path, capsys, "baselines = true")
     assert (
         "probe-points = 25: every site is sent every other site's network, as aligned and, where the server has it so, "
         "as it was trained, to measure the lines to them (one is 1.1 MB)\n" in done.err
