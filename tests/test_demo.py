@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import cli.demo as demo
+from cli import superlink
 from cli.superlink import ROOT, SuperLink, packages, processes_of, short_folder, stage_app
 from server.live import failure
 from server.store import RunStore
@@ -360,3 +361,23 @@ def test_the_processes_of_a_home_are_found_wherever_they_went(tmp_path: Path) ->
         child.kill()
         child.wait()
     assert processes_of(tmp_path) == []
+
+
+def test_what_shows_no_environment_while_it_starts_is_ended_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux shows a process without its environment while it turns into another program, which is seen by luck only."""
+    environment = os.environ | {"FLWR_HOME": str(tmp_path)}
+    child = subprocess.Popen(["sleep", "60"], start_new_session=True, env=environment)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    unseen = iter(range(2))
+    monkeypatch.setattr(
+        superlink, "processes_of", lambda home: [] if next(unseen, None) is not None else processes_of(home)
+    )
+    try:
+        assert superlink.end_all(ended, tmp_path) == []
+        assert child.poll() == -signal.SIGTERM
+    finally:
+        child.kill()
+        child.wait()
