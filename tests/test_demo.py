@@ -371,10 +371,13 @@ def test_what_shows_no_environment_while_it_starts_is_ended_too(
     child = subprocess.Popen(["sleep", "60"], start_new_session=True, env=environment)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    unseen = iter(range(2))
-    monkeypatch.setattr(
-        superlink, "processes_of", lambda home: [] if next(unseen, None) is not None else processes_of(home)
-    )
+    looks: list[Path] = []
+
+    def unseen_twice(home: Path) -> list[int]:
+        looks.append(home)
+        return [] if len(looks) <= 2 else processes_of(home)
+
+    monkeypatch.setattr(superlink, "processes_of", unseen_twice)
     try:
         assert superlink.end_all(ended, tmp_path) == []
         assert child.poll() == -signal.SIGTERM
