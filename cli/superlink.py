@@ -64,7 +64,7 @@ class SuperLink:
             arguments += ["--federation-config", f"num-supernodes={n_sites} client-resources-num-cpus=1"]
         said = self.flwr(*arguments)
         if not said.get("run-id"):
-            raise FlowerError(f"flwr run did not start the run: {said}")
+            raise FlowerError(f"flwr run did not start the run: {complaint(said)}")
         return str(said["run-id"])
 
     def status(self, run_id: str) -> str:
@@ -245,6 +245,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def complaint(said: Mapping[str, object]) -> str:
+    """What `flwr` says of what went wrong, in one line."""
+    return " ".join(str(said.get("error-message") or said).split())
 
 
 def _check_free(port: int) -> None:

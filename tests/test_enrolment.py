@@ -1,5 +1,6 @@
 """Keys, requests, certificates and kits: what a site gives away, and what it takes."""
 
+import json
 import os
 import pwd
 import shutil
@@ -18,12 +19,12 @@ from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import exclusively, read_settings
 from cli.enrolment.keys import fingerprint, new_key, public_ssh, read_private, read_public
 from cli.enrolment.kits import (
-    clear_place,
     install_kit,
     kit_fingerprint,
-    make_kit,
+    kit_folder,
     membership_of,
     write_environment,
+    write_kit,
     write_units,
 )
 from cli.enrolment.layout import ServerFolder, SiteFolder
@@ -32,6 +33,7 @@ from cli.enrolment.register import Entry, Issued, Register, read_register, write
 from cli.enrolment.requests import compare, make_request, read_request
 from cli.enrolment.server import make_server
 from cli.enrolment.settings import Federation, Membership, SiteSettings
+from cli.superlink import free_port
 from strategies.errors import SettingsError
 from tests.commands import run
 
@@ -47,7 +49,8 @@ def joined(tmp_path: Path, authority: Authority = AUTHORITY) -> tuple[SiteFolder
     asked = read_request(make_request(site, "site-us"))
     certificate = authority.sign_site(asked.key, asked.name, 365)
     kit = tmp_path / "kit"
-    told = make_kit(kit, membership_of(FEDERATION, asked.name, "17"), authority.certificate, certificate)
+    with kit_folder(kit) as folder:
+        told = write_kit(folder, membership_of(FEDERATION, asked.name, "17"), authority.certificate, certificate)
     return site, kit, told
 
 
@@ -222,15 +225,41 @@ def test_a_site_that_has_not_said_where_its_data_is_does_not_start(tmp_path: Pat
 
 
 def test_a_kit_takes_the_place_of_a_kit_and_of_nothing_else(tmp_path: Path) -> None:
-    _, kit, _ = joined(tmp_path)
-    clear_place(kit)
+    _, kit, told = joined(tmp_path)
+    with pytest.raises(KeyboardInterrupt), kit_folder(kit):
+        raise KeyboardInterrupt
+    assert kit_fingerprint(kit) == told
+    with kit_folder(kit):
+        pass
     assert list(kit.iterdir()) == []
     (kit / "thesis.tex").write_text("")
     with pytest.raises(KitError, match="there is something that is no kit; name another place with --kit"):
-        clear_place(kit)
+        kit_folder(kit).__enter__()
     assert (kit / "thesis.tex").exists()
     with pytest.raises(KitError, match="a kit cannot be written here"):
-        clear_place(kit / "thesis.tex" / "below")
+        kit_folder(kit / "thesis.tex" / "below").__enter__()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kit", "site"]
+
+
+def test_a_kit_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "site", "install", tmp_path / "nope.kit", "--fingerprint", "x", "--folder", tmp_path)
+    assert done.code == 31
+    assert "nope.kit: no such folder: expected the kit that `fedrebasin server approve` made" in done.err
+
+
+def test_without_a_superlink_nobody_is_let_in_and_no_kit_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What Flower says of it comes as one sentence, with the address at which it was looked for."""
+    server, address = tmp_path / "server", f"localhost:{free_port()}"
+    run(capsys, "server", "init", "--proxy", "localhost:8443", "--superlink", address, "--folder", server)
+    request = make_request(SiteFolder(tmp_path / "site"), "site-us")
+    done = run(capsys, "server", "approve", request, "--folder", server, "--kit", tmp_path / "kits" / "a.kit")
+    assert done.code == 15
+    assert f"the SuperLink did not register 'site-us': Using SuperLink: fedrebasin ({address}) Conn" in done.err
+    assert "{" not in done.err
+    assert list((tmp_path / "kits").iterdir()) == []
+    assert json.loads((server / "sites.json").read_text())["sites"] == []
 
 
 def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

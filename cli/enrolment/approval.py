@@ -10,7 +10,7 @@ from cli.enrolment.authority import Authority, pem
 from cli.enrolment.errors import EnrolmentError
 from cli.enrolment.files import exclusively, parsed, write_public
 from cli.enrolment.keys import fingerprint, public_ssh, read_public
-from cli.enrolment.kits import clear_place, make_kit, membership_of
+from cli.enrolment.kits import kit_folder, membership_of, write_kit
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry, Issued, Register, read_register
 from cli.enrolment.requests import SiteRequest
@@ -49,18 +49,25 @@ class Server:
         Raises `EnrolmentError` for a key that is on the list already.
         """
         with exclusively(self.folder.register):
-            return self._approve(self.register(), asked, kit)
+            register = self.register()
+            if any(each.key == fingerprint(asked.key) for each in register.sites):
+                raise EnrolmentError(
+                    f"{asked.name}: this key is on the list already. Its next certificate comes with `fedrebasin "
+                    "server renew`; a revoked key stays revoked: the site asks anew with another"
+                )
+            with kit_folder(kit) as folder:
+                return self._approve(register, asked, folder)
 
     def renew(self, name: str, kit: Path) -> tuple[Entry, str]:
         """The site's entry with one more certificate for its key, and its new kit's fingerprint."""
         with exclusively(self.folder.register):
             register = self.register()
             entry = register.enrolled_or_raise(name)
-            clear_place(kit)
-            key = read_public(entry.public_key.encode())
-            certificate = self.authority.sign_site(key, name, self.federation.certificate_days)
-            renewed = entry.renewed(certificate)
-            return renewed, self._make_kit(register.with_entry(renewed), renewed, certificate, kit)
+            with kit_folder(kit) as folder:
+                key = read_public(entry.public_key.encode())
+                certificate = self.authority.sign_site(key, name, self.federation.certificate_days)
+                renewed = entry.renewed(certificate)
+                return renewed, self._write_kit(register.with_entry(renewed), renewed, certificate, folder)
 
     def revoke(self, name: str) -> Entry:
         """The entry of a site that is shut out: at the proxy first, which works even when the SuperLink is silent.
@@ -76,13 +83,7 @@ class Server:
             unregister_node(link, entry.node_id)
         return entry
 
-    def _approve(self, register: Register, asked: SiteRequest, kit: Path) -> tuple[Entry, str]:
-        if any(each.key == fingerprint(asked.key) for each in register.sites):
-            raise EnrolmentError(
-                f"{asked.name}: this key is on the list already. Its next certificate comes with `fedrebasin server "
-                "renew`; a revoked key stays revoked: the site asks anew with another"
-            )
-        clear_place(kit)
+    def _approve(self, register: Register, asked: SiteRequest, folder: Path) -> tuple[Entry, str]:
         certificate = self.authority.sign_site(asked.key, asked.name, self.federation.certificate_days)
         public_key = public_ssh(asked.key)
         with reach_superlink(self.folder, self.federation) as link:
@@ -99,13 +100,13 @@ class Server:
             approved=datetime.now(UTC),
             certificates=[Issued.of(certificate)],
         )
-        return entry, self._make_kit(register.with_entry(entry), entry, certificate, kit)
+        return entry, self._write_kit(register.with_entry(entry), entry, certificate, folder)
 
-    def _make_kit(self, register: Register, entry: Entry, certificate: x509.Certificate, kit: Path) -> str:
+    def _write_kit(self, register: Register, entry: Entry, certificate: x509.Certificate, folder: Path) -> str:
         self._publish(register)
         write_public(self.folder.issued / f"{entry.name}.site.crt", pem(certificate))
         membership = membership_of(self.federation, entry.name, entry.node_id)
-        return make_kit(kit, membership, self.authority.certificate, certificate)
+        return write_kit(folder, membership, self.authority.certificate, certificate)
 
     def _publish(self, register: Register) -> None:
         publish(self.folder, self.federation, self.authority, register)

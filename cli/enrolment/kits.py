@@ -5,6 +5,9 @@ import os
 import pwd
 import secrets
 import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,39 +48,50 @@ def membership_of(federation: Federation, name: str, node_id: str) -> Membership
     )
 
 
-def make_kit(path: Path, membership: Membership, authority: x509.Certificate, certificate: x509.Certificate) -> str:
-    """Writes a kit and returns its fingerprint."""
-    clear_place(path)
-    write_public(path / "membership.toml", tomli_w.dumps(membership.model_dump(by_alias=True)).encode())
-    write_public(path / "site.toml", render("site/site.toml.j2", data=membership.run.get("data", "")))
-    write_public(path / "compose.yml", render("site/compose.yml.j2", site=membership.site, image=membership.image))
-    write_public(path / "ca.crt", pem(authority))
-    write_public(path / "site.crt", pem(certificate))
-    return kit_fingerprint(path)
+@contextmanager
+def kit_folder(path: Path) -> Generator[Path]:
+    """An empty folder that becomes ``path`` at the end of the block; where that fails, what was there is there still.
 
-
-def clear_place(path: Path) -> None:
-    """Makes the empty folder ``path``; of what was there, only a kit goes.
-
-    Raises `KitError` where that cannot be: asked before a site is let in, so that none is without its kit.
+    Raises `KitError` before the block where ``path`` is something else than a kit, or cannot be written: a site that is
+    let in must not be without its kit.
     """
     if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - set(FILES)):
         raise KitError(f"{path}: there is something that is no kit; name another place with --kit")
     try:
-        if path.exists():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise KitError(
             f"{path}: a kit cannot be written here: {error.strerror}; name another place with --kit"
         ) from error
+    try:
+        yield made
+        made.chmod(0o755)
+        shutil.rmtree(path, ignore_errors=True)
+        made.rename(path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def write_kit(folder: Path, membership: Membership, authority: x509.Certificate, certificate: x509.Certificate) -> str:
+    """Writes a kit and returns its fingerprint."""
+    write_public(folder / "membership.toml", tomli_w.dumps(membership.model_dump(by_alias=True)).encode())
+    write_public(folder / "site.toml", render("site/site.toml.j2", data=membership.run.get("data", "")))
+    write_public(folder / "compose.yml", render("site/compose.yml.j2", site=membership.site, image=membership.image))
+    write_public(folder / "ca.crt", pem(authority))
+    write_public(folder / "site.crt", pem(certificate))
+    return kit_fingerprint(folder)
 
 
 def kit_fingerprint(path: Path) -> str:
     """SHA-256 over the names and contents of the kit's files. Raises `KitError` where one is missing or foreign."""
-    found = sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+    if not path.is_dir():
+        raise KitError(f"{path}: no such folder: expected the kit that `fedrebasin server approve` made")
+    found = sorted(each.name for each in path.iterdir())
     if found != sorted(FILES):
-        raise KitError(f"{path}: not a kit: expected the files {', '.join(sorted(FILES))}; got {', '.join(found)}")
+        raise KitError(
+            f"{path}: not a kit: expected the files {', '.join(sorted(FILES))}; got {', '.join(found) or 'none'}"
+        )
     lines = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(FILES)]
     return digest("".join(lines).encode())
 

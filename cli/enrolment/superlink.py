@@ -9,7 +9,7 @@ import tomli_w
 
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.settings import Federation
-from cli.superlink import CONNECTION, FlowerError, SuperLink, flower_environment, short_folder
+from cli.superlink import CONNECTION, FlowerError, SuperLink, complaint, flower_environment, short_folder
 
 Node = dict[str, str]
 
@@ -33,7 +33,7 @@ def register_node(link: SuperLink, name: str, public_key: bytes) -> str:
     path.write_bytes(public_key)
     said = link.flwr("supernode", "register", str(path), CONNECTION, "--name", name)
     if not said.get("node-id"):
-        raise FlowerError(f"the SuperLink did not register {name!r}: {said}")
+        raise FlowerError(f"the SuperLink did not register {name!r}: {complaint(said)}")
     return str(said["node-id"])
 
 
@@ -42,7 +42,7 @@ def unregister_node(link: SuperLink, node_id: str) -> None:
     if node_id in nodes(link):
         said = link.flwr("supernode", "unregister", node_id, CONNECTION)
         if not said.get("success"):
-            raise FlowerError(f"the SuperLink did not forget node {node_id}: {said}")
+            raise FlowerError(f"the SuperLink did not forget node {node_id}: {complaint(said)}")
 
 
 def nodes(link: SuperLink) -> dict[str, str]:
@@ -52,6 +52,6 @@ def nodes(link: SuperLink) -> dict[str, str]:
     """
     said = link.flwr("supernode", "list", CONNECTION)
     if not said.get("success") or "nodes" not in said:
-        raise FlowerError(f"the SuperLink does not tell its nodes: {said}")
+        raise FlowerError(f"the SuperLink does not tell its nodes: {complaint(said)}")
     listed = cast(list[Node], said["nodes"])
     return {node["node-id"]: node["status"] for node in listed if node["status"] != "unregistered"}
