@@ -10,7 +10,7 @@ from alignment import permute
 from alignment.barrier import DEFINITION
 from cli import options
 from cli.bars import Bars, bars
-from cli.card import matching_record, network_record, share_moved
+from cli.card import network_record, share_moved
 from cli.evidence import Evidence, read_evidence
 from cli.fitting import fitting_state
 from cli.match import Matcher
@@ -127,13 +127,13 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         reference=names[0],
         other=names[1],
         sha256=[file.sha256 for file in files],
-        network=network_record(network.architecture),
+        network=network_record(network),
         method=plan.method,
         seed=plan.seed,
         data=plan.evidence.data.name,
         held_out=apart.name if apart is not None else None,
         flatters=apart is None and (plan.method is not Method.WEIGHTS or network.has_batch_norm),
-        matching=matching_record(matching),
+        matching=MatchingRecord.of(matching),
         moved=share_moved(matching),
         paths=paths,
         definition=DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else ""),

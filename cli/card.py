@@ -8,7 +8,7 @@ import torch
 from jinja2 import Environment
 
 from alignment import Matching
-from models import Architecture
+from cli.networks import Network
 from server.records import BarrierRecord, MatchingRecord, Record, Score
 
 STALE = (
@@ -79,27 +79,17 @@ class Card(Record, frozen=True):
         )
 
 
-def network_record(architecture: Architecture) -> dict[str, str | int]:
-    """What is known of the architecture; empty and 0: the family's usual."""
+def network_record(network: Network) -> dict[str, str | int]:
+    """What is known of the architecture; empty and 0: the family's usual, or, of the shape, that nothing tells it."""
+    architecture = network.architecture
     return {
         "model": architecture.model,
-        "shape": "x".join(str(size) for size in architecture.shape),
+        "shape": "" if network.shape_is_a_guess else "x".join(str(size) for size in architecture.shape),
         "classes": architecture.classes,
         "width": architecture.width,
         "depth": architecture.depth,
         "norm": architecture.norm,
     }
-
-
-def matching_record(matching: Matching) -> MatchingRecord:
-    """The matching without its permutation."""
-    return MatchingRecord(
-        objective=matching.objective,
-        gain=matching.gain,
-        sweeps=matching.sweeps,
-        converged=matching.converged,
-        moved=matching.moved,
-    )
 
 
 def share_moved(matching: Matching) -> float:

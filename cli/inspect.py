@@ -95,7 +95,7 @@ def examine(network: Network, state: State, weights: str, seed: int) -> Inspecti
     gap = check_spec(module, spec, network.example, generator=generator, trials=TRIALS)
     sizes = {name: parameter.numel() for name, parameter in network.module.named_parameters()}
     return Inspection(
-        network=network_record(network.architecture),
+        network=network_record(network),
         parameters=sum(sizes.values()),
         moving_parameters=sum(size for name, size in sizes.items() if name in spec.moving),
         groups=_groups(spec),

@@ -11,7 +11,7 @@ from alignment.batches import network_with
 from alignment.interpolate import weighted_mean
 from alignment.least_squares import fitted_in_sequence, gram_sizes
 from cli.bars import Advance, Bars
-from cli.card import Card, DataRecord, InputRecord, matching_record, network_record, share_moved, versions
+from cli.card import Card, DataRecord, InputRecord, network_record, share_moved, versions
 from cli.evidence import Batches, Evidence
 from cli.fitting import fitting_state
 from cli.match import Matcher
@@ -20,7 +20,7 @@ from cli.networks import Description, Network, NetworkFile, State, find_network,
 from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
-from server.records import BarrierRecord
+from server.records import BarrierRecord, MatchingRecord
 from strategies.files import sha256_of, write_tensors, write_text
 
 
@@ -123,7 +123,7 @@ def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merge
         file=output.name,
         sha256=sha256_of(output),
         parameters=sum(parameter.numel() for parameter in network.module.parameters()),
-        network=network_record(network.architecture),
+        network=network_record(network),
         method=plan.method,
         layers=plan.layers,
         steps=plan.steps if plan.method is Method.STRAIGHT_THROUGH else None,
@@ -154,7 +154,7 @@ def _matched(record: InputRecord, k: int, plan: Plan, aligned: Aligned, judge: J
     if judge is not None:
         paths = judge.paths(aligned.states[0], aligned.states[k], aligned.brought(k), plan.points)
         barrier = BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier)
-    found = {"matching": matching_record(matching), "moved": share_moved(matching), "barrier": barrier}
+    found = {"matching": MatchingRecord.of(matching), "moved": share_moved(matching), "barrier": barrier}
     return record.model_copy(update=found)
 
 

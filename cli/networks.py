@@ -16,7 +16,7 @@ from cli.options import OptionError
 from client.sources import Samples, describe_samples, scaled
 from models import FAMILIES, Architecture, build
 from models.imported import import_function
-from models.inferred import infer
+from models.inferred import MADE_UP, infer
 from strategies.checkpoints import read_checkpoint
 from strategies.errors import OperatorError
 from strategies.files import sha256_of
@@ -59,12 +59,16 @@ class NetworkFile:
 
 @dataclass(frozen=True)
 class Network:
-    """A network, how it was described, and inputs that it has been seen to take."""
+    """A network, how it was described, and inputs that it has been seen to take.
+
+    shape_is_a_guess  of convolutions and of sequences the weights do not tell it, and nothing else does
+    """
 
     architecture: Architecture
     module: nn.Module
     example: tuple[Any, ...]
     n_outputs: int
+    shape_is_a_guess: bool = False
 
     @property
     def has_batch_norm(self) -> bool:
@@ -93,7 +97,8 @@ def find_network(
     architecture = _architecture(said, file, samples)
     module = build(architecture, seed).eval()
     example = _example(said, architecture, samples, seed)
-    network = Network(architecture, module, example, _count_outputs(architecture, module, example))
+    is_a_guess = said.model in MADE_UP and not said.shape and not said.example and samples is None
+    network = Network(architecture, module, example, _count_outputs(architecture, module, example), is_a_guess)
     if samples is not None and int(samples.targets.max()) >= network.n_outputs:
         raise FitError(
             f"the data has class {int(samples.targets.max())}, but {describe(architecture)} has {network.n_outputs} "

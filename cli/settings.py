@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.sent import sent_networks
 from models import Architecture, build, example_inputs, head_name, size_bytes
-from server.heads import check_head, head_remarks
+from server.heads import check_head
+from server.remarks import network_remarks
 from server.shared import check_shared
 from strategies.errors import SettingsError
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
-from strategies.noise import budget, drowned
+from strategies.noise import budget
 from strategies.settings import REFERENCES, Settings, as_shown, parse_settings
 
 GIGABYTE = 1_000_000_000
@@ -69,13 +70,14 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     check_head(model, found)
     check_shared(model, found)
     tell_idle(found)
-    for line in head_remarks(model, found):
+    for line in network_remarks(model, found):
         warn(line)
     if not simulated:
         for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):
             _tell(line)
     tell_sums(model, inputs, found)
-    tell_noise(model, found)
+    if spent := budget(found, found.rounds):
+        _tell(f"privacy = {found.privacy!r}: {spent}")
     return found
 
 
@@ -114,14 +116,6 @@ def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
             _tell(f"{called}: each site sends {sums}{twice}")
             if sums.shortfall:
                 warn(sums.shortfall)
-
-
-def tell_noise(model: nn.Module, found: Settings) -> None:
-    """Says what differential privacy leaves of an update, and what all rounds give away together."""
-    if spent := budget(found, found.rounds):
-        _tell(f"privacy = {found.privacy!r}: {spent}")
-    for line in drowned(found, sum(each.numel() for each in model.parameters())):
-        warn(line)
 
 
 def _tell(text: str) -> None:

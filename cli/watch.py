@@ -117,6 +117,8 @@ def _merge(now: Snapshot) -> list[Text]:
     lines = [f"merge of round {now.merged_round}"]
     if now.barrier is not None:
         lines.append(f"barrier naive {_number(now.barrier.naive)}, aligned {_number(now.barrier.aligned)} nats")
+    if now.undone:
+        lines.append(f"guard: alignment undone of {', '.join(now.undone)}")
     if "merged" in now.accuracy:
         alone = f"{now.accuracy['best_site']:.3f}" if "best_site" in now.accuracy else "unknown"
         lines.append(f"accuracy merged {now.accuracy['merged']:.3f}, best site alone {alone}")

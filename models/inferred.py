@@ -12,13 +12,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 # Where the shapes do not tell the size of an image or the length of a sequence, any will do.
 SIDE = 32
 TIME = 8
+MADE_UP = ("vgg11", "vgg16", "resnet18", "resnet20", "resnet50", "gru")
 
 
 def infer(model: str, shapes: Shapes) -> Architecture | None:
     """The architecture of the family ``model`` that has tensors of these shapes.
 
     None when they are not that family's, or the family is none of ours. Heights, widths and lengths on which no tensor
-    depends are made up.
+    depends are made up, as they are for the families in ``MADE_UP``.
     """
     reader = READERS.get(model)
     try:

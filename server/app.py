@@ -14,8 +14,9 @@ from alignment.tracing import derive_spec
 from models import Architecture, build, example_inputs
 from models.errors import ModelError
 from server.given import first_reference, first_state
-from server.heads import check_head, class_counts, head_remarks
+from server.heads import check_head, class_counts
 from server.live import failure
+from server.remarks import network_remarks
 from server.report import write_report
 from server.resume import Beginning, FinishedError, begin
 from server.run import Run
@@ -27,7 +28,6 @@ from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
 from strategies.idle import remarks
 from strategies.logs import show_log
-from strategies.noise import drowned
 from strategies.settings import Settings, parse_settings
 from strategies.spool import Spool
 
@@ -110,8 +110,7 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
     sites = Sites(grid, settings, tell=store.tell, spool=strategy.spool)
-    told = [*head_remarks(model, settings), *drowned(settings, sum(each.numel() for each in model.parameters()))]
-    Run(settings, store, sites, strategy, model, told).play(beginning)
+    Run(settings, store, sites, strategy, model, network_remarks(model, settings)).play(beginning)
 
 
 def bounds_of(settings: Settings) -> Bounds:

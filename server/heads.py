@@ -11,7 +11,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor, nn
 
 from alignment.barrier import LossSums
-from alignment.batch_norm import BATCH_NORMS
 from alignment.errors import StateError
 from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
 from models import head_name
@@ -35,11 +34,6 @@ from strategies.protocol import (
 )
 from strategies.settings import Settings
 
-# What keeps features at their size, whatever a mean does to them; running means and variances are renewed after it.
-NORMALISING = (
-    *BATCH_NORMS,
-    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-)
 # Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
 scales = [2 ** (0.375 * number) for number in range(17)]
 
@@ -75,21 +69,6 @@ def check_head(model: nn.Module, settings: Settings) -> None:
         feature_sums(model, head, [(inputs, targets)], settings.classes)
     except StateError as error:
         raise SettingsError(f"setting {key!r}: {error}. Set {instead}, or change the network.") from error
-
-
-def head_remarks(model: nn.Module, settings: Settings) -> list[str]:
-    """What whoever asks for a solved last layer is told where later rounds may not bear it.
-
-    Without normalisation features shrink in every mean, and the solved layer grows by as much: from the third round on
-    training goes astray. REPAIR gives features their size back.
-    """
-    normalised = any(isinstance(layer, NORMALISING) for layer in model.modules())
-    if normalised or settings.rounds == 1 or not settings.solves_head or settings.repair:
-        return []
-    return [
-        f"setting 'head' = {settings.head!r}: in a network without normalisation each mean makes features smaller and "
-        "the solved last layer larger, until later rounds may diverge; set repair = true, head = 'mean' or rounds = 1"
-    ]
 
 
 def average_by_counts(

@@ -2,7 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from alignment import Matching
 from alignment.barrier import DEFINITION, LossSums
+from strategies.alignments import Reported
 
 
 class Record(BaseModel, frozen=True):
@@ -69,8 +71,20 @@ class MatchingRecord(Record, frozen=True):
     """Whether the last of them changed nothing."""
     moved: dict[str, float]
     """By group of units, the share that is in another place."""
-    seconds: float = 0.0
-    """What it took."""
+    seconds: float | None = None
+    """What it took; left open where the same networks must give the same record, as in the card of a merge."""
+
+    @classmethod
+    def of(cls, matching: Matching | Reported, seconds: float | None = None) -> "MatchingRecord":
+        """The matching without its permutation."""
+        return cls(
+            objective=matching.objective,
+            gain=matching.gain,
+            sweeps=matching.sweeps,
+            converged=matching.converged,
+            moved=dict(matching.moved),
+            seconds=seconds,
+        )
 
 
 class RefusedRecord(Record, frozen=True):

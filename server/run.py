@@ -319,17 +319,7 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         outcome=outcome,
         reference=merged.reference,
         weights=merged.weights,
-        matchings={
-            site: MatchingRecord(
-                objective=m.objective,
-                gain=m.gain,
-                sweeps=m.sweeps,
-                converged=m.converged,
-                moved=dict(m.moved),
-                seconds=merged.seconds.get(site, 0.0),
-            )
-            for site, m in merged.matchings.items()
-        },
+        matchings={site: MatchingRecord.of(m, merged.seconds.get(site, 0.0)) for site, m in merged.matchings.items()},
         seconds=watch.seconds,
         recalibration_samples=watch.recalibration_samples,
         head=watch.head,

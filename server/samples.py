@@ -117,5 +117,5 @@ def _of_matchings(record: RoundRecord) -> Iterator[Sample]:
         yield Sample(m.OBJECTIVE, (site,), matching.objective)
         yield Sample(m.OBJECTIVE_GAIN, (site,), matching.gain)
         yield Sample(m.SWEEPS, (site,), matching.sweeps)
-        yield Sample(m.MATCHING_DURATION, (site,), matching.seconds)
+        yield Sample(m.MATCHING_DURATION, (site,), matching.seconds or 0.0)
         yield from (Sample(m.MOVED, (site, group), share) for group, share in matching.moved.items())

@@ -28,6 +28,7 @@ class Snapshot(BaseModel, frozen=True):
     state         active, finished, failed, or dead: by its own word active, and played by no process
     exit_code     with which it ended; None while it has not, or nobody knows
     seconds_left  until the deadline for replies or for sites to join; None while none are waited for
+    undone        sites whose alignment the guard undid in the last merge: they are in it as they came
     """
 
     run: str
@@ -45,6 +46,7 @@ class Snapshot(BaseModel, frozen=True):
     sites: list[SiteNow]
     merged_round: int | None
     barrier: BarrierRecord | None
+    undone: list[str]
     accuracy: dict[str, float]
 
 
@@ -67,6 +69,7 @@ def snapshot(run: Run, now: float) -> Snapshot:
         sites=[_site(run, site) for site in sorted({*status.joined, *status.asked, *status.refused})],
         merged_round=merged.round if merged else None,
         barrier=merged.barrier if merged else None,
+        undone=sorted(s for s, each in merged.guard.items() if each.decision == "undone") if merged else [],
         accuracy={name: score.accuracy for name, score in network_scores(merged, alone).items()} if merged else {},
     )
 

@@ -178,6 +178,20 @@ def test_a_batch_norm_merge_without_data_says_that_it_is_at_chance(
     assert "**Do not use as it is.** The BatchNorm statistics are stale" in output.with_suffix(".md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("more", "told"), [((), ""), (("--shape", "1x8x8"), "1x8x8"), ((DATA,), "1x8x8")], ids=["nothing", "shape", "data"]
+)
+def test_the_card_states_no_shape_that_nothing_tells(
+    tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys, more: tuple[str, ...], told: str
+) -> None:
+    ran = run(capsys, "merge", *residuals, RESNET, *more, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 0
+    card = card_of(tmp_path / "out.safetensors")
+    assert card["network"]["shape"] == told
+    assert ("shape" in (tmp_path / "out.md").read_text().split("## Inputs")[0]) == bool(told)
+    assert card["inputs"][1]["matching"]["seconds"] is None
+
+
 def test_data_recalibrate_batch_norm(tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys) -> None:
     output = tmp_path / "out.safetensors"
     ran = run(capsys, "merge", *residuals, RESNET, "-o", output, DATA, "--points", "2", "--batch-size", "999")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from alignment.barrier import LossSums
 from models import Architecture, build
-from server.heads import average_by_counts, best_scales, check_head, head_remarks, scales
+from server.heads import average_by_counts, best_scales, check_head, scales
 from server.records import RoundRecord
+from server.remarks import network_remarks
 from server.shared import check_shared
 from server.store import RunStore
 from server.summary import read_rounds
@@ -241,7 +242,7 @@ def test_the_first_round_notes_what_may_come_of_its_settings(tmp_path: Path) -> 
 def test_rounds_of_solved_heads_without_normalisation_are_warned_of(changes: dict[str, object], told: bool) -> None:
     settings = parse_settings({"model": "mlp", "width": 16, "head": "ridge", "rounds": 3, **changes})
     model = build(Architecture(*settings.network), 0)
-    assert ["diverge" in line for line in head_remarks(model, settings)] == [True] * told
+    assert ["diverge" in line for line in network_remarks(model, settings)] == [True] * told
 
 
 def test_without_one_sites_sums_no_head_is_solved(tmp_path: Path) -> None:

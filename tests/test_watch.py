@@ -95,6 +95,15 @@ def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.Captu
     assert max(map(len, done.out.splitlines())) <= 80
 
 
+def test_an_alignment_that_the_guard_undid_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guard = {"site-eu": COMPLETE.guard["site-eu"].model_copy(update={"decision": "undone"})}
+    run = write_run(tmp_path / "run", [COMPLETE.model_copy(update={"guard": guard})])
+    assert "guard: alignment undone of site-eu" in command(capsys, "watch", run).out
+    assert json.loads(command(capsys, "watch", run, "--format", "json").out)["undone"] == ["site-eu"]
+    kept = command(capsys, "watch", write_run(tmp_path / "kept", [COMPLETE]))
+    assert "undone" not in kept.out
+
+
 def test_where_no_site_was_measured_alone_it_says_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = command(capsys, "watch", write_run(tmp_path / "run", [COMPLETE.model_copy(update={"baselines": {}})]))
     assert "accuracy merged 0.950, best site alone unknown" in done.out
