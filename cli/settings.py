@@ -138,10 +138,13 @@ def tell_idle(found: Settings) -> None:
 def read_run_config(file: Path) -> dict[str, object]:
     """The keys and values of a TOML file. Raises `SettingsError` when it is none."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        read = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(
             f'{file}: not TOML: {error}; expected lines such as  rounds = 5  or  split = "iid"'
         ) from error
+    if tables := [key for key, value in read.items() if isinstance(value, dict)]:
+        raise SettingsError(f"{file}: [{tables[0]}] is a table; settings stand in none: remove that line")
+    return read

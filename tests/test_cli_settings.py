@@ -34,7 +34,7 @@ def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.Ca
         ("width = 100000", "'resnet20' of width 100000 takes 42,160 GB, and this machine has"),
         ("width = 10000000000000000000", "takes more bytes than can be counted, and this machine has"),
         ("width = 1000000000000", "takes more bytes than can be counted, and this machine has"),
-        ("[quality]\nrounds = 3", "setting 'quality': there is no such setting\n"),
+        ("[quality]\nrounds = 3", "run.toml: [quality] is a table; settings stand in none: remove that line"),
         ("shape = '1x5x5'\nmodel = 'tests.test_cli_settings:eight_by_eight'", "does not take 1x5x5: RuntimeError"),
         ("classes = 3\nmodel = 'tests.test_cli_settings:eight_by_eight'", "has 10 outputs, expected 3"),
         ("head = 'ridge'\nmodel = 'tests.test_cli_settings:without_a_bias'", "must have a bias and 10 outputs"),
