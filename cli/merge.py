@@ -25,7 +25,12 @@ def merge(
     inputs: Annotated[list[Path], typer.Argument(help="Two or more safetensors files; the first is the reference.")],
     model: options.Model,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="OUT.safetensors; the card goes to OUT.md and OUT.json.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="OUT.safetensors, whose folder is made if need be; the card goes to OUT.md and OUT.json.",
+        ),
     ],
     method: options.MatchBy = Method.WEIGHTS,
     layers: options.MergeBy = Layers.MEAN,
