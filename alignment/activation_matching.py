@@ -20,6 +20,7 @@ TIE_BREAK = 1e-4
 """Weight of the cosines where units never vary: it outweighs no correlation, and tells such units apart."""
 
 
+@torch.no_grad()
 def match_activations(
     spec: PermutationSpec,
     model: nn.Module,

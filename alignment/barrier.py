@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf, isnan
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,9 @@ class Barrier:
     """The path between two networks, and its height.
 
     lambdas     from 0, the reference, to 1, the other network
-    losses      mean loss at each λ
+    losses      mean loss at each λ; infinite where it is not a number
     accuracies  share of right answers, 0..1, at each λ; not a number where there are no classes
-    barrier     as `definition` says
+    barrier     as `definition` says; infinite where the loss on the way is, not a number where that of an end is
     definition  said wherever the barrier is shown: others subtract the λ-weighted ends, or count errors
     """
 
@@ -108,8 +109,10 @@ def barrier_from_losses(lambdas: Sequence[float], losses: Sequence[float], accur
         raise ValueError(f"a path runs from λ = 0 to λ = 1, got {list(lambdas)}")
     if not len(lambdas) == len(losses) == len(accuracies):
         raise ValueError(f"{len(lambdas)} λ, {len(losses)} losses, {len(accuracies)} accuracies: expected as many")
-    height = max(losses) - (losses[0] + losses[-1]) / 2
-    return Barrier(tuple(lambdas), tuple(losses), tuple(accuracies), height)
+    # A number that is none is greater than nothing, and would vanish from the maximum.
+    known = [inf if isnan(loss) else loss for loss in losses]
+    height = max(known) - (known[0] + known[-1]) / 2
+    return Barrier(tuple(lambdas), tuple(known), tuple(accuracies), height)
 
 
 def _sums(network: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss) -> LossSums:

@@ -55,7 +55,8 @@ def write_moments(state: State, moments: Moments) -> dict[str, Tensor]:
     """``state`` with the running mean and running (unbiased) variance of each layer in ``moments``.
 
     Layers without moments, and ``num_batches_tracked``, stay as they are. Raises `StateError` for a layer
-    that the state does not hold in that shape, and for one that saw fewer than two values.
+    that the state does not hold in that shape, for one that saw fewer than two values, and for statistics that are not
+    finite in the state's precision.
     """
     written = dict(state)
     for layer in layers_of(moments):
@@ -67,6 +68,8 @@ def write_moments(state: State, moments: Moments) -> dict[str, Tensor]:
             if key not in state or state[key].shape != value.shape:
                 raise StateError(f"moments of {layer!r}: the state has no {key!r} of shape {tuple(value.shape)}")
             written[key] = value.to(state[key].device, state[key].dtype)
+            if not written[key].isfinite().all():
+                raise StateError(f"moments of {layer!r}: its {name!r} is not finite in {state[key].dtype}")
     return written
 
 

@@ -25,25 +25,28 @@ def reusable(batches: Iterable[T]) -> Iterable[T]:
 
 
 def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
-    """The inputs of each batch, on the device of ``network``.
+    """The inputs of each batch that has a sample, on the device of ``network``.
 
     Raises `ValueError` when there is none, `BatchError` for a value that is not finite.
     """
     empty = True
     for number, batch in enumerate(batches):
-        empty = False
-        yield on_device_of(network, _finite(batch if isinstance(batch, Tensor) else batch[0], number))
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        if len(inputs):
+            empty = False
+            yield on_device_of(network, _finite(inputs, number))
     if empty:
         raise ValueError("no batches to measure on")
 
 
 def labelled(batches: Iterable[LabelledBatch], network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """The inputs of each batch and its targets, as `in_long` has them, on the device of ``network``.
+    """The inputs of each batch that has a sample, its targets as `in_long` has them, on the device of ``network``.
 
     Raises `BatchError` for inputs with a value that is not finite.
     """
     for number, (inputs, targets) in enumerate(batches):
-        yield on_device_of(network, _finite(inputs, number)), in_long(on_device_of(network, targets))
+        if len(inputs):
+            yield on_device_of(network, _finite(inputs, number)), in_long(on_device_of(network, targets))
 
 
 def in_long(targets: Tensor) -> Tensor:
@@ -76,14 +79,22 @@ def joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:
 
 def joined_rows(batches: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
     """The same of batches of several tensors, such as inputs and targets, that have a row for each sample."""
-    held: tuple[Tensor, ...] | None = None
+    held: list[tuple[Tensor, ...]] = []
     for batch in batches:
-        if held is not None and min(len(held[0]), len(batch[0])) > 1:
-            yield held
-            held = None
-        held = batch if held is None else tuple(map(torch.cat, zip(held, batch, strict=True)))
-    if held is not None:
-        yield held
+        if held and len(held[-1][0]) == 1:
+            held[-1] = _joined_pair(held[-1], batch)
+        else:
+            held.append(batch)
+        if len(held) > 2:
+            yield held.pop(0)
+    # The last of all has none behind it.
+    if len(held) == 2 and len(held[1][0]) == 1:
+        held = [_joined_pair(*held)]
+    yield from held
+
+
+def _joined_pair(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(map(torch.cat, zip(one, other, strict=True)))
 
 
 def on_device_of(network: nn.Module, tensor: Tensor) -> Tensor:

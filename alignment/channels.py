@@ -50,14 +50,23 @@ def along(axis: int, vector: Tensor, like: Tensor) -> Tensor:
 
 
 def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
-    """The axis on which a shift of the bias by 1, 2, 3… appears, or None. Half precision would round it away."""
+    """The axis on which a shift of the bias by 1, 2, 3… appears, or None.
+
+    None too where outputs do not scale with the weights, which a subclass may use in another form. Half precision would
+    round the shift away.
+    """
     # A bias that is frozen as a buffer is one too.
     before = {part: widened(cast(Tensor, getattr(layer, part))) for part in PARTS}
     bias = before["bias"]
     ramp = torch.arange(1, bias.numel() + 1, dtype=torch.float64)
     after = before | {"bias": bias + ramp.reshape(bias.shape).to(bias)}
+    twice = {part: 2 * tensor for part, tensor in before.items()}
     with torch.no_grad():
-        start, end = (cast(Tensor, functional_call(layer, part, (widened(inputs),))) for part in (before, after))
+        start, end, doubled = (
+            cast(Tensor, functional_call(layer, parts, (widened(inputs),))) for parts in (before, after, twice)
+        )
+    if not doubled.allclose(2 * start, rtol=1e-3, atol=1e-3 * start.abs().max().item()):
+        return None
     shift = end - start
     for axis in range(1, shift.ndim if bias.ndim == 1 else 0):
         if shift.shape[axis] == len(ramp) and shift.allclose(along(axis, ramp, shift), atol=0.1):

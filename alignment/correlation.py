@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from alignment.precision import as_double
+from alignment.precision import as_double, widened
 
 Rows = Float[Tensor, "units samples"]
 
@@ -17,7 +17,7 @@ class Correlation:
 
     def __init__(self, first: Rows, second: Rows) -> None:
         units = len(first)
-        self._near = [as_double(rows).mean(1).to(rows) for rows in (first, second)]
+        self._near = [as_double(rows).mean(1).to(widened(rows)) for rows in (first, second)]
         self._count = 0
         self._sums, self._squares = torch.zeros(2, 2, units, dtype=torch.float64)
         self._products = torch.zeros(units, units, dtype=torch.float64)
@@ -25,7 +25,8 @@ class Correlation:
 
     def add(self, first: Rows, second: Rows) -> None:
         """Adds samples."""
-        a, b = (rows - near[:, None] for rows, near in zip((first, second), self._near, strict=True))
+        # In half precision sums of products would overflow.
+        a, b = (widened(rows) - near[:, None] for rows, near in zip((first, second), self._near, strict=True))
         self._count += a.shape[1]
         for k, rows in enumerate((a, b)):
             wide = as_double(rows)

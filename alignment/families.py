@@ -62,7 +62,7 @@ def _solve_below(evidence: Evidence, j: int, a: int, rows: dict[str, Tensor]) ->
     """What a gains at j from all below it; ``rows`` are brought to where that is found."""
     coupled = {name for coupling in evidence.couplings for name in coupling.families}
     value = 0.0
-    for name in rows.keys() - coupled:
+    for name in [each for each in rows if each not in coupled]:
         rows[name], gained = _best(_linear(evidence, name, j, a), rows[name])
         value += gained
     return value + _alternate(evidence, sorted(coupled), j, a, rows)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from alignment.batches import in_long, network_with, on_device_of
+from alignment.batches import labelled, network_with
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.moments import accumulate
@@ -30,7 +30,7 @@ def feature_sums(
     """The sums of ``model``'s features, the inputs of its layer ``head``, in eval mode; see the top of this file.
 
     ``batches`` are (inputs, class numbers). Raises `StateError` for a head that is not called on (samples, features),
-    `ValueError` without batches.
+    `BatchError` for inputs that are not finite, `ValueError` without batches.
     """
     sums: dict[str, Tensor] = {}
     for phi, targets in features_of(model, head, batches):
@@ -46,20 +46,21 @@ def features_of(
 ) -> Iterator[tuple[Float64[Tensor, "samples features_and_one"], Tensor]]:
     """Of each batch, the inputs of the layer ``head`` in eval mode with a 1 at their end, and the class numbers.
 
-    Raises `StateError` for a head that is not called on (samples, features).
+    Raises `StateError` for a head that is not called on (samples, features), `BatchError` for inputs that are not
+    finite.
     """
     network = network_with(model)
     caught: list[Tensor] = []
 
     with watch_inputs(network.get_submodule(head), caught.append):
-        for inputs, targets in batches:
+        for inputs, targets in labelled(batches, network):
             caught.clear()
             with torch.no_grad():
-                network(on_device_of(network, inputs))
+                network(inputs)
             if len(caught) != 1 or caught[0].ndim != 2:
                 raise StateError(f"layer {head!r}: expected to be called once on (samples, features)")
             features = caught[0].cpu().double()
-            yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), in_long(targets.cpu())
+            yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), targets.cpu()
 
 
 def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor, Tensor]:
@@ -112,7 +113,7 @@ def counts_head(
     """
     seen = counts.sum(0)
     usual = (shares / shares.sum())[:, None].expand_as(counts)
-    by_class = torch.where(seen > 0, counts / seen.clamp(min=1), usual)
+    by_class = torch.where(seen > 0, counts / torch.where(seen > 0, seen, 1.0), usual)
     stacked = torch.stack([weight.double() for weight in weights])
     along_rows = by_class.reshape(*by_class.shape, *[1] * (stacked.ndim - 2))
     return (along_rows * stacked).sum(0).to(weights[0].dtype)

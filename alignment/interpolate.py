@@ -45,6 +45,8 @@ def normalised(weights: Sequence[float] | None, n_states: int) -> list[float]:
     if not all(isfinite(weight) and weight > 0 for weight in given):
         raise ValueError(f"weights must be positive and finite, got {given}")
     total = sum(given)
+    if not isfinite(total):
+        raise ValueError(f"the sum of the weights is not finite, got {given}")
     return [weight / total for weight in given]
 
 
@@ -54,7 +56,9 @@ def _mean(tensors: Sequence[Any], weights: Sequence[float]) -> Any:
         return deepcopy(first)
     total = torch.zeros_like(as_double(first))
     for tensor, weight in zip(tensors, weights, strict=True):
-        total += weight * as_double(tensor).to(total.device)
+        # What has no weight has no say, also where it is not finite.
+        if weight:
+            total += weight * as_double(tensor).to(total.device)
     return total.to(first.device, first.dtype)
 
 

@@ -68,8 +68,8 @@ def _is_plain(layer: nn.Linear | nn.Conv2d) -> bool:
     """Whether outputs are weights times inputs, as they lie; a subclass may compute something else."""
     if isinstance(layer, nn.Linear):
         return type(layer).forward is nn.Linear.forward
-    usual = type(layer).forward is nn.Conv2d.forward and isinstance(layer.padding, tuple)
-    return usual and layer.groups == 1 and layer.padding_mode == "zeros"
+    usual = all(getattr(type(layer), name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))
+    return usual and isinstance(layer.padding, tuple) and layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 def gram_sums(
@@ -231,7 +231,7 @@ def _keeper(outputs: defaultdict[str, list[Tensor]], name: str) -> Callable[[nn.
     def keep(layer: nn.Module, inputs: object, output: Tensor) -> None:
         channels = 1 if isinstance(layer, nn.Conv2d) else -1
         # A copy: what runs behind may write in place.
-        rows = output.detach().movedim(channels, -1).clone(memory_format=torch.contiguous_format)
+        rows = _batched(layer, output.detach()).movedim(channels, -1).clone(memory_format=torch.contiguous_format)
         outputs[name].append(rows.flatten(0, -2))
 
     return keep
@@ -266,12 +266,18 @@ def _rows(layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:
     Patches are as many times the inputs as a kernel has places: all at once they are what a site's memory goes to.
     In half precision sums of products would overflow: rows are in fp32 then.
     """
+    inputs = _batched(layer, inputs)
     at_once = len(inputs)
     if isinstance(layer, nn.Conv2d):
         at_once = max(1, MOST_PATCHES // (inputs[0].numel() * prod(layer.kernel_size)))
     for part in map(widened, torch.split(inputs, at_once)):
         rows = _patches(layer, part) if isinstance(layer, nn.Conv2d) else part.flatten(0, -2)
         yield rows if layer.bias is None else torch.cat((rows, rows.new_ones(len(rows), 1)), 1)
+
+
+def _batched(layer: nn.Module, tensor: Tensor) -> Tensor:
+    """``tensor`` with an axis of samples before it, where a layer was given one sample alone."""
+    return tensor[None] if tensor.ndim == (3 if isinstance(layer, nn.Conv2d) else 1) else tensor
 
 
 def _patches(layer: nn.Conv2d, inputs: Tensor) -> Tensor:

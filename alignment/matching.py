@@ -35,6 +35,7 @@ class Matching:
         return {name: _fraction_moved(index) for name, index in self.permutation.items()}
 
 
+@torch.no_grad()
 def judged(spec: PermutationSpec, reference: State, candidate: State, permutation: Permutation) -> Matching:
     """The matching that ``permutation``, found elsewhere, is: its objective and gain, after no sweep.
 

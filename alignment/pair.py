@@ -14,6 +14,8 @@ from alignment.permutation import Permutation, identity_permutation
 from alignment.spec import Block, PermutationSpec, State
 
 CHUNK_ELEMENTS = 1 << 16
+# Between these, sums of squares and of products of the greatest weights are fp32's own.
+LEAST, MOST = 1e-12, 1e12
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ class Pair:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """What similarities are computed in: fp64 if a scored tensor is, else fp32."""
-        states = (self.reference, self.candidate)
-        wide = any(state[name].dtype == torch.float64 for state in states for name in self.scored)
-        return torch.float64 if wide else torch.float32
+        """What similarities are computed in: fp64 if a scored tensor is, or fp32 has no room for squares; else fp32."""
+        tensors = [state[name] for state in (self.reference, self.candidate) for name in self.scored]
+        if any(tensor.dtype == torch.float64 for tensor in tensors):
+            return torch.float64
+        largest = max((tensor.abs().amax().item() for tensor in tensors if tensor.numel()), default=1.0)
+        return torch.float32 if largest == 0 or LEAST < largest < MOST else torch.float64
 
     def scratch(self, units: int, dtype: torch.dtype) -> Tensor:
         """A square matrix to be filled and forgotten: the next call hands out the same memory.

@@ -4,7 +4,8 @@ A `Permutation` maps each group to an index tensor p with ``aligned[i] = candida
 family ``(units of the parent, units)``, whose row j acts below the parent's unit that has *arrived* at position j.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import ceil, lgamma, log
 
 import torch
 from jaxtyping import Int64
@@ -27,6 +28,15 @@ def random_permutation(spec: PermutationSpec, generator: torch.Generator) -> dic
         name: torch.rand(shape, generator=generator, dtype=torch.float64).argsort(-1)
         for name, shape in _shapes(spec).items()
     }
+
+
+def draws_that_tell(spec: PermutationSpec, groups: Iterable[str]) -> int:
+    """How many random permutations leave each of ``groups`` as it is, all of them, once in 10,000 times at most.
+
+    One of two units is the identity every other time, and two such groups move alike as often.
+    """
+    units = min((spec.groups[name] for name in groups if spec.groups[name] > 1), default=0)
+    return ceil(log(10_000) / lgamma(units + 1)) if units else 1
 
 
 def invert(spec: PermutationSpec, permutation: Permutation) -> dict[str, Tensor]:

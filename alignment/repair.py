@@ -1,5 +1,6 @@
 """REPAIR: the statistics of a merged network's units, put between those of its ends (arXiv 2211.08403)."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -42,9 +43,9 @@ def repair(
         (1 - w) · μ_ref + w · μ_aligned        (1 - w) · σ_ref + w · σ_aligned
 
     by an affine map that is folded into the layer's weight and bias. A layer whose weight or bias the network has under
-    another name too stays as it is: no map could be folded in for it alone. BatchNorm statistics are recomputed in the
-    same pass, as `recalibrate` does. Each layer sees what the corrected ones before it give, normalised by the batch at
-    hand.
+    another name too, or which it calls more than once, stays as it is: no one map could be folded in. BatchNorm
+    statistics are recomputed in the same pass, as `recalibrate` does. Each layer sees what the corrected ones before it
+    give, normalised by the batch at hand.
 
     Costs one pass over ``batches`` for each of the three networks. ``model`` gives the architecture alone and
     is not touched. Raises `StateError` for a state that does not fit it or is not finite, `BatchError` for data
@@ -128,9 +129,13 @@ def _goal(goals: Mapping[str, Tensor], layer: str) -> Goal:
 
 
 def _axes(model: nn.Module, network: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """`channel_axes` of ``network``, a copy of ``model``, without layers that have their weights under another name."""
+    """`channel_axes` of ``network``, a copy of ``model``, of the layers for which one map can be folded in.
+
+    Not of those that have their weights under another name, nor of those that are called more than once.
+    """
     axes = channel_axes(network, inputs)
-    return {name: axes[name] for name in untied(model, axes)}
+    calls = Counter(every_call(network, axes, inputs))
+    return {name: axes[name] for name in untied(model, axes) if calls[name] == 1}
 
 
 def _axes_behind(model: nn.Module, network: nn.Module, inputs: Tensor) -> dict[str, int]:

@@ -34,6 +34,7 @@ class Separation:
     every candidate. The left side is one pass over the candidate's tensors, which gives the objective too.
     """
 
+    @torch.no_grad()
     def __init__(self, spec: PermutationSpec, reference: State) -> None:
         """Raises `StateError` for a reference that does not fit ``spec`` or is not finite."""
         check_fit(spec, reference, reference)
@@ -48,6 +49,7 @@ class Separation:
         self._square = fsum(dot(reference[name], reference[name]) for name in self._pair.scored)
         self._quarters: dict[tuple[str, int], Tensor] = {}
 
+    @torch.no_grad()
     def at_home(self, candidate: State) -> Matching | None:
         """What `match_weights` finds of ``candidate``, where it is proved that nothing moves; else None.
 

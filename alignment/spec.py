@@ -107,6 +107,8 @@ class PermutationSpec:
         groups: dict[str, int] = {}
         full: dict[str, tuple[Axis, ...]] = {}
         for name, tensor in state.items():
+            if not torch.is_tensor(tensor):
+                continue
             named = axes.get(name, (None,) * tensor.ndim)
             if len(named) != tensor.ndim:
                 raise SpecError(f"{name}: the spec names {len(named)} axes, the tensor has {tensor.ndim}")

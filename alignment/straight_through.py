@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf, isnan
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from alignment.batches import LabelledBatch, joined_rows, labelled, network_with
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
 from alignment.permutation import Permutation, check_permutation, permute
-from alignment.precision import is_half, widened
+from alignment.precision import is_continuous, is_half, widened
 from alignment.real import real_pair
 from alignment.spec import PermutationSpec, State
 from alignment.tied import tied_names
@@ -84,7 +85,9 @@ class _Task:
         sums = loss_sums(self.model, middle, self.batches, self.loss, recalibrate_with=self.batches)
         if not sums.count:
             raise ValueError("no batches to measure on")
-        return sums.loss / sums.count
+        loss = sums.loss / sums.count
+        # Nothing is less than a number that is none: the first π would stay for good.
+        return inf if isnan(loss) else loss
 
 
 def _wide(state: State) -> dict[str, Tensor]:
@@ -129,7 +132,8 @@ class _Guide:
         self._normalises = bool(train_batch_norms(self._network))
         # A tensor that the network has under several names moves once, under the first.
         self._first = {name: group[0] for name, group in tied_names(self._network).items()}
-        self._moving = {name: task.reference[name].detach().clone() for name, _ in self._network.named_parameters()}
+        names = [name for name, parameter in self._network.named_parameters() if is_continuous(parameter)]
+        self._moving = {name: task.reference[name].detach().clone() for name in names}
         self._optimiser = torch.optim.Adam(self._moving.values(), RATE)
 
     @property

@@ -14,6 +14,7 @@ from alignment.batches import network_with
 from alignment.channels import named_modules
 from alignment.permutation import permute, random_permutation
 from alignment.spec import Axis, PermutationSpec, State
+from alignment.tracing.bench import bench
 from alignment.units import axis_index, is_whole, key_of
 
 # Small groups of one size could agree on one trial by chance.
@@ -50,20 +51,20 @@ def find_taps(spec: PermutationSpec, model: nn.Module, state: State, inputs: Ten
     a module.
 
     No name and no kind of layer is relied on: under a random permutation of all groups each value inside the
-    network is permuted too, and how tells what it holds. Costs `TRIALS` + 1 forward passes of ``inputs`` in fp64.
+    network is permuted too, and how tells what it holds. Costs `TRIALS` + 2 forward passes of ``inputs``, in fp64 where
+    the network runs in it.
     """
-    network = network_with(model, state).cpu().double()
-    inputs = inputs.cpu().double() if inputs.is_floating_point() else inputs.cpu()
-    base = look(network, inputs)
-    found = list(_candidates(spec, base))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(TRIALS):
-        permutation = random_permutation(spec, generator)
-        network.load_state_dict(permute(spec, permutation, state))
-        moved = look(network, inputs)
-        index = {axis: axis_index(spec, axis, permutation) for axis in {tap.axis for tap in found}}
-        found = [tap for tap in found if _moves_by(index[tap.axis], tap, base, moved)]
-    return _chosen(network, _sole(found), base)
+    with bench(network_with(model, state).cpu(), (inputs.cpu(),)) as trial:
+        base = look(trial.model, *trial.inputs)
+        found = list(_candidates(spec, base))
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(TRIALS):
+            permutation = random_permutation(spec, generator)
+            trial.load(permute(spec, permutation, state))
+            moved = look(trial.model, *trial.inputs)
+            index = {axis: axis_index(spec, axis, permutation) for axis in {tap.axis for tap in found}}
+            found = [tap for tap in found if _moves_by(index[tap.axis], tap, base, moved, trial.tolerance)]
+        return _chosen(trial.model, _sole(found), base)
 
 
 def look(network: nn.Module, inputs: Tensor, places: Collection[Place] | None = None) -> Seen:
@@ -111,17 +112,17 @@ def _candidates(spec: PermutationSpec, base: Seen) -> Iterator[Tap]:
             yield from (Tap(place, number, axis) for axis in arrangements[size])
 
 
-def _moves_by(index: Tensor, tap: Tap, base: Seen, moved: Seen) -> bool:
+def _moves_by(index: Tensor, tap: Tap, base: Seen, moved: Seen, tolerance: float) -> bool:
     before, after = base[tap.place], moved[tap.place]
     others = [axis for axis in range(before.ndim) if axis != tap.number]
     # The means of the slices do not depend on the other axes, and are few.
-    if not _equal(before.mean(others)[index], after.mean(others)):
+    if not _equal(before.mean(others)[index], after.mean(others), tolerance):
         return False
-    return _equal(before.index_select(tap.number, index), after)
+    return _equal(before.index_select(tap.number, index), after, tolerance)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.allclose(other, rtol=1e-6, atol=1e-9 * one.abs().max().item())
+def _equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return one.allclose(other, rtol=max(tolerance, 1e-6), atol=tolerance * one.abs().max().item())
 
 
 def _sole(taps: Iterable[Tap]) -> list[Tap]:

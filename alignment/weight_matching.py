@@ -11,6 +11,7 @@ from alignment.spec import PermutationSpec, State
 from alignment.validate import check_pair
 
 
+@torch.no_grad()
 def match_weights(
     spec: PermutationSpec,
     reference: State,

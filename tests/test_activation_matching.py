@@ -204,3 +204,54 @@ def test_what_cannot_be_measured_is_refused():
         match_activations(spec, model, state, state, [])
     with pytest.raises(StateError, match=r"candidate: tensor 'fc\.bias' is missing"):
         match_activations(spec, model, state, {n: t for n, t in state.items() if n != "fc.bias"}, [X])
+
+
+def test_half_precision_correlates_as_single_does_however_many_samples():
+    rows = torch.randn(2, 70_000, generator=torch.Generator().manual_seed(0))
+    rows[1] = 0.5 * rows[0] + 0.87 * rows[1]
+    torch.testing.assert_close(
+        Correlation(rows.half(), rows.half()).matrix(), Correlation(rows, rows).matrix(), atol=1e-3, rtol=0
+    )
+
+
+class FromZeros(nn.Module):
+    """Its first hidden state is made in fp32, whatever the network is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(4, 8, batch_first=True)
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = torch.zeros(1, len(x), 8)
+        return self.out(self.cell(x, (start, start))[0][:, -1])
+
+
+class SingleNorm(nn.Module):
+    """Normalises in fp32, as networks for half precision do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+def in_part_single() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 9), SingleNorm(), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "units"), [(FromZeros, (16, 5, 4), [8]), (in_part_single, (16, 4), [9, 7])], ids=["lstm", "norm"]
+)
+def test_networks_that_compute_in_single_precision_are_read_too(
+    make: type[nn.Module], shape: tuple[int, ...], units: list[int]
+):
+    torch.manual_seed(0)
+    model, x = make(), torch.randn(shape)
+    spec = derive_spec(model, (x,))
+    assert sorted(spec.groups.values(), reverse=True) == units
+    read = {factor.group for tap in find_taps(spec, model, model.state_dict(), x[:2]) for s in tap.axis for factor in s}
+    assert read == spec.groups.keys()
+    planted = random_permutation(spec, torch.Generator().manual_seed(1))
+    moved = permute(spec, planted, model.state_dict())
+    found = match_activations(spec, model, model.state_dict(), moved, [x])
+    assert same(found.permutation, invert(spec, planted))

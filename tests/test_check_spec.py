@@ -9,10 +9,12 @@ from torch import nn
 from alignment.check import check_spec
 from alignment.difference import difference
 from alignment.errors import SpecError, StateError
+from alignment.permutation import draws_that_tell
 from alignment.spec import PermutationSpec
 from tests.networks import mlp
 
 VECTOR = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+SEVERAL = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
 
 
 def _spec(net: nn.Module, last: str | None) -> PermutationSpec:
@@ -121,3 +123,19 @@ def test_other_shapes_differ_infinitely() -> None:
 
 def test_complex_outputs_differ_in_either_part() -> None:
     assert difference([torch.tensor([1 + 1j])], [torch.tensor([1 + 3j])]).absolute == 2.0
+
+
+@pytest.mark.parametrize("units", range(2, 9))
+def test_small_groups_cannot_pass_by_luck(units: int) -> None:
+    """Of two units every other random permutation leaves both where they are."""
+    net = mlp(4, 5, units, 2)
+    for seed in range(8):
+        with pytest.raises(SpecError, match="the spec changes what the network computes"):
+            check_spec(net, _spec(net, None), (SEVERAL,), generator=torch.Generator().manual_seed(seed), trials=1)
+
+
+def test_how_many_draws_tell() -> None:
+    sizes = {"one": 1, "two": 2, "three": 3, "many": 9}
+    spec = PermutationSpec(sizes, {})
+    assert [draws_that_tell(spec, [name]) for name in sizes] == [1, 14, 6, 1]
+    assert draws_that_tell(spec, sizes) == 14

@@ -89,3 +89,39 @@ def test_a_sparse_tensor_of_the_state_dict_stays() -> None:
     spec = derived(around(Graph()), VECTOR)
     assert freedom(spec) == {"0": 7, "2": 6, "3.a": 5, "3.b": 6, "4": 8}
     assert spec.fixed["3.adjacency", 0] == "a tensor in a sparse layout"
+
+
+class SingleNorm(nn.Module):
+    """Computes in fp32 whatever comes, as networks for half precision do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+class SingleSoftmax(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, -1, dtype=torch.float32).to(x.dtype)
+
+
+@pytest.mark.parametrize("middle", [SingleNorm(6), SingleSoftmax()], ids=["norm", "softmax"])
+def test_rounding_to_fp32_within_the_network_is_no_failed_proof(middle: nn.Module) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), middle, nn.ReLU(), nn.Linear(6, 3))
+    assert freedom(derived(net, VECTOR)) == {"0": 6}
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6, dtype=torch.cfloat), nn.Linear(6, 3, dtype=torch.cfloat)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.view_as_real(self.b(self.a(x.to(torch.cfloat)) ** 2))
+
+
+def test_complex_numbers_of_single_precision_are_held_to_what_it_can() -> None:
+    assert freedom(derived(Complex(), VECTOR)) == {"a": 6}

@@ -122,4 +122,5 @@ def test_five_hundred_modules_are_derived_in_as_many_runs_as_fifty() -> None:
         assert len(derive_spec(net, (TOKENS,)).groups) == 4 * depth + 1
         runs.append(Counting.runs)
     assert sum(1 for _ in net.modules()) > 500
-    assert runs[0] == runs[1] < 10
+    # Two heads: a single permutation of them would be the identity every other time.
+    assert runs[0] == runs[1] < 20

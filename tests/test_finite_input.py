@@ -1,5 +1,7 @@
 """Data and states with a value that is not finite are refused where they are read, by name."""
 
+from math import isnan
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,8 +18,13 @@ from alignment import (
     match_activations,
     match_straight_through,
     permute,
+    recalibrate,
     repair,
 )
+from alignment.barrier import barrier_from_losses
+from alignment.heads import feature_sums
+from alignment.interpolate import normalised
+from alignment.validate import check_finite
 
 INPUTS = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.arange(8) % 2
@@ -71,3 +78,53 @@ def test_pure_maps_pass_such_values_through(net: nn.Module) -> None:
     spec, bad = derive_spec(net, (INPUTS,)), infinite(net.state_dict())
     assert permute(spec, identity_permutation(spec), bad)["3.weight"].isinf().all()
     assert not interpolate(bad, net.state_dict(), 0.5)["3.weight"].isfinite().any()
+
+
+def test_a_last_layer_is_not_solved_from_what_is_not_finite(net: nn.Module) -> None:
+    with pytest.raises(BatchError, match="batch 1: its inputs hold a value that is not finite"):
+        feature_sums(net, "3", [BATCH, BROKEN], 2)
+    torch.testing.assert_close(feature_sums(net, "3", [BATCH], 2)["targets"][-1], torch.tensor([4.0, 4.0]).double())
+
+
+def test_a_path_whose_loss_is_not_a_number_is_infinitely_high() -> None:
+    """Python's maximum passes over such a number."""
+    path = barrier_from_losses((0.0, 0.5, 1.0), (0.7, float("nan"), 0.7), (1.0, 1.0, 1.0))
+    assert (path.barrier, path.losses) == (float("inf"), (0.7, float("inf"), 0.7))
+    assert isnan(barrier_from_losses((0.0, 1.0), (float("nan"), 0.7), (1.0, 1.0)).barrier)
+
+
+def test_a_mean_without_weight_has_no_say() -> None:
+    ends = {"w": torch.ones(1)}, {"w": torch.full((1,), torch.inf)}
+    assert interpolate(*ends, 0.0)["w"].item() == 1.0
+    assert interpolate(*ends, 1.0)["w"].item() == torch.inf
+
+
+def test_weights_whose_sum_overflows_are_refused() -> None:
+    with pytest.raises(ValueError, match="the sum of the weights is not finite"):
+        normalised([1e308, 1e308], 2)
+
+
+def test_statistics_that_the_state_has_no_room_for_are_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)).half()
+    nn.init.constant_(model.get_parameter("0.weight"), 300.0)
+    with pytest.raises(StateError, match=r"moments of '1': its 'running_var' is not finite in torch\.float16"):
+        recalibrate(model, [torch.linspace(-2, 2, 64).reshape(4, 1, 4, 4).half()])
+
+
+def test_batches_without_samples_are_passed_over(net: nn.Module) -> None:
+    empty = (INPUTS[:0], TARGETS[:0])
+    state = net.state_dict()
+    one, other = (
+        loss_barrier(net, state, state, given, cross_entropy, points=2) for given in ([BATCH], [empty, BATCH])
+    )
+    assert one == other
+    spec = derive_spec(net, (INPUTS,))
+    assert match_activations(spec, net, state, state, [empty, BATCH]).moved == {"0": 0.0}
+    with pytest.raises(ValueError, match="no batches to measure on"):
+        batch_norm_moments(net, [empty])
+
+
+def test_values_of_one_byte_are_looked_at() -> None:
+    check_finite({"w": torch.ones(3).to(torch.float8_e4m3fn)}, "state")
+    with pytest.raises(StateError, match="state: tensor 'w'"):
+        check_finite({"w": torch.full((3,), torch.nan).to(torch.float8_e4m3fn)}, "state")

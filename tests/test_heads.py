@@ -123,3 +123,10 @@ def test_features_none_of_which_varies_leave_the_shares_of_the_classes() -> None
     outputs = phi[0, :-1] @ weight.T + bias
     assert weight.abs().max() < 1
     assert torch.allclose(outputs, classes.mean(0), atol=1e-6)
+
+
+def test_counts_may_be_shares_of_a_sample() -> None:
+    rows = [torch.ones(2, 3), torch.zeros(2, 3)]
+    counts = torch.tensor([[0.25, 3.0], [0.25, 1.0]], dtype=torch.float64)
+    found = counts_head(rows, counts, torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([[0.5] * 3, [0.75] * 3]))

@@ -375,3 +375,42 @@ def test_sums_of_half_precision_do_not_overflow() -> None:
     model = nn.Sequential(nn.Linear(4, 3)).half()
     inputs = torch.full((100, 4), 200.0, dtype=torch.float16)
     assert gram_sums(model, [inputs], ["0"])["0"].max().item() == 100 * 200.0**2
+
+
+class Standardised(nn.Conv2d):
+    """Its kernels are not its weights."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
+        return nn.functional.conv2d(input, 2 * weight, bias)
+
+
+def test_a_convolution_that_changes_its_weights_on_the_way_is_left_out() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), Standardised(3, 4, 3))
+    assert list(gram_sizes(model, torch.zeros(1, 2, 8, 8))) == ["0"]
+
+
+class OfOne(nn.Module):
+    """Two of its layers are given one sample alone, whatever the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_constant, self.of_image, self.out = nn.Linear(3, 4), nn.Conv2d(1, 4, 2), nn.Linear(3, 4)
+        self.constant, self.image = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x) + self.of_constant(self.constant) + self.of_image(self.image).mean((1, 2))
+
+
+def test_layers_that_are_given_one_sample_alone_are_solved_as_others_are() -> None:
+    torch.manual_seed(0)
+    model, other, x = OfOne(), OfOne(), torch.randn(5, 3)
+    names = list(gram_sizes(model, x))
+    assert sorted(names) == ["of_constant", "of_image", "out"]
+    sums = gram_sums(model, [x], names)
+    row = torch.cat((model.constant, torch.ones(1))).detach().double()
+    torch.testing.assert_close(sums["of_constant"], torch.outer(row, row), rtol=1e-6, atol=1e-6)
+    assert sums["of_image"][-1, -1] == 4  # patches
+    gram, across = output_sums(model, other, [x], ["of_constant"])["of_constant"]
+    torch.testing.assert_close(gram, sums["of_constant"])
+    given = other.of_constant(other.constant).detach().double()
+    torch.testing.assert_close(across, torch.outer(row, given), rtol=1e-5, atol=1e-6)

@@ -1,12 +1,14 @@
 """What `match_weights` accepts, refuses and promises whatever the network."""
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
 
 from alignment.errors import SpecError, StateError
 from alignment.matching import Matching
-from alignment.permutation import identity_permutation, permute, random_permutation
+from alignment.permutation import identity_permutation, invert, permute, random_permutation
 from alignment.spec import PermutationSpec
 from alignment.weight_matching import match_weights
 from tests.hand_specs import SPECS, mlp_spec, mlp_state, random_state
@@ -188,3 +190,28 @@ def test_the_number_of_threads_changes_nothing_where_products_are_large_enough_t
     for matching in found[1:]:
         assert matching.objective == pytest.approx(found[0].objective, rel=1e-9)
         assert all(torch.equal(index, matching.permutation[name]) for name, index in found[0].permutation.items())
+
+
+def test_tensors_that_require_gradients_are_matched_as_others(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, candidate = pair
+    found = match_weights(spec, reference, candidate)
+    left, right = ({name: t.clone().requires_grad_() for name, t in s.items()} for s in (reference, candidate))
+    again = match_weights(spec, left, right)
+    assert all(torch.equal(index, again.permutation[name]) for name, index in found.permutation.items())
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1e24])
+def test_a_permuted_copy_is_found_at_any_scale(pair: tuple[PermutationSpec, State, State], scale: float) -> None:
+    """Squares of such weights are nothing, or infinite, in fp32."""
+    spec, reference, _ = pair
+    scaled = {name: tensor * scale for name, tensor in reference.items()}
+    planted = random_permutation(spec, torch.Generator().manual_seed(3))
+    found = match_weights(spec, scaled, permute(spec, planted, scaled))
+    inverse = invert(spec, planted)
+    assert all(torch.equal(index, inverse[name]) for name, index in found.permutation.items())
+
+
+def test_what_is_no_tensor_is_left_out_of_a_spec_by_hand(pair: tuple[PermutationSpec, State, State]) -> None:
+    spec, reference, _ = pair
+    extra = cast(State, {**reference, "1._extra_state": {"version": 2}})
+    assert PermutationSpec.by_hand(extra, {"0.weight": ("p", None)}).axes.keys() == spec.axes.keys()

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
+from alignment.batches import joined
 from alignment.errors import StateError
 from alignment.moments import add_moments, mean_and_variance, pool_moments
 from tests.trained import digits, digits_network
@@ -105,6 +106,14 @@ def test_a_lone_sample_is_counted_and_does_not_break_the_pass():
         moments = batch_norm_moments(layer, torch.split(x, sizes))
         assert moments[".count"] == 9
         torch.testing.assert_close(moments[".sum"], x.double().sum(0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seen"),
+    [([1] * 7, [2, 2, 3]), ([4, 4], [4, 4]), ([1, 4, 1], [6]), ([3, 1], [4]), ([1], [1])],
+)
+def test_lone_samples_join_one_neighbour_and_no_more(sizes: list[int], seen: list[int]):
+    assert [len(batch) for batch in joined(torch.split(data(1, n=sum(sizes)), sizes))] == seen
 
 
 def test_a_layer_that_is_used_twice_sees_all_its_inputs():

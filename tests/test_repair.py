@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 
 from alignment.barrier import loss_sums
 from alignment.batch_norm import recalibrate
+from alignment.batches import network_with
 from alignment.channels import channel_axes
 from alignment.errors import StateError
 from alignment.interpolate import interpolate
@@ -172,3 +173,50 @@ def test_without_batches_or_with_a_state_of_another_network_it_says_so():
         repair(model, a, b, a, [])
     with pytest.raises(StateError, match="does not fit MLP"):
         repair(model, a, b, {"fc.bias": a["fc.bias"]}, digits()[0])
+
+
+class Standardised(nn.Conv2d):
+    """Its kernels have the same size whatever its weights have: no scale folds into them."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        mean, deviation = self.weight.mean((1, 2, 3), keepdim=True), self.weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(input, (self.weight - mean) / deviation, self.bias)
+
+
+def test_a_layer_that_does_not_scale_with_its_weights_is_left_alone():
+    torch.manual_seed(0)
+    made = [nn.Sequential(Standardised(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)) for _ in range(2)]
+    x = torch.randn(16, 1, 8, 8)
+    assert channel_axes(made[0], x) == {"2": 1}
+    a, b = (dict(network.state_dict()) for network in made)
+    merged = interpolate(a, b, 0.5)
+    repaired = repair(made[0], a, b, merged, [x])
+    assert all(torch.equal(repaired[name], merged[name]) for name in ("0.weight", "0.bias"))
+    assert not torch.equal(repaired["2.weight"], merged["2.weight"])
+
+
+class Again(nn.Module):
+    """Calls one layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.again, self.c = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.again(self.a(x).relu()).relu()
+        return self.c(self.again(inner).relu())
+
+
+def test_a_layer_that_is_called_twice_is_left_alone_and_the_logits_come_out_as_they_should():
+    """One map for both calls would give neither what it should have, and what is behind would be measured on that."""
+    torch.manual_seed(0)
+    model, other, x = Again(), Again(), torch.randn(64, 6)
+    a, b = dict(model.state_dict()), dict(other.state_dict())
+    merged = interpolate(a, b, 0.5)
+    repaired = repair(model, a, b, merged, [x])
+    assert torch.equal(repaired["again.weight"], merged["again.weight"])
+    with torch.no_grad():
+        ends = torch.stack([model(x), other(x)])
+        found = network_with(model, repaired)(x)
+    torch.testing.assert_close(found.mean(0), ends.mean(1).mean(0))
+    torch.testing.assert_close(found.std(0), ends.std(1).mean(0))

@@ -13,6 +13,7 @@ from alignment.interpolate import interpolate
 from alignment.permutation import Permutation, identity_permutation, invert, permute, random_permutation
 from alignment.spec import PermutationSpec, State
 from alignment.straight_through import match_straight_through
+from alignment.tracing import derive_spec
 from alignment.weight_matching import match_weights
 from tests.trained import digits, perceptron_spec, trained
 
@@ -123,3 +124,24 @@ def test_what_cannot_be_matched_is_refused():
     start = {name: index[:-1] for name, index in identity_permutation(spec).items()}
     with pytest.raises(SpecError, match="group"):
         match_straight_through(spec, model, a, b, TRAIN, cross_entropy, start=start)
+
+
+class WithTable(nn.Module):
+    """Has a parameter of integers, as quantised networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+        self.table = nn.Parameter(torch.arange(5), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x[:, self.table])
+
+
+def test_a_parameter_of_integers_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    model, other, x = WithTable(), WithTable(), torch.randn(16, 5)
+    spec = derive_spec(model, (x,))
+    data = [(x, torch.arange(16) % 2)]
+    found = match_straight_through(spec, model, model.state_dict(), other.state_dict(), data, cross_entropy, steps=3)
+    assert found.permutation["layers.0"].sort().values.equal(torch.arange(8))

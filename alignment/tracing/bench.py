@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from alignment.precision import is_continuous
 from alignment.spec import State
 from alignment.tracing.recording import tensors_in
 from alignment.tracing.switches import evaluation, plain_operations
+
+WIDE = (torch.float64, torch.complex128)
+NARROW_COMPLEX = (torch.complex32, torch.complex64)
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ def seeded(model: nn.Module) -> Generator[None]:
 def bench(model: nn.Module, inputs: Sequence[Any]) -> Generator[Bench]:
     """A `Bench` in fp64 on a copy of ``model`` where both are possible, in evaluation mode.
 
-    A network that cannot be copied is used itself and gets its weights back. One that computes in fixed dtypes runs in
-    its own, half precision in fp32. Raises what the network raises on ``inputs``.
+    A network that cannot be copied is used itself and gets its weights back. One that computes in fixed dtypes, wholly
+    or in part, runs in its own, half precision in fp32. Raises what the network raises on ``inputs``.
     """
     with plain_operations():
         double = _double(model, inputs)
@@ -88,7 +93,9 @@ def own_precision(model: nn.Module, inputs: Sequence[Any]) -> Generator[Bench]:
 def _own_precision(model: nn.Module, inputs: Sequence[Any]) -> Generator[Bench]:
     dtype = in_precision_of(model)
     if (twin := _copy(model)) is not None:
-        yield Bench(twin.to(dtype).eval(), _converted(inputs, dtype), dtype)
+        # Not `to`, which takes the imaginary part from what is complex.
+        twin = twin.double() if dtype == torch.float64 else twin.float()
+        yield Bench(twin.eval(), _converted(inputs, dtype), dtype)
         return
     borrowed = Bench(model, _converted(inputs, dtype), dtype)
     before = borrowed.state()
@@ -105,10 +112,33 @@ def _double(model: nn.Module, inputs: Sequence[Any]) -> Bench | None:
         return None
     double = Bench(twin.double().eval(), _converted(inputs, torch.float64), torch.float64)
     try:
-        double.outputs(double.inputs)
+        with _Narrowing() as narrowing:
+            double.outputs(double.inputs)
     except Exception:  # whatever stops it, the network's own precision is next
         return None
-    return double
+    return None if narrowing.found else double
+
+
+class _Narrowing(TorchDispatchMode):
+    """Whether some operation rounds to less than fp64: what follows from it is no better than that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        into, out = tensors_in((args, kwargs)), tensors_in(made)
+        rounds = any(t.dtype in WIDE for t in into) and any(is_continuous(t) and t.dtype not in WIDE for t in out)
+        # Parameters of complex64 stay what they are.
+        self.found |= rounds or any(t.dtype in NARROW_COMPLEX for t in out)
+        return made
 
 
 def _copy(model: nn.Module) -> nn.Module | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from alignment.difference import difference
-from alignment.permutation import identity_permutation, permute, random_permutation
+from alignment.permutation import draws_that_tell, identity_permutation, permute, random_permutation
 from alignment.spec import PermutationSpec, State
 from alignment.tracing.bench import Bench
 
@@ -32,7 +32,11 @@ class Experiment:
         return self.bench.tolerance
 
     def deviation(self, spec: PermutationSpec, groups: Iterable[str]) -> float:
-        """How far a random permutation of ``groups`` moves the outputs, relative to their scale."""
+        """How far random permutations of ``groups`` move the outputs at most, relative to their scale."""
+        groups = list(groups)
+        return max(self._deviation(spec, groups) for _ in range(draws_that_tell(spec, groups)))
+
+    def _deviation(self, spec: PermutationSpec, groups: Sequence[str]) -> float:
         chosen = random_permutation(spec, self.generator)
         permutation = {**identity_permutation(spec), **{group: chosen[group] for group in groups}}
         return self.change(permute(spec, permutation, self.state))
