@@ -100,7 +100,7 @@ def fit(bench: Bench, message: Message) -> Mapping[str, object]:
     objective = Objective(shift_of(bench.settings, bench.data.train), teacher_of(bench, message))
     loss = train(bench.model, bench.data.train, schedule, bench.device, objective)
     state = own_state(bench.model)
-    keep_own(bench.site, state, number)
+    keep_own(bench.site, state, number, bench.settings.keep_checkpoints if bench.settings.distillation else 1)
     metrics = {METRICS: own_metrics(bench, {"train-loss": loss})}
     if config.get(TO_ALIGN):
         return {**aligned_answer(bench, to_state(message.content.array_records[ARRAYS]), state), **metrics}
@@ -114,8 +114,13 @@ def shift_of(settings: Settings, samples: Samples) -> Tensor | None:
 
 def teacher_of(bench: Bench, message: Message) -> Teacher | None:
     """In later rounds, where the run asks for it: the ensemble of the network sent and the site's own of before."""
-    own = load_own(bench.site, int(str(config_of(message).get(ROUND, 1))) - 1)
-    if bench.settings.distillation == 0 or config_of(message).get(START) != "shared" or own is None:
+    config = config_of(message)
+    # A first round may be played again, under another number.
+    later = config.get(START) == "shared" and not config.get(FIRST, False)
+    own = load_own(bench.site, int(str(config.get(ROUND, 1))) - 1) if later and bench.settings.distillation else None
+    if own is None:
+        if later and bench.settings.distillation:
+            logger.warning("%s has no network of the round before: it trains without distillation", bench.site.name)
         return None
     states = (to_state(message.content.array_records[ARRAYS]), own)
     return Teacher([network_with(bench.model, state) for state in states], bench.settings.distillation)

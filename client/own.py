@@ -1,4 +1,4 @@
-"""The networks that a site keeps on its own disk: that of the round at hand, and of the round before."""
+"""The networks that a site keeps on its own disk: of the round at hand, and of some before."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ def own_path(site: Site, round_number: int) -> Path:
     return site.directory / f"own-{round_number:04d}.safetensors"
 
 
-def keep_own(site: Site, state: dict[str, Tensor], round_number: int = 1) -> None:
-    """Keeps ``state`` on the site's disk, and that of the round before; a crash leaves either file whole.
+def keep_own(site: Site, state: dict[str, Tensor], round_number: int = 1, n_before: int = 1) -> None:
+    """Keeps ``state`` on the site's disk, and those of ``n_before`` rounds before; a crash leaves each file whole.
 
-    A round may be played again after a crash of the server: what it builds on must then still be there.
+    Rounds may be played again after a crash of the server: what they build on must then still be there.
     """
     write_tensors(own_path(site, round_number), state)
     for path, number in _kept(site).items():
-        if number not in (round_number, round_number - 1):
+        if not round_number - n_before <= number <= round_number:
             path.unlink(missing_ok=True)
 
 

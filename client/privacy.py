@@ -16,6 +16,7 @@ from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, get_norm
 from client.aligning import network_spec
 from client.handlers import Handler, scrubbed
 from models import Architecture
+from strategies.errors import OperatorError
 from strategies.privacy import learned, part, put_back
 from strategies.protocol import (
     ARRAYS,
@@ -67,6 +68,7 @@ def _on_parameters(mod: Mod, settings: Settings, message: Message, context: Cont
         reply = handler(message, inner)
         if reply.has_content():
             after = part(reply.content.array_records[ARRAYS], list(before))
+            _check_finite(after)
             reply.content[ARRAYS] = moved_apart(before, after, settings.clipping_norm)
         return reply
 
@@ -74,6 +76,16 @@ def _on_parameters(mod: Mod, settings: Settings, message: Message, context: Cont
     if reply.has_content():
         reply.content[ARRAYS] = put_back(reply.content.array_records[ARRAYS], sent)
     return reply
+
+
+def _check_finite(after: ArrayRecord) -> None:
+    """Raises `OperatorError` for a value that is none: of such an update Flower knows no norm, and clips nothing."""
+    for name, tensor in to_state(after).items():
+        if not bool(tensor.isfinite().all()):
+            raise OperatorError(
+                f"tensor {name!r} of the trained network holds NaN or infinity: the update cannot be clipped, "
+                "and is not sent. Lower the learning rate"
+            )
 
 
 def moved_apart(before: ArrayRecord, after: ArrayRecord, norm: float) -> ArrayRecord:

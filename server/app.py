@@ -101,7 +101,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         reference=first_reference(settings, model.state_dict()),
         align_at="server" if settings.align_at == "none" else settings.align_at,
         refine=settings.refine,
-        restarts=settings.restarts,
+        # Trained from one network, they are in one order, or near it.
+        restarts=1 if settings.start == "shared" else settings.restarts,
         seed=settings.seed,
         spool=Spool(store.directory / "spool"),
         bounds=bounds_of(settings),

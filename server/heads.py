@@ -17,8 +17,9 @@ from models import head_name
 from server.evaluation import pool, sums_reader
 from server.recalibration import example_of, pool_answers
 from server.sites import Sites
-from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums, check_gram, check_headers
+from server.sums import GRAM_ROUNDING, MOST_SQUARED, check_asked, check_finite_sums, check_gram, check_headers
 from strategies.admission import Admitted
+from strategies.bounds import MOST_EXAMPLES
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply, SettingsError
 from strategies.protocol import (
@@ -121,15 +122,23 @@ def solved_layers(
 
     ``asked`` are the networks' names. None where a site of the merge does not answer.
     """
-    sums = pooled_features(sites, model, content, asked, round_number)
-    return {name: solved_layer(model, each) for name, each in sums.items()}
+    return solve_layers(sites, model, pooled_features(sites, model, content, asked, round_number), round_number)
 
 
-def solved_layer(model: nn.Module, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The last layer, alone, by ridge regression."""
+def solve_layers(
+    sites: Sites, model: nn.Module, features: Mapping[str, Mapping[str, Tensor]], round_number: int
+) -> dict[str, dict[str, Tensor]]:
+    """The last layer, alone, by ridge regression, of each network whose ``features`` give a finite one."""
     head = head_name(model)
     like = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(f"{head}.")}
-    return with_head(like, head, *ridge_head(sums))
+    solved = {name: with_head(like, head, *ridge_head(sums)) for name, sums in features.items()}
+    finite = {name: layer for name, layer in solved.items() if all(bool(t.isfinite().all()) for t in layer.values())}
+    if solved.keys() - finite.keys():
+        # Asked about weights that are no numbers, sites would answer so, and be blamed for it.
+        sites.note(
+            round_number, "the last layer is not solved: the sums over features give weights that are not finite"
+        )
+    return finite
 
 
 def pooled_features(
@@ -179,6 +188,10 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     sums = read_state(site, record)
     check_gram(site, sums[GRAM], "feature sums")
     check_finite_sums(site, sums[TARGETS], "feature sums of the classes")
+    count = sums[GRAM][-1, -1].item()
+    if not 0 < count <= MOST_EXAMPLES or sums[GRAM].diagonal().max().item() / count > MOST_SQUARED:
+        detail = f"{count:g} samples, expected 1 to {MOST_EXAMPLES:,}, and mean squares of {MOST_SQUARED:g} at most"
+        raise RefusedReply(Reason.MOMENTS, site, detail, "feature sums")
     if bool((sums[TARGETS][-1] < 0).any()):
         raise RefusedReply(Reason.MOMENTS, site, "a class has fewer than no samples", "feature sums")
     # Over all classes they are the sums of the features themselves, of which none is above √(n Σφ²).

@@ -13,7 +13,7 @@ from alignment.logistic import GRADIENT, LOSS, Layer, logistic_head
 from alignment.moments import pool_moments
 from models import head_name
 from server.evaluation import evaluate, pool
-from server.heads import pooled_features, scaled_heads, solved_layer
+from server.heads import pooled_features, scaled_heads, solve_layers
 from server.records import HeadRecord, Score
 from server.sites import Sites
 from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums, check_headers
@@ -36,7 +36,7 @@ def fit_head(
     head = head_name(model)
     content = RecordDict({MERGED: to_arrays(state)})
     features = pooled_features(sites, model, content, [MERGED], round_number)
-    solved = {name: {**state, **solved_layer(model, sums)} for name, sums in features.items()}
+    solved = {name: {**state, **layer} for name, layer in solve_layers(sites, model, features, round_number).items()}
     scaled = scaled_heads(sites, model, solved, round_number)
     if MERGED not in scaled:
         return dict(state), None
@@ -80,7 +80,9 @@ class Gradients:
     trips: int = 0
 
     def __call__(self, layer: Layer) -> Mapping[str, Tensor] | None:
-        """The sums of `alignment.logistic`; None when a site of the merge does not answer."""
+        """The sums of `alignment.logistic`; None when a site of the merge does not answer, or there is nothing to ask."""
+        if not all(bool(part.isfinite().all()) for part in layer):
+            return None
         content = RecordDict({MERGED: to_arrays(with_head(self.network, self.head, *layer))})
         answers = self.sites.answers(LOGISTIC, content, self.round_number, _reader(self.most))
         otherwise = f"the last layer is fitted in {self.trips} trips"

@@ -11,12 +11,14 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
+from alignment.errors import StateError
 from alignment.moments import Moments, pool_moments
 from alignment.partial_run import needed
 from alignment.repair import fold, goals_between, unit_moments
 from models import Architecture, example_inputs
 from server.sites import Sites
 from server.sums import moments_reader, shapes_of
+from strategies.bounds import MOST_NORM, update_norm
 from strategies.protocol import CONFIG, GOALS, MERGED, RECALIBRATE, REPAIR, SETTLED, UNTIL, State, to_arrays
 from strategies.settings import Settings
 
@@ -37,7 +39,10 @@ def recalibrate(
         content = RecordDict({name: to_arrays({key: state[key] for key in keys}) for name, state in found.items()})
         content[CONFIG] = ConfigRecord({SETTLED: number > 0, **({} if until is None else {UNTIL: until})})
         for name, moments in pooled_moments(sites, model, content, list(found), round_number, until).items():
-            found[name] = write_moments(found[name], moments)
+            try:
+                found[name] = write_moments(found[name], moments)
+            except StateError as error:
+                sites.note(round_number, f"statistics of {name} stay as they were: {error}")
     return found
 
 
@@ -48,7 +53,8 @@ def repair(
 
     Two trips: the ends' moments, pooled over all sites, are the goals; then the merged network's, each layer fed by
     corrected ones. With BatchNorm it comes after `recalibrate`, and corrects the layers behind the last of them.
-    Unchanged where not every site of the merge answers both: moments of other samples are no goals.
+    Unchanged where not every site of the merge answers both, since moments of other samples are no goals, and where the
+    moments give weights that no network has.
     """
     asked = RecordDict({name: to_arrays(state) for name, state in ends.items()})
     moments = _of_all(sites, asked, number, moments_reader(unit_moments, model, sites.settings, list(ends)))
@@ -57,7 +63,15 @@ def repair(
     goals = goals_between([moments[name] for name in ends], [weight / sum(weights) for weight in weights])
     content = RecordDict({MERGED: to_arrays(merged), GOALS: to_arrays(goals)})
     measured = _of_all(sites, content, number, moments_reader(unit_moments, model, sites.settings, [MERGED]))
-    return dict(merged) if measured is None else fold(merged, measured[MERGED], goals)
+    if measured is None:
+        return dict(merged)
+    folded = fold(merged, measured[MERGED], goals)
+    if not update_norm(folded, merged) <= MOST_NORM:
+        sites.note(
+            number, "units keep the means and deviations of the mean: the moments give weights that no network has"
+        )
+        return dict(merged)
+    return folded
 
 
 def pooled_moments(

@@ -10,6 +10,7 @@ from math import isfinite
 from torch import nn
 
 from alignment.barrier import LossSums
+from alignment.precision import is_continuous
 from server.baselines import measure_alone, measure_baselines
 from server.evaluation import evaluate, pool
 from server.guard import guard, guard_mean
@@ -170,7 +171,7 @@ class Run:
             logger.warning("round %d is void: %s, min-sites is %d", number, admitted, self.settings.min_sites)
             return state, _record(number, "void", merged, watch)
         self.sites.merging = set(merged.aligned)
-        return self._finish(number, merged, first, watch)
+        return self._finish(number, merged, state, first, watch)
 
     def _securely(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         """A round in which it sees their mean alone: there is nothing to match, to probe or to guard."""
@@ -185,14 +186,28 @@ class Run:
             return state, _record(number, "void", nothing, watch)
         self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):
-            state = self._recalibrate(opened.mean, watch)
+            merged = self._recalibrate(opened.mean, watch)
+        if self._is_broken(number, merged):
+            return state, _record(number, "void", nothing, watch)
+        state = merged
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         notes = list(self.sites.notes)
         told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
 
-    def _finish(self, number: int, collected: MergedRound, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
+    def _is_broken(self, number: int, merged: State) -> bool:
+        """Whether a tensor of the merged network is not finite, whatever it came from: then the round is void."""
+        broken = [name for name, t in merged.items() if is_continuous(t) and not bool(t.isfinite().all())]
+        if broken:
+            self.sites.note(
+                number, f"void: tensor {broken[0]!r} of the merge is not finite; the network before it stays"
+            )
+        return bool(broken)
+
+    def _finish(
+        self, number: int, collected: MergedRound, before: State, first: bool, watch: Stopwatch
+    ) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
             paths = self._probe(number, collected)
         guarding = self.settings.guard and self.settings.probe_points > 1
@@ -205,6 +220,8 @@ class Run:
             self.sites.note(number, f"not aligned, since the mean has less loss so: {', '.join(undone)}")
         search = Search(self.sites, self.model, number)
         state = self._merge(merged, search, watch)
+        if self._is_broken(number, state):
+            return before, _record(number, "void", collected, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         score = _score(answers)

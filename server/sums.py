@@ -19,6 +19,8 @@ ROUNDING = 1e-6
 GRAM_ROUNDING = 1e-5
 # One value has no variance.
 FEWEST_VALUES = 2
+# At every position of every sample: no site has more, and squares of such numbers are finite.
+MOST_VALUES = 1e15
 # Statistics are kept in single precision, which ends at 3e38. No network's activations are so large.
 MOST_SQUARED = 1e30
 Measure = Callable[..., Mapping[str, Tensor]]
@@ -53,7 +55,7 @@ def _read(
         headers = {name: tuple(array.shape) for name, array in record.items()}
         if headers != shapes:
             odd = min(name for name, _ in set(headers.items()) ^ set(shapes.items()))
-            detail = f"expected {shapes.get(odd, 'none')}, got {headers.get(odd, 'none')}"
+            detail = f"expected {shapes.get(odd, 'none')}, got {headers.get(odd, 'none')!s:.80}"
             raise RefusedReply(Reason.MOMENTS, site, detail, f"moments {odd:.80}")
         found[network] = {name: tensor.double() for name, tensor in read_state(site, record).items()}
         check_moments(site, found[network])
@@ -79,16 +81,19 @@ def check_headers(
 
 
 def check_moments(site: str, moments: Moments) -> None:
-    """Raises `RefusedReply` unless layers saw two values, and mean squares lie between (mean)² and `MOST_SQUARED`."""
+    """Raises `RefusedReply` unless layers saw two values or more, `MOST_VALUES` at most, and mean squares lie between
+    (mean)² and `MOST_SQUARED`.
+    """
     for layer in layers_of(moments):
         count, sums, squares = (moments[f"{layer}.{part}"] for part in ("count", "sum", "squares"))
         for tensor in (count, sums, squares):
             check_finite_sums(site, tensor, f"moments of {layer}")
-        if float(count) < FEWEST_VALUES:
+        if not FEWEST_VALUES <= float(count) <= MOST_VALUES:
             raise RefusedReply(Reason.MOMENTS, site, f"{float(count):g} values", f"moments of {layer}")
         if float(squares.max()) / float(count) > MOST_SQUARED:
             raise RefusedReply(Reason.MOMENTS, site, f"a mean square above {MOST_SQUARED:g}", f"moments of {layer}")
-        if bool((squares * count * (1 + ROUNDING) + ROUNDING < sums.square()).any()):
+        # Of means: products of sums may be infinite, and infinity is not less than itself.
+        if bool((squares / count * (1 + ROUNDING) + ROUNDING / count**2 < (sums / count).square()).any()):
             raise RefusedReply(Reason.MOMENTS, site, "a variance is negative", f"moments of {layer}")
 
 

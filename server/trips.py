@@ -52,18 +52,16 @@ class Trips:
 
         Sites whose replies were refused are out of this round.
         """
-        self.strategy.remember(to_arrays(state), self.sites.names, apart=self.first)
-        self._collect(state)
-        self.sites.leave_out(*self.strategy.verdicts)
-
-    def _collect(self, state: State) -> None:
-        reference = self._known_reference(state)
-        if self.strategy.align_at == "server":
-            self._in_one(state)
-        elif reference is not None:
-            self._in_one(reference, align=True)
+        at_server = self.strategy.align_at == "server"
+        reference = None if at_server else self._known_reference(state)
+        # What goes out: what clips an update, at the site, and what measures one here must be of the same network.
+        sent = state if reference is None else reference
+        self.strategy.remember(to_arrays(sent), self.sites.names, apart=self.first)
+        if at_server or reference is not None:
+            self._in_one(sent, align=not at_server)
         else:
             self._in_two(state)
+        self.sites.leave_out(*self.strategy.verdicts)
 
     def _known_reference(self, state: State) -> State | None:
         if not self.first or self.strategy.reference == GLOBAL:

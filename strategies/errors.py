@@ -63,6 +63,8 @@ class RefusedReply(Exception):  # noqa: N818 - the name is the architecture's: a
 
     def __init__(self, reason: Reason, site: str, detail: str, tensor: str = "") -> None:
         about = f"tensor {tensor!r}: " if tensor else ""
+        # What a site said may stand in it, and must forge no line of a log.
+        detail = "".join(letter if letter.isprintable() else " " for letter in detail)
         super().__init__(f"site {site!r}: {reason.words}: {about}{detail}")
         self.reason = reason
         self.site = site

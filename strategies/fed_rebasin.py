@@ -317,7 +317,7 @@ class FedRebasin(FedAvg):
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
         # A network that was trained from the reference begins at the identity, and belongs there or near; a site's
         # proposal is refined, not looked for anew.
-        restarts = 1 if reference is self._sent or start is not None else self.restarts
+        restarts = 1 if not self._apart or start is not None else self.restarts
         return match_weights(self.spec, reference, one.state, start, generator, restarts)
 
     def _at_home(self, one: Admitted) -> Matching | None:

@@ -25,8 +25,11 @@ NEEDS = (
     Needs(("reference",), lambda s: s.align_at != "none", "align-at other than 'none'"),
     Needs(
         ("restarts",),
-        lambda s: s.align_at == "server" or (s.align_at != "none" and s.reference == "medoid") or s.variants,
-        "align-at = 'server' or reference = 'medoid'",
+        lambda s: (
+            s.variants
+            or (s.start != "shared" and (s.align_at == "server" or (s.align_at != "none" and s.reference == "medoid")))
+        ),
+        "align-at = 'server' or reference = 'medoid', and start other than 'shared'",
     ),
     Needs(
         ("site-matching", "matching-weight", "matching-samples"),
@@ -38,14 +41,24 @@ NEEDS = (
     Needs(("distillation", "later-epochs", "later-learning-rate"), lambda s: s.rounds > 1, "rounds = 2 or more"),
     Needs(("gram-shrinkage",), lambda s: s.sends_grams, "merge = 'least-squares'"),
     Needs(("gram-limit-megabytes",), lambda s: s.merge != "mean" or s.variants, "merge other than 'mean'"),
-    Needs(("recalibrate-passes",), lambda s: s.norm in ("", "batch") or ":" in s.model, "a network with BatchNorm"),
-    Needs(("path-samples",), lambda s: s.measures_lines, "probe-points, or mix = 'search'"),
+    Needs(("recalibrate-passes",), lambda s: _may_have_batch_norm(s), "a network with BatchNorm"),
+    Needs(
+        ("statistics-samples",),
+        lambda s: _may_have_batch_norm(s) or s.solves_head or s.merge != "mean" or s.variants or s.repair,
+        "a network with BatchNorm, or head, merge, variants or repair that solve for something",
+    ),
+    Needs(
+        ("path-samples",),
+        lambda s: s.measures_lines and (_may_have_batch_norm(s) or s.solves_head),
+        "probe-points or mix = 'search', and a network with BatchNorm or a solved last layer",
+    ),
     Needs(("head-trips",), lambda s: s.head == "logistic", "head = 'logistic'"),
     Needs(
         ("admission", "max-update-norm", "max-update-ratio", "max-weight-share"),
         lambda s: s.privacy != "secure-aggregation",
         "to see each site's network, as with any other privacy",
     ),
+    Needs(("max-weight-share",), lambda s: s.rule == "mean", "rule = 'mean': the others weigh all sites alike"),
     Needs(("mix-points",), lambda s: s.mix == "search", "mix = 'search'"),
     Needs(("malicious-sites",), lambda s: s.rule in ("trimmed-mean", "krum"), "rule = 'trimmed-mean' or 'krum'"),
     Needs(("clipping-norm",), lambda s: s.privacy in ("clipping", "local-dp"), "privacy = 'clipping' or 'local-dp'"),
@@ -57,6 +70,11 @@ NEEDS = (
     ),
     Needs(("dirichlet-alpha",), lambda s: s.split == "dirichlet", "split = 'dirichlet'"),
 )
+
+
+def _may_have_batch_norm(settings: Settings) -> bool:
+    """As far as settings tell; a user's own network may."""
+    return settings.norm in ("", "batch") or ":" in settings.model
 
 
 def remarks(settings: Settings) -> list[str]:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from alignment.barrier import LossSums
 from alignment.spec import State
+from strategies.bounds import MOST_EXAMPLES
 from strategies.errors import Reason, RefusedReply
 
 # A site's name becomes a file's name and a metric's label.
@@ -120,10 +121,11 @@ def unpack_sums(site: str, record: MetricRecord) -> dict[str, LossSums]:
     found: dict[str, LossSums] = {}
     for name, values in record.items():
         if not isinstance(values, list) or len(values) != 3:
-            raise RefusedReply(Reason.MALFORMED, site, f"metric {name!r}: expected [count, loss, correct]")
+            raise RefusedReply(Reason.MALFORMED, site, f"metric {name!r:.80}: expected [count, loss, correct]")
         count, loss, correct = map(float, values)
-        if not (count >= 1 and count.is_integer() and 0 <= correct <= count and not loss < -count * ROUNDING):
-            raise RefusedReply(Reason.MOMENTS, site, f"metric {name!r}: {values!r:.80} is no sum over samples")
+        counted = 1 <= count <= MOST_EXAMPLES and count.is_integer()
+        if not (counted and 0 <= correct <= count and not loss < -count * ROUNDING):
+            raise RefusedReply(Reason.MOMENTS, site, f"metric {name!r:.80}: {values!r:.80} is no sum over samples")
         # A network that diverged has no loss: that is not the site's fault.
         found[name] = LossSums(int(count), loss if math.isfinite(loss) else math.inf, correct)
     return found

@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from flwr.app import Array, ArrayRecord, Message
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from torch import nn
 
-from alignment import permute
+import strategies.fed_rebasin
+from alignment import Matching, match_weights, permute
 from client.app import app
 from client.own import load_own
 from client.site import Site
@@ -153,6 +155,26 @@ def test_more_restarts_find_a_better_matching(tmp_path: Path) -> None:
     quick: dict[str, object] = {"align_at": "server", "epochs": 1, "probe_points": 0}
     one, many = (objective(quick_settings(tmp_path / str(most), restarts=most, **quick)) for most in (1, 20))
     assert one < many
+
+
+def test_restarts_are_made_of_networks_that_start_apart_and_of_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are aligned to the network that was sent, which somebody trained."""
+    made: list[int] = []
+
+    def watched(*args: Any) -> Matching:
+        made.append(args[-1])
+        return match_weights(*args)
+
+    monkeypatch.setattr(strategies.fed_rebasin, "match_weights", watched)
+    quick: dict[str, object] = {"align_at": "server", "epochs": 1, "probe_points": 0, "width": 8, "restarts": 3}
+    initial = play_in_process(quick_settings(tmp_path / "initial", **quick)).checkpoint_path(1)
+    for start, reference, expected in (("seed", "global", 3), ("seed", "largest", 3), ("shared", "largest", 1)):
+        made.clear()
+        named = quick | {"start": start, "reference": reference, "initial": str(initial)}
+        play_in_process(quick_settings(tmp_path / f"{start}-{reference}", **named))
+        assert set(made) == {expected}
 
 
 @pytest.mark.parametrize("setting", [{"matching_weight": 5.0}, {"matching_samples": 8}], ids=["weight", "samples"])

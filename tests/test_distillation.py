@@ -8,14 +8,15 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import nn
 
+import client.app
 from client.app import app, teacher_of
-from client.bench import set_up
+from client.bench import Bench, set_up
 from client.own import keep_own, load_own
 from client.site import read_site
 from client.sources import Samples
 from client.training import Objective, Schedule, Teacher, class_shift, train
 from server.summary import read_rounds
-from strategies.protocol import ARRAYS, CONFIG, ROUND, START, TRAIN, to_arrays
+from strategies.protocol import ARRAYS, CONFIG, ROUND, START, TRAIN, config_of, to_arrays
 from tests.inprocess import FIRST_NODE, InProcessGrid, play_in_process, quick_settings
 
 
@@ -47,6 +48,47 @@ def test_it_changes_later_rounds_only(tmp_path: Path) -> None:
     assert one[0] == other[0]
     assert one[1] != other[1]
     assert len(read_rounds(stores[1])) == 2
+
+
+def test_a_first_round_that_is_played_again_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until one has merged, nobody distils, whatever the round's number."""
+    seen: list[tuple[int, bool]] = []
+
+    def watched(bench: Bench, message: Message) -> Teacher | None:
+        teacher = teacher_of(bench, message)
+        seen.append((int(str(config_of(message)[ROUND])), teacher is not None))
+        return teacher
+
+    monkeypatch.setattr(client.app, "teacher_of", watched)
+    trained: list[int] = []
+
+    def silent_at_first(partition: int, reply: Message) -> Message | None:
+        trained.append(partition)
+        return None if reply.metadata.message_type == TRAIN and trained.count(1) == 2 else reply
+
+    settings = quick_settings(
+        tmp_path,
+        start="shared",
+        distillation=1.0,
+        epochs=1,
+        width=8,
+        rounds=3,
+        probe_points=0,
+        round_deadline_seconds=0.5,
+    )
+    store = play_in_process(settings, 2, silent_at_first)
+    assert [record.outcome for record in read_rounds(store)] == ["void", "merged", "merged"]
+    assert sorted(seen) == [(1, False), (1, False), (2, False), (2, False), (3, True), (3, True)]
+
+
+def test_a_run_that_goes_back_finds_its_teachers(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, distillation=1.0, epochs=1, later_epochs=1, width=8, rounds=3, probe_points=0)
+    store = play_in_process(settings)
+    before = [store.checkpoint_path(number).read_bytes() for number in (1, 2, 3)]
+    for number in (2, 3):
+        store.checkpoint_path(number).write_bytes(b"broken")
+    play_in_process(settings)
+    assert [store.checkpoint_path(number).read_bytes() for number in (1, 2, 3)] == before
 
 
 def test_the_teacher_is_of_the_round_before_and_of_no_other_run(tmp_path: Path) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.supercore.differential_privacy import get_norm
 from torch import Tensor
 
 from client.aligning import network_spec
 from client.app import app
-from client.privacy import moved_apart
+from client.privacy import moved_apart, private
 from models import Architecture, build
 from server.app import play
 from server.resume import Beginning
@@ -301,3 +301,39 @@ def test_without_privacy_nothing_is_touched(tmp_path: Path) -> None:
     play_in_process(quick_settings(tmp_path), tamper=tamper)
     assert CONFIG not in watched[0].content
     assert not config_of(watched[0])
+
+
+@pytest.mark.parametrize("privacy", ["clipping", "local-dp"])
+def test_of_an_update_that_is_not_finite_nothing_leaves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, privacy: str
+) -> None:
+    """Flower takes min(1, C / NaN) for 1, and would send all other tensors as they are."""
+    settings = quick_settings(tmp_path, **SHARED, privacy=privacy)
+    sent = build(Architecture(*settings.network), 0).state_dict()
+    name, broken = next(iter(sent)), list(sent)[-1]
+    own = {key: tensor.clone() for key, tensor in sent.items()}
+    own[name] += 1000.0
+    own[broken][0] = math.nan
+    grid = InProcessGrid(app, settings, 1)
+
+    def trained(message: Message, context: Context) -> Message:
+        content = RecordDict({ARRAYS: to_arrays(own), METRICS: MetricRecord({N_EXAMPLES: 10})})
+        return Message(content, reply_to=message)
+
+    message = Message(RecordDict({ARRAYS: to_arrays(sent)}), FIRST_NODE, TRAIN)
+    message.metadata.__dict__["_message_id"] = "asked"
+    reply = private(message, grid.context(0), trained)
+    assert not reply.has_content()
+    assert f"tensor {broken!r} of the trained network holds NaN or infinity" in caplog.text
+
+
+def test_an_update_is_measured_from_the_network_that_it_was_clipped_to(tmp_path: Path) -> None:
+    """With a given reference, sites are sent that one, not the initial network."""
+    settings = quick_settings(tmp_path, align_at="site", probe_points=0, rounds=1)
+    reference = build(Architecture(*settings.network), 77).state_dict()
+    path = write_tensors(tmp_path / "reference.safetensors", reference)
+    bounded = settings.model_copy(
+        update={"privacy": "clipping", "clipping_norm": 1.0, "max_update_norm": 1.5, "reference": str(path)}
+    )
+    (record,) = read_rounds(play_in_process(bounded))
+    assert (record.outcome, record.refused) == ("merged", [])
