@@ -80,7 +80,7 @@ class Gradients:
     trips: int = 0
 
     def __call__(self, layer: Layer) -> Mapping[str, Tensor] | None:
-        """The sums of `alignment.logistic`; None when a site of the merge does not answer, or there is nothing to ask."""
+        """The sums of `alignment.logistic`; None when a site of the merge does not answer, or ``layer`` is none."""
         if not all(bool(part.isfinite().all()) for part in layer):
             return None
         content = RecordDict({MERGED: to_arrays(with_head(self.network, self.head, *layer))})
