@@ -8,6 +8,7 @@ not leave the site: the reply has those of the network sent.
 from collections.abc import Callable
 from copy import copy
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
@@ -69,6 +70,8 @@ def _on_parameters(mod: Mod, settings: Settings, message: Message, context: Cont
         if reply.has_content():
             after = part(reply.content.array_records[ARRAYS], list(before))
             _check_finite(after)
+            # Flower draws its noise from NumPy's own generator, which the site's code may have seeded.
+            np.random.seed()
             reply.content[ARRAYS] = moved_apart(before, after, settings.clipping_norm)
         return reply
 

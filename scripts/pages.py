@@ -46,7 +46,7 @@ A site's own, in the node config of its SuperNode: `flower-supernode --node-conf
 | --- | --- | --- |
 | `name` | `site` | The site's name; a name under which its SuperNode was registered wins |
 | `data` | the run's | Where its samples are |
-| `state-dir` | `~/.fedrebasin` | Where it keeps its own networks: of two rounds of each run, or `keep-checkpoints` + 1 |
+| `state-dir` | `~/.fedrebasin` | Where it keeps its own networks: of two rounds of a run, or `keep-checkpoints` + 1 |
 | `threads` | all | Torch threads |
 | `checkpoint` | none | A trained network, safetensors, to join with (`start = "checkpoint"`) |
 """

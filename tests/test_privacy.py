@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -337,3 +338,23 @@ def test_an_update_is_measured_from_the_network_that_it_was_clipped_to(tmp_path:
     )
     (record,) = read_rounds(play_in_process(bounded))
     assert (record.outcome, record.refused) == ("merged", [])
+
+
+def test_noise_is_drawn_anew_though_a_sites_code_seeds_the_generator(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, **SHARED, privacy="local-dp")
+    sent = build(Architecture(*settings.network), 0).state_dict()
+    name = next(iter(sent))
+    own = {**sent, name: sent[name] + 1.0}
+    grid = InProcessGrid(app, settings, 1)
+
+    def trained(message: Message, context: Context) -> Message:
+        np.random.seed(0)
+        content = RecordDict({ARRAYS: to_arrays(own), METRICS: MetricRecord({N_EXAMPLES: 10})})
+        return Message(content, reply_to=message)
+
+    def answered() -> torch.Tensor:
+        message = Message(RecordDict({ARRAYS: to_arrays(sent)}), FIRST_NODE, TRAIN)
+        message.metadata.__dict__["_message_id"] = "asked"
+        return to_state(private(message, grid.context(0), trained).content.array_records[ARRAYS])[name]
+
+    assert not torch.equal(answered(), answered())
