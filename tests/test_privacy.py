@@ -357,4 +357,4 @@ def test_noise_is_drawn_anew_though_a_sites_code_seeds_the_generator(tmp_path: P
         message.metadata.__dict__["_message_id"] = "asked"
         return to_state(private(message, grid.context(0), trained).content.array_records[ARRAYS])[name]
 
-    assert not torch.equal(answered(), answered())
+    assert (answered() - answered()).std() > noise_deviation(settings) / 2
