@@ -1,7 +1,7 @@
 """docs/site-guide.md and docs/server-guide.md keep their word: commands, options, variables and services are there."""
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import click
@@ -64,3 +64,13 @@ def test_nothing_is_relaxed_but_for_development() -> None:
         name for name, each in compose["services"].items() if {"sites", "internal"} <= set(each.get("networks", []))
     }
     assert both == {"proxy", "rehearsal"}
+
+
+def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
+    grafana: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]["grafana"]
+    mounted = {target: ROOT / source for source, target in (each.split(":")[:2] for each in grafana["volumes"])}
+    provider = mounted["/etc/grafana/provisioning"] / "dashboards" / "fedrebasin.yml"
+    (told,) = yaml.safe_load(provider.read_text(encoding="utf-8"))["providers"]
+    assert list(mounted[told["options"]["path"]].glob("*.json"))
+    home = PurePosixPath(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (mounted[str(home.parent)] / home.name).is_file()
