@@ -1,6 +1,8 @@
 """docs/site-guide.md and docs/server-guide.md keep their word: commands, options, variables and services are there."""
 
+import os
 import re
+import subprocess
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -74,3 +76,30 @@ def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
     assert list(mounted[told["options"]["path"]].glob("*.json"))
     home = PurePosixPath(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert (mounted[str(home.parent)] / home.name).is_file()
+
+
+def test_the_guide_has_the_run_config_written_and_looked_at_before_the_first_start_fixes_it() -> None:
+    guide = GUIDES["server-guide.md"].partition("\n## With sites elsewhere\n")[2]
+    (named,) = re.findall(r"FEDREBASIN_RUN_CONFIG=\./(\S+)", guide)
+    steps = [f"`{named}`", "FEDREBASIN_RUN_CONFIG=", "docker compose build", "settings /run.toml", "docker compose up"]
+    assert [guide.index(step) for step in steps] == sorted(guide.index(step) for step in steps)
+
+
+def test_a_run_config_that_is_not_there_ends_the_first_start(tmp_path: Path) -> None:
+    # The rest of the script is at home in a container alone.
+    script = (ROOT / "deploy" / "docker" / "certificates.sh").read_text(encoding="utf-8")
+    before, _, _ = script.partition("fedrebasin server init")
+    (check,) = re.findall(r"^if \[ ! -f /run\.toml \].*?^fi$", before, re.DOTALL | re.MULTILINE)
+    check = check.replace("/run.toml", str(tmp_path / "run.toml"))
+    told = {"FEDREBASIN_RUN_CONFIG": "./federation-run.toml", "PATH": os.environ["PATH"]}
+
+    def start() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["sh", "-c", check], env=told, capture_output=True, text=True, check=False)
+
+    (tmp_path / "run.toml").mkdir()
+    done = start()
+    assert done.returncode == 11
+    assert "FEDREBASIN_RUN_CONFIG is ./federation-run.toml" in done.stderr
+    (tmp_path / "run.toml").rmdir()
+    (tmp_path / "run.toml").write_text("rounds = 1\n")
+    assert start().returncode == 0
