@@ -103,3 +103,19 @@ def test_a_run_config_that_is_not_there_ends_the_first_start(tmp_path: Path) -> 
     (tmp_path / "run.toml").rmdir()
     (tmp_path / "run.toml").write_text("rounds = 1\n")
     assert start().returncode == 0
+
+
+def mebibytes(text: str) -> int:
+    """The size that ``text`` is, such as 256m or 1g."""
+    return int(text[:-1]) * {"m": 1, "g": 1024}[text[-1]]
+
+
+def test_the_proxy_survives_what_sites_do_not_finish_sending() -> None:
+    proxy: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]["proxy"]
+    nginx = (ROOT / "deploy" / "proxy" / "nginx.conf.j2").read_text(encoding="utf-8")
+    (room,) = re.findall(r"^/tmp:size=(\d+[mg])", proxy["tmpfs"][0])
+    (at_once,) = re.findall(r"limit_conn connections (\d+);", nginx)
+    (body,) = re.findall(r"client_max_body_size (\d+m);", nginx)
+    # A tmpfs counts as its container's memory.
+    assert mebibytes(proxy["mem_limit"]) >= mebibytes(room) + 256
+    assert int(at_once) * mebibytes(body) * 8 <= mebibytes(room)
