@@ -58,7 +58,7 @@ def test_nothing_is_relaxed_but_for_development() -> None:
         assert service["mem_limit"], name
         assert "docker.sock" not in str(service), name
         assert "--insecure" not in str(service), name
-        assert set(service.get("networks", [])) <= {"sites", "internal", "outside"}, name
+        assert set(service.get("networks", [])) <= {"sites", "internal", "metrics", "outside"}, name
     published = {name for name, service in compose["services"].items() if "ports" in service}
     assert published == {"proxy", "grafana"}
     # No site reaches what is inside, and nobody inside but the proxy reaches a site.
@@ -66,6 +66,41 @@ def test_nothing_is_relaxed_but_for_development() -> None:
         name for name, each in compose["services"].items() if {"sites", "internal"} <= set(each.get("networks", []))
     }
     assert both == {"proxy", "rehearsal"}
+
+
+def networks_of(text: str) -> dict[str, set[str]]:
+    """The networks of each service that a file names any for."""
+    services: dict[str, Any] = yaml.safe_load(text)["services"]
+    return {name: set(each["networks"]) for name, each in services.items() if "networks" in each}
+
+
+def test_what_shows_the_runs_cannot_reach_what_commands_the_sites() -> None:
+    told = networks_of(COMPOSE)
+    showing = {"exporter", "prometheus", "grafana"}
+    assert {name for name, networks in told.items() if "metrics" in networks} == showing
+    relaxed = networks_of((ROOT / "compose.dev.yml").read_text(encoding="utf-8"))
+    assert not {name for name in showing if "internal" in told[name] | relaxed.get(name, set())}
+
+
+def test_the_guide_says_who_is_on_which_network() -> None:
+    networks = yaml.safe_load(COMPOSE)["networks"]
+    rows = re.findall(r"^\| `([a-z]+)` \| [^|]+ \| (none|the host's) \|$", GUIDES["server-guide.md"], re.MULTILINE)
+    assert dict(rows) == {
+        name: "none" if (each or {}).get("internal") else "the host's" for name, each in networks.items()
+    }
+
+
+def test_a_secret_is_written_only_by_who_makes_it() -> None:
+    services: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+    writers: dict[str, set[str]] = {}
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            if not volume.endswith(":ro"):
+                writers.setdefault(volume.split(":")[0], set()).add(name)
+    assert writers["superexec"] == writers["operator"] == {"certificates"}
+    # `server renew server` signs anew for the SuperLink.
+    assert writers["superlink"] == {"certificates", "enrolment"}
+    assert writers["authority"] == writers["proxy"] == writers["issued"] == {"certificates", "enrolment", "rehearsal"}
 
 
 def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:

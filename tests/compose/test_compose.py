@@ -105,6 +105,7 @@ print(json.dumps({
     "without": [answers("GET", "/health", False), answers("POST", "/v1/fleet/pull-messages", False)],
 }))
 """
+PROBE_OF_NO_SITE = PROBE.replace("if certificate:", "if False:")
 
 
 def test_from_the_sites_network_only_the_fleet_api_is_reached_and_only_with_a_certificate(
@@ -120,8 +121,13 @@ def test_from_the_sites_network_only_the_fleet_api_is_reached_and_only_with_a_ce
 
 def test_the_probe_would_tell_what_is_reached(federation: Federation) -> None:
     # Else the test above would pass for a probe that reaches nothing.
-    program = PROBE.replace('"/site/site.crt", "/site/keys/site.key"', '"", ""').replace("if certificate:", "if False:")
-    assert "superlink" in json.loads(federation.python("superexec", program))["reached"]
+    assert "superlink" in json.loads(federation.python("superexec", PROBE_OF_NO_SITE))["reached"]
+
+
+@needs_exporter
+def test_from_the_network_of_what_shows_the_runs_the_superlink_is_not_reached(federation: Federation) -> None:
+    reached = set(json.loads(federation.python("exporter", PROBE_OF_NO_SITE))["reached"])
+    assert {"exporter", "prometheus"} <= reached <= {"exporter", "prometheus", "grafana"}
 
 
 def test_a_site_in_its_container_passes_its_own_check(federation: Federation) -> None:
@@ -151,7 +157,7 @@ import json, urllib.request
 names = json.load(urllib.request.urlopen("http://prometheus:9090/api/v1/label/__name__/values", timeout=10))["data"]
 print(json.dumps([name for name in names if "barrier" in name]))
 """
-    federation.wait(lambda: bool(json.loads(federation.python("superexec", program))), 90, "the barrier is scraped")
+    federation.wait(lambda: bool(json.loads(federation.python("exporter", program))), 90, "the barrier is scraped")
 
 
 @needs_exporter
