@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -154,3 +155,32 @@ def test_the_proxy_survives_what_sites_do_not_finish_sending() -> None:
     # A tmpfs counts as its container's memory.
     assert mebibytes(proxy["mem_limit"]) >= mebibytes(room) + 256
     assert int(at_once) * mebibytes(body) * 8 <= mebibytes(room)
+
+
+RESTARTS = ("docker compose up -d --force-recreate", "systemctl restart 'fedrebasin-*'")
+
+
+@pytest.mark.parametrize("place", ["docs/site-guide.md", "deploy/site/site.toml.j2"])
+def test_a_site_is_told_how_what_it_changed_takes_effect(place: str) -> None:
+    assert all(command in (ROOT / place).read_text(encoding="utf-8") for command in RESTARTS)
+    units = [path.name.removesuffix(".j2") for path in (ROOT / "deploy" / "site").glob("*.service.j2")]
+    assert units
+    assert all(fnmatch(unit, "fedrebasin-*") for unit in units)
+
+
+@pytest.mark.parametrize(
+    ("page", "after"), [("server-guide.md", "server renew NAME"), ("site-guide.md", "site install` it over")]
+)
+def test_who_renews_a_certificate_is_led_to_the_restart(page: str, after: str) -> None:
+    assert "### Start anew\n" in GUIDES["site-guide.md"]
+    (row,) = [line for line in GUIDES[page].splitlines() if line.startswith("|") and after in line]
+    assert "#start-anew)" in row
+
+
+def test_the_runbook_renews_a_certificate_with_commands_that_do_so() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    paragraph = runbook.partition("\n## FedrebasinCertificateExpiresSoon\n")[2]
+    spoken = [(group, name) for group, name, _ in commands(paragraph)]
+    assert spoken == [("server", "renew"), ("site", "install"), ("server", "renew")]
+    # As the files in the folder that the exporter watches are named.
+    assert all(f"`{name}`" in paragraph for name in ("NAME.site.crt", "proxy.crt", "superlink.crt", "ca.crt"))
