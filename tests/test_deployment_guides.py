@@ -184,3 +184,18 @@ def test_the_runbook_renews_a_certificate_with_commands_that_do_so() -> None:
     assert spoken == [("server", "renew"), ("site", "install"), ("server", "renew")]
     # As the files in the folder that the exporter watches are named.
     assert all(f"`{name}`" in paragraph for name in ("NAME.site.crt", "proxy.crt", "superlink.crt", "ca.crt"))
+
+
+def test_a_backup_is_its_owners_alone_is_looked_into_and_holds_every_volume_with_secrets() -> None:
+    backup = GUIDES["server-guide.md"].partition("\n## Backup\n")[2].partition("\n## ")[0]
+    assert "install -d -m 700 backup" in backup
+    assert "umask 077" in backup
+    looked_for = backup.partition("tar -tf ")[2].splitlines()[0].split()[1:]
+    assert {"federation/ca.key", "federation/sites.json", "state/superlink.db"} <= set(looked_for)
+    # No name of a volume, which begins with a project's name that is not always the folder's.
+    assert "docker run" not in backup
+    services: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+    seen = {volume.split(":")[0]: volume.split(":")[1] for volume in services["certificates"]["volumes"]}
+    (folders,) = re.findall(r"-C / -cf - ([a-z ]+) >", backup)
+    kept = {name for name, place in seen.items() if place.split("/")[1] in folders.split()}
+    assert kept == {"authority", "proxy", "superlink", "superexec", "operator", "issued", "superlink-state"}

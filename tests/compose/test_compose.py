@@ -1,12 +1,23 @@
 """``docker compose up``: from the build to the merged network, and what the networks keep apart."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from server.store import RunStore
 from server.summary import read_rounds
-from tests.compose.engine import GRAFANA, HAS_EXPORTER, Federation, docker, has_image, needs_engine
+from tests.compose.engine import (
+    GRAFANA,
+    HAS_EXPORTER,
+    ROOT,
+    Federation,
+    compose_command,
+    docker,
+    has_image,
+    needs_engine,
+)
 
 pytestmark = needs_engine
 LASTING = ["superlink", "superexec", "proxy", "site-us", "site-eu"]
@@ -178,3 +189,19 @@ def test_a_revoked_site_is_refused(federation: Federation) -> None:
 
     federation.wait(refused, 30, "the proxy refuses site-eu")
     assert json.loads(federation.python("site-us", PROBE))["health"] == 200
+
+
+def test_the_guides_backup_holds_the_authority_and_is_its_owners_alone(federation: Federation, tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "server-guide.md").read_text(encoding="utf-8")
+    commands = guide.partition("\n## Backup\n")[2].split("```\n")[1]
+    here = [*compose_command(), "--project-name", federation.project, "--project-directory", str(ROOT)]
+    script = commands.replace("docker compose", " ".join([*here, "--file", str(ROOT / "compose.yml")]))
+    command, environment = ["sh", "-ec", f"umask 022\n{script}"], dict(federation.environment)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:1] == ["federation/ca.key"]
+    folder = tmp_path / "backup"
+    assert [path.stat().st_mode & 0o077 for path in (folder, folder / "federation.tar")] == [0, 0]
+    federation.wait(
+        lambda: federation.inspect("superlink")["State"]["Health"]["Status"] == "healthy", 120, "the SuperLink is back"
+    )
