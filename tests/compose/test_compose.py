@@ -181,6 +181,29 @@ def test_what_shows_the_run_is_healthy(federation: Federation, service: str) -> 
     )
 
 
+def test_the_proxy_finds_the_superlink_at_another_address(federation: Federation) -> None:
+    network, superlink = f"{federation.project}_internal", federation.container("superlink")
+
+    def address(container: str) -> str:
+        (told,) = json.loads(docker("inspect", container).stdout)
+        return told["NetworkSettings"]["Networks"][network]["IPAddress"]
+
+    def answered() -> bool:
+        return json.loads(federation.python("site-us", PROBE))["health"] == 200
+
+    before, took = address(superlink), list[str]()
+    takes = ("run", "--detach", "--rm", "--network", network, "--entrypoint", "sleep")
+    docker("network", "disconnect", network, superlink)
+    try:
+        # The lowest that is free is given away first.
+        while before not in map(address, took):
+            took += docker(*takes, federation.inspect("superlink")["Image"], "300").stdout.split()[-1:]
+        docker("network", "connect", "--alias", "superlink", network, superlink)
+        federation.wait(answered, 30, "the proxy finds the SuperLink")
+    finally:
+        docker("rm", "--force", *took)
+
+
 def test_a_revoked_site_is_refused(federation: Federation) -> None:
     federation.compose("run", "--rm", "enrolment", "server", "revoke", "site-eu", "--folder", "/federation")
 
