@@ -12,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+from cli.enrolment.templates import render
 from cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,3 +200,26 @@ def test_a_backup_is_its_owners_alone_is_looked_into_and_holds_every_volume_with
     (folders,) = re.findall(r"-C / -cf - ([a-z ]+) >", backup)
     kept = {name for name, place in seen.items() if place.split("/")[1] in folders.split()}
     assert kept == {"authority", "proxy", "superlink", "superexec", "operator", "issued", "superlink-state"}
+
+
+def test_a_sites_containers_are_bound_as_the_servers_are() -> None:
+    kit: dict[str, Any] = yaml.safe_load(render("site/compose.yml.j2", site="st-marys", image="fedrebasin:0.1.0"))
+    ours: dict[str, Any] = yaml.safe_load(COMPOSE)["x-ours"]
+    bounds = ("read_only", "cap_drop", "security_opt", "init", "pids_limit", "logging")
+    for name, service in kit["services"].items():
+        assert {key: service.get(key) for key in bounds} == {key: ours[key] for key in bounds}, name
+        assert service["mem_limit"], name
+
+
+def test_a_site_without_containers_serves_nothing_and_its_user_can_enter() -> None:
+    install = GUIDES["site-guide.md"].partition("\n## 1. Install\n")[2].partition("\n## 2. ")[0]
+    assert install.index("scripts/debian.sh nginx-light") < install.index("systemctl disable --now nginx")
+    assert "`/opt/fedrebasin`" in install
+
+
+def test_the_runbook_leads_to_what_each_verdict_means() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    paragraph = runbook.partition("\n## FedrebasinReplyRefused\n")[2].partition("\n## ")[0]
+    (page, heading) = re.findall(r"\]\((\S+)#([a-z-]+)\)", paragraph)[0]
+    headings = re.findall(r"^## (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert heading in {each.lower().replace(" ", "-") for each in headings}
