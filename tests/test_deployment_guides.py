@@ -1,7 +1,10 @@
 """docs/site-guide.md and docs/server-guide.md keep their word: commands, options, variables and services are there."""
 
+import os
 import re
-from pathlib import Path
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import click
@@ -9,6 +12,7 @@ import pytest
 import typer
 import yaml
 
+from cli.enrolment.templates import render
 from cli.main import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +60,7 @@ def test_nothing_is_relaxed_but_for_development() -> None:
         assert service["mem_limit"], name
         assert "docker.sock" not in str(service), name
         assert "--insecure" not in str(service), name
-        assert set(service.get("networks", [])) <= {"sites", "internal", "outside"}, name
+        assert set(service.get("networks", [])) <= {"sites", "internal", "metrics", "outside"}, name
     published = {name for name, service in compose["services"].items() if "ports" in service}
     assert published == {"proxy", "grafana"}
     # No site reaches what is inside, and nobody inside but the proxy reaches a site.
@@ -64,3 +68,158 @@ def test_nothing_is_relaxed_but_for_development() -> None:
         name for name, each in compose["services"].items() if {"sites", "internal"} <= set(each.get("networks", []))
     }
     assert both == {"proxy", "rehearsal"}
+
+
+def networks_of(text: str) -> dict[str, set[str]]:
+    """The networks of each service that a file names any for."""
+    services: dict[str, Any] = yaml.safe_load(text)["services"]
+    return {name: set(each["networks"]) for name, each in services.items() if "networks" in each}
+
+
+def test_what_shows_the_runs_cannot_reach_what_commands_the_sites() -> None:
+    told = networks_of(COMPOSE)
+    showing = {"exporter", "prometheus", "grafana"}
+    assert {name for name, networks in told.items() if "metrics" in networks} == showing
+    relaxed = networks_of((ROOT / "compose.dev.yml").read_text(encoding="utf-8"))
+    assert not {name for name in showing if "internal" in told[name] | relaxed.get(name, set())}
+
+
+def test_the_guide_says_who_is_on_which_network() -> None:
+    networks = yaml.safe_load(COMPOSE)["networks"]
+    rows = re.findall(r"^\| `([a-z]+)` \| [^|]+ \| (none|the host's) \|$", GUIDES["server-guide.md"], re.MULTILINE)
+    assert dict(rows) == {
+        name: "none" if (each or {}).get("internal") else "the host's" for name, each in networks.items()
+    }
+
+
+def test_a_secret_is_written_only_by_who_makes_it() -> None:
+    services: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+    writers: dict[str, set[str]] = {}
+    for name, service in services.items():
+        for volume in service.get("volumes", []):
+            if not volume.endswith(":ro"):
+                writers.setdefault(volume.split(":")[0], set()).add(name)
+    assert writers["superexec"] == writers["operator"] == {"certificates"}
+    # `server renew server` signs anew for the SuperLink.
+    assert writers["superlink"] == {"certificates", "enrolment"}
+    assert writers["authority"] == writers["proxy"] == writers["issued"] == {"certificates", "enrolment", "rehearsal"}
+
+
+def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
+    grafana: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]["grafana"]
+    mounted = {target: ROOT / source for source, target in (each.split(":")[:2] for each in grafana["volumes"])}
+    provider = mounted["/etc/grafana/provisioning"] / "dashboards" / "fedrebasin.yml"
+    (told,) = yaml.safe_load(provider.read_text(encoding="utf-8"))["providers"]
+    assert list(mounted[told["options"]["path"]].glob("*.json"))
+    home = PurePosixPath(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (mounted[str(home.parent)] / home.name).is_file()
+
+
+def test_the_guide_has_the_run_config_written_and_looked_at_before_the_first_start_fixes_it() -> None:
+    guide = GUIDES["server-guide.md"].partition("\n## With sites elsewhere\n")[2]
+    (named,) = re.findall(r"FEDREBASIN_RUN_CONFIG=\./(\S+)", guide)
+    steps = [f"`{named}`", "FEDREBASIN_RUN_CONFIG=", "docker compose build", "settings /run.toml", "docker compose up"]
+    assert [guide.index(step) for step in steps] == sorted(guide.index(step) for step in steps)
+
+
+def test_a_run_config_that_is_not_there_ends_the_first_start(tmp_path: Path) -> None:
+    # The rest of the script is at home in a container alone.
+    script = (ROOT / "deploy" / "docker" / "certificates.sh").read_text(encoding="utf-8")
+    before, _, _ = script.partition("fedrebasin server init")
+    (check,) = re.findall(r"^if \[ ! -f /run\.toml \].*?^fi$", before, re.DOTALL | re.MULTILINE)
+    check = check.replace("/run.toml", str(tmp_path / "run.toml"))
+    told = {"FEDREBASIN_RUN_CONFIG": "./federation-run.toml", "PATH": os.environ["PATH"]}
+
+    def start() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["sh", "-c", check], env=told, capture_output=True, text=True, check=False)
+
+    (tmp_path / "run.toml").mkdir()
+    done = start()
+    assert done.returncode == 11
+    assert "FEDREBASIN_RUN_CONFIG is ./federation-run.toml" in done.stderr
+    (tmp_path / "run.toml").rmdir()
+    (tmp_path / "run.toml").write_text("rounds = 1\n")
+    assert start().returncode == 0
+
+
+def mebibytes(text: str) -> int:
+    """The size that ``text`` is, such as 256m or 1g."""
+    return int(text[:-1]) * {"m": 1, "g": 1024}[text[-1]]
+
+
+def test_the_proxy_survives_what_sites_do_not_finish_sending() -> None:
+    proxy: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]["proxy"]
+    nginx = (ROOT / "deploy" / "proxy" / "nginx.conf.j2").read_text(encoding="utf-8")
+    (room,) = re.findall(r"^/tmp:size=(\d+[mg])", proxy["tmpfs"][0])
+    (at_once,) = re.findall(r"limit_conn connections (\d+);", nginx)
+    (body,) = re.findall(r"client_max_body_size (\d+m);", nginx)
+    # A tmpfs counts as its container's memory.
+    assert mebibytes(proxy["mem_limit"]) >= mebibytes(room) + 256
+    assert int(at_once) * mebibytes(body) * 8 <= mebibytes(room)
+
+
+RESTARTS = ("docker compose up -d --force-recreate", "systemctl restart 'fedrebasin-*'")
+
+
+@pytest.mark.parametrize("place", ["docs/site-guide.md", "deploy/site/site.toml.j2"])
+def test_a_site_is_told_how_what_it_changed_takes_effect(place: str) -> None:
+    assert all(command in (ROOT / place).read_text(encoding="utf-8") for command in RESTARTS)
+    units = [path.name.removesuffix(".j2") for path in (ROOT / "deploy" / "site").glob("*.service.j2")]
+    assert units
+    assert all(fnmatch(unit, "fedrebasin-*") for unit in units)
+
+
+@pytest.mark.parametrize(
+    ("page", "after"), [("server-guide.md", "server renew NAME"), ("site-guide.md", "site install` it over")]
+)
+def test_who_renews_a_certificate_is_led_to_the_restart(page: str, after: str) -> None:
+    assert "### Start anew\n" in GUIDES["site-guide.md"]
+    (row,) = [line for line in GUIDES[page].splitlines() if line.startswith("|") and after in line]
+    assert "#start-anew)" in row
+
+
+def test_the_runbook_renews_a_certificate_with_commands_that_do_so() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    paragraph = runbook.partition("\n## FedrebasinCertificateExpiresSoon\n")[2]
+    spoken = [(group, name) for group, name, _ in commands(paragraph)]
+    assert spoken == [("server", "renew"), ("site", "install"), ("server", "renew")]
+    # As the files in the folder that the exporter watches are named.
+    assert all(f"`{name}`" in paragraph for name in ("NAME.site.crt", "proxy.crt", "superlink.crt", "ca.crt"))
+
+
+def test_a_backup_is_its_owners_alone_is_looked_into_and_holds_every_volume_with_secrets() -> None:
+    backup = GUIDES["server-guide.md"].partition("\n## Backup\n")[2].partition("\n## ")[0]
+    assert "install -d -m 700 backup" in backup
+    assert "umask 077" in backup
+    looked_for = backup.partition("tar -tf ")[2].splitlines()[0].split()[1:]
+    assert {"federation/ca.key", "federation/sites.json", "state/superlink.db"} <= set(looked_for)
+    # No name of a volume, which begins with a project's name that is not always the folder's.
+    assert "docker run" not in backup
+    services: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+    seen = {volume.split(":")[0]: volume.split(":")[1] for volume in services["certificates"]["volumes"]}
+    (folders,) = re.findall(r"-C / -cf - ([a-z ]+) >", backup)
+    kept = {name for name, place in seen.items() if place.split("/")[1] in folders.split()}
+    assert kept == {"authority", "proxy", "superlink", "superexec", "operator", "issued", "superlink-state"}
+
+
+def test_a_sites_containers_are_bound_as_the_servers_are() -> None:
+    kit: dict[str, Any] = yaml.safe_load(render("site/compose.yml.j2", site="st-marys", image="fedrebasin:0.1.0"))
+    ours: dict[str, Any] = yaml.safe_load(COMPOSE)["x-ours"]
+    bounds = ("read_only", "cap_drop", "security_opt", "init", "pids_limit", "logging")
+    for name, service in kit["services"].items():
+        assert {key: service.get(key) for key in bounds} == {key: ours[key] for key in bounds}, name
+        assert service["mem_limit"], name
+
+
+def test_a_site_without_containers_serves_nothing_and_its_user_can_enter() -> None:
+    install = GUIDES["site-guide.md"].partition("\n## 1. Install\n")[2].partition("\n## 2. ")[0]
+    assert install.index("scripts/debian.sh nginx-light") < install.index("systemctl disable --now nginx")
+    assert "`/opt/fedrebasin`" in install
+
+
+def test_the_runbook_leads_to_what_each_verdict_means() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    paragraph = runbook.partition("\n## FedrebasinReplyRefused\n")[2].partition("\n## ")[0]
+    (page, heading) = re.findall(r"\]\((\S+)#([a-z-]+)\)", paragraph)[0]
+    headings = re.findall(r"^## (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert heading in {each.lower().replace(" ", "-") for each in headings}

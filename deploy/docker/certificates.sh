@@ -5,6 +5,12 @@ set -eu
 umask 077
 owner="${FEDREBASIN_USER:-10001:10001}"
 proxy="${FEDREBASIN_PROXY:-proxy:8443}"
+if [ ! -f /run.toml ]; then
+  echo "FEDREBASIN_RUN_CONFIG is ${FEDREBASIN_RUN_CONFIG:-not set}: expected a file of settings, got none; the engine" \
+    "makes a folder in place of a file that is not there. Remove that folder, write the file (docs/settings.md)," \
+    "and start again" >&2
+  exit 11
+fi
 if [ ! -e /federation/federation.toml ]; then
   # What a start that was broken off left behind; the folders themselves are volumes.
   find /federation -mindepth 1 -type f -delete

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs nginx, and has it read its files anew within a second when a site was approved or revoked.
+# Runs nginx, and has it read its files anew within a second when a site was approved or revoked, and within a few when the
+# SuperLink is back at another address: nginx asks for that only when it reads its files.
 #   serve.sh FOLDER SCRATCH    FOLDER holds nginx.conf, SCRATCH is where nginx writes
 set -eu
 folder="$1"
@@ -10,13 +11,23 @@ chmod 711 "$scratch"
 
 state() { cat "$folder/nginx.conf" "$folder/sites.map" "$folder/revoked.crl" "$folder/proxy.crt" | cksum; }
 
+superlink="$(sed -n 's/^ *server \(.*\):[0-9]*;$/\1/p' "$folder/nginx.conf")"
+address=""
+# A name that is gone while the SuperLink restarts is no change, and nobody waits for who knows no names.
+look_up() {
+  found="$(timeout 1 getent ahosts "$superlink" | cut -d ' ' -f 1 | sort -u)"
+  address="${found:-$address}"
+}
+
 nginx -p "$scratch" -c "$folder/nginx.conf" -e stderr -g 'daemon off;' &
 pid=$!
 trap 'kill -TERM "$pid" 2>/dev/null || true' TERM INT
-seen="$(state)"
+look_up
+seen="$(state) $address"
 while kill -0 "$pid" 2>/dev/null; do
   sleep 1 || true
-  now="$(state 2>/dev/null || echo "$seen")"
+  look_up
+  now="$(state 2>/dev/null) $address" || continue
   if [ "$now" != "$seen" ]; then
     # A file that is half written must not end a proxy that works.
     if nginx -t -q -p "$scratch" -c "$folder/nginx.conf" -e stderr; then

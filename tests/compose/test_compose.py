@@ -1,12 +1,23 @@
 """``docker compose up``: from the build to the merged network, and what the networks keep apart."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from server.store import RunStore
 from server.summary import read_rounds
-from tests.compose.engine import GRAFANA, HAS_EXPORTER, Federation, docker, has_image, needs_engine
+from tests.compose.engine import (
+    GRAFANA,
+    HAS_EXPORTER,
+    ROOT,
+    Federation,
+    compose_command,
+    docker,
+    has_image,
+    needs_engine,
+)
 
 pytestmark = needs_engine
 LASTING = ["superlink", "superexec", "proxy", "site-us", "site-eu"]
@@ -105,6 +116,7 @@ print(json.dumps({
     "without": [answers("GET", "/health", False), answers("POST", "/v1/fleet/pull-messages", False)],
 }))
 """
+PROBE_OF_NO_SITE = PROBE.replace("if certificate:", "if False:")
 
 
 def test_from_the_sites_network_only_the_fleet_api_is_reached_and_only_with_a_certificate(
@@ -120,8 +132,13 @@ def test_from_the_sites_network_only_the_fleet_api_is_reached_and_only_with_a_ce
 
 def test_the_probe_would_tell_what_is_reached(federation: Federation) -> None:
     # Else the test above would pass for a probe that reaches nothing.
-    program = PROBE.replace('"/site/site.crt", "/site/keys/site.key"', '"", ""').replace("if certificate:", "if False:")
-    assert "superlink" in json.loads(federation.python("superexec", program))["reached"]
+    assert "superlink" in json.loads(federation.python("superexec", PROBE_OF_NO_SITE))["reached"]
+
+
+@needs_exporter
+def test_from_the_network_of_what_shows_the_runs_the_superlink_is_not_reached(federation: Federation) -> None:
+    reached = set(json.loads(federation.python("exporter", PROBE_OF_NO_SITE))["reached"])
+    assert {"exporter", "prometheus"} <= reached <= {"exporter", "prometheus", "grafana"}
 
 
 def test_a_site_in_its_container_passes_its_own_check(federation: Federation) -> None:
@@ -151,7 +168,7 @@ import json, urllib.request
 names = json.load(urllib.request.urlopen("http://prometheus:9090/api/v1/label/__name__/values", timeout=10))["data"]
 print(json.dumps([name for name in names if "barrier" in name]))
 """
-    federation.wait(lambda: bool(json.loads(federation.python("superexec", program))), 90, "the barrier is scraped")
+    federation.wait(lambda: bool(json.loads(federation.python("exporter", program))), 90, "the barrier is scraped")
 
 
 @needs_exporter
@@ -164,6 +181,29 @@ def test_what_shows_the_run_is_healthy(federation: Federation, service: str) -> 
     )
 
 
+def test_the_proxy_finds_the_superlink_at_another_address(federation: Federation) -> None:
+    network, superlink = f"{federation.project}_internal", federation.container("superlink")
+
+    def address(container: str) -> str:
+        (told,) = json.loads(docker("inspect", container).stdout)
+        return told["NetworkSettings"]["Networks"][network]["IPAddress"]
+
+    def answered() -> bool:
+        return json.loads(federation.python("site-us", PROBE))["health"] == 200
+
+    before, took = address(superlink), list[str]()
+    takes = ("run", "--detach", "--rm", "--network", network, "--entrypoint", "sleep")
+    docker("network", "disconnect", network, superlink)
+    try:
+        # The lowest that is free is given away first.
+        while before not in map(address, took):
+            took += docker(*takes, federation.inspect("superlink")["Image"], "300").stdout.split()[-1:]
+        docker("network", "connect", "--alias", "superlink", network, superlink)
+        federation.wait(answered, 30, "the proxy finds the SuperLink")
+    finally:
+        docker("rm", "--force", *took)
+
+
 def test_a_revoked_site_is_refused(federation: Federation) -> None:
     federation.compose("run", "--rm", "enrolment", "server", "revoke", "site-eu", "--folder", "/federation")
 
@@ -172,3 +212,19 @@ def test_a_revoked_site_is_refused(federation: Federation) -> None:
 
     federation.wait(refused, 30, "the proxy refuses site-eu")
     assert json.loads(federation.python("site-us", PROBE))["health"] == 200
+
+
+def test_the_guides_backup_holds_the_authority_and_is_its_owners_alone(federation: Federation, tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "server-guide.md").read_text(encoding="utf-8")
+    commands = guide.partition("\n## Backup\n")[2].split("```\n")[1]
+    here = [*compose_command(), "--project-name", federation.project, "--project-directory", str(ROOT)]
+    script = commands.replace("docker compose", " ".join([*here, "--file", str(ROOT / "compose.yml")]))
+    command, environment = ["sh", "-ec", f"umask 022\n{script}"], dict(federation.environment)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:1] == ["federation/ca.key"]
+    folder = tmp_path / "backup"
+    assert [path.stat().st_mode & 0o077 for path in (folder, folder / "federation.tar")] == [0, 0]
+    federation.wait(
+        lambda: federation.inspect("superlink")["State"]["Health"]["Status"] == "healthy", 120, "the SuperLink is back"
+    )

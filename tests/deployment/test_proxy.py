@@ -2,9 +2,11 @@
 
 import http.client
 import json
+import re
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -14,8 +16,11 @@ from cryptography import x509
 from cli.enrolment.authority import Authority, new_authority, pem, read_authority, read_certificate
 from cli.enrolment.keys import PrivateKey, new_key, private_pem, read_private
 from tests.deployment.federation import Deployment
+from tests.waiting import wait_until
 
 REFUSED = {400, 403}
+# Flower sends two chunks at a time; each may be as large as `client_max_body_size` says.
+MOST_UPLOADS = 16
 # Nothing of these may be reached by a site.
 FORBIDDEN = [
     *("/v1/control/list-runs", "/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/acquire-task"),
@@ -123,6 +128,39 @@ def test_a_chunk_of_flowers_passes_and_a_larger_body_does_not(
 ) -> None:
     with httpx.Client(verify=of(server), base_url=f"https://{server.proxy}", trust_env=False) as client:
         assert client.post("/v1/fleet/push-object", content=bytes(size)).status_code in expected
+
+
+def held(folder: Path) -> int:
+    """How many files below ``folder`` a process has open; nginx has no names for them."""
+    open_files = Path("/proc").glob("[0-9]*/fd/*")
+    return sum(_link(each).startswith(f"{folder.resolve()}/") for each in open_files)
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        # Closed since it was listed, or another user's.
+        return ""
+
+
+def test_unfinished_uploads_of_one_site_are_few(server: Deployment) -> None:
+    # What nginx has of a body lies in a file, and in a container that is memory.
+    body = server.root / "proxy-scratch" / "body"
+    (most,) = map(int, re.findall(r"limit_conn connections (\d+);", (server.server.proxy / "nginx.conf").read_text()))
+    begun = b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: proxy\r\nContent-Length: 8000000\r\n\r\n" + bytes(1 << 20)
+    host, _, port = server.proxy.rpartition(":")
+    with ExitStack() as uploads:
+        for _ in range(most + 8):
+            plain = uploads.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            tls = uploads.enter_context(of(server).wrap_socket(plain, server_hostname=host))
+            # The proxy hangs up on what is too much.
+            with suppress(ConnectionError, ssl.SSLError):
+                tls.sendall(begun)
+        assert 0 < held(body) <= most <= MOST_UPLOADS
+        # The other site is not held up by it.
+        assert status(server, of(server, "site-eu")) == 200
+    wait_until(lambda: status(server, of(server)) == 200, 10, "the uploads that were given up count no longer")
 
 
 def test_what_is_logged_of_a_request_holds_no_header_and_no_query(server: Deployment) -> None:
