@@ -6,6 +6,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -340,6 +341,87 @@ def test_a_damaged_list_of_sites_is_not_replaced_by_an_empty_one(tmp_path: Path)
 def test_the_name_in_a_certificate_is_the_one_that_was_asked_for() -> None:
     certificate = AUTHORITY.sign_site(new_key().public_key(), "site-us", 1)
     assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "site-us"
+
+
+def enrolled(tmp_path: Path, capsys: pytest.CaptureFixture[str], image: str) -> Path:
+    """A server's folder in which site-us is enrolled, made with ``image``."""
+    server = tmp_path / "server"
+    options = ("--image", image) if image else ()
+    assert run(capsys, "server", "init", "--proxy", "localhost:8443", *options, "--folder", server).code == 0
+    key = new_key().public_key()
+    certificate = AUTHORITY.sign_site(key, "site-us", 1)
+    entry = Entry(
+        name="site-us",
+        status="enrolled",
+        public_key=public_ssh(key).decode().strip(),
+        node_id="1",
+        approved=certificate.not_valid_before_utc,
+        certificates=[Issued.of(certificate)],
+    )
+    write_register(server / "sites.json", Register(sites=[entry]))
+    return server
+
+
+def renewed(capsys: pytest.CaptureFixture[str], server: Path, *options: str | Path) -> Membership:
+    """What the kit says that ``server renew`` makes for site-us."""
+    kit = server.parent / "new.kit"
+    done = run(capsys, "server", "renew", "site-us", "--kit", kit, "--folder", server, *options)
+    assert done.code == 0, done.err
+    return read_settings(kit / "membership.toml", Membership)
+
+
+@pytest.mark.parametrize(
+    ("made_with", "option", "variable", "expected"),
+    [
+        ("fedrebasin:0.0.9", "", "", f"fedrebasin:{version('fedrebasin')}"),
+        ("fedrebasin:0.2.0rc1", "", "", f"fedrebasin:{version('fedrebasin')}"),
+        ("registry.example/fedrebasin:7", "", "", "registry.example/fedrebasin:7"),
+        ("fedrebasin:ours", "", "", "fedrebasin:ours"),
+        ("registry.example/fedrebasin:7", "registry.example/fedrebasin:8", "", "registry.example/fedrebasin:8"),
+        ("registry.example/fedrebasin:7", "", "registry.example/fedrebasin:9", "registry.example/fedrebasin:9"),
+    ],
+)
+def test_a_renewed_kit_names_the_image_of_now(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    made_with: str,
+    option: str,
+    variable: str,
+    expected: str,
+) -> None:
+    server = enrolled(tmp_path, capsys, made_with)
+    monkeypatch.setenv("FEDREBASIN_IMAGE", variable)
+    told = renewed(capsys, server, *(("--image", option) if option else ()))
+    assert (told.version, told.image) == (version("fedrebasin"), expected)
+    assert f"image: ${{FEDREBASIN_IMAGE:-{expected}}}" in (tmp_path / "new.kit" / "compose.yml").read_text()
+
+
+def test_a_renewed_kit_tells_of_the_runs_of_now_and_so_do_those_to_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = renewed(capsys, server)
+    (tmp_path / "run.toml").write_text("model = 'mlp'\nwidth = 16\n")
+    options = ("--run-config", tmp_path / "run.toml", "--image", "registry.example/fedrebasin:8")
+    told = renewed(capsys, server, *options)
+    assert told.run == {"model": "mlp", "width": 16}
+    assert told.architecture != before.architecture
+    kept = [read_settings(each / "federation.toml", Federation) for each in (server, server / "operator")]
+    assert [(each.run, each.image) for each in kept] == [(told.run, told.image)] * 2
+    assert renewed(capsys, server) == told
+
+
+def test_a_renewal_that_fails_leaves_the_federation_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = (server / "federation.toml").read_bytes()
+    assert run(capsys, "server", "renew", "nobody", "--image", "x", "--folder", server).code == 30
+    (tmp_path / "run.toml").write_text("model = 'resnet21'")
+    done = run(capsys, "server", "renew", "site-us", "--run-config", tmp_path / "run.toml", "--folder", server)
+    assert "resnet21" in done.err
+    assert (server / "federation.toml").read_bytes() == before
 
 
 def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:

@@ -20,7 +20,7 @@ from cli.enrolment.files import private_folder, read_settings, write_private, wr
 from cli.enrolment.keys import digest, fingerprint, private_pem, read_private
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import Part
-from cli.enrolment.settings import Federation, Membership, SiteSettings
+from cli.enrolment.settings import Federation, Membership, SiteSettings, image_of_now
 from cli.enrolment.templates import render
 from models import Architecture, build
 from models.fingerprint import fingerprint as architecture_fingerprint
@@ -43,7 +43,7 @@ def membership_of(federation: Federation, name: str, node_id: str) -> Membership
         flower=version("flwr"),
         architecture=architecture_fingerprint(build(Architecture(*settings.network), settings.seed).state_dict()),
         least_samples=federation.least_samples,
-        image=federation.image,
+        image=image_of_now(federation.image),
         run=federation.run,
     )
 

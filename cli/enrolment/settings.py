@@ -1,6 +1,8 @@
 """The settings of a federation, at its server; of a membership, in a kit; and of a site, at the site."""
 
 import ipaddress
+import re
+from importlib.metadata import version
 from typing import Annotated
 
 from pydantic import Field
@@ -10,6 +12,7 @@ from strategies.settings import NAME, pattern_words
 
 ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
 MEMORY = r"^\d+[mg]$"
+DEFAULT_IMAGE = re.compile(r"fedrebasin:\d+(\.\w+)+")
 PATTERNS = {
     **pattern_words,
     ADDRESS: "host:port, an IPv6 address in brackets",
@@ -20,6 +23,16 @@ Name = Annotated[str, Field(pattern=NAME)]
 OrNone = Annotated[int, Field(ge=0)] | None
 Port = Annotated[int, Field(ge=1, le=65535)]
 RunConfig = dict[str, bool | int | float | str]
+
+
+def default_image() -> str:
+    """The image that `docker build` makes of the version that is installed, as our pages call it."""
+    return f"fedrebasin:{version('fedrebasin')}"
+
+
+def image_of_now(image: str) -> str:
+    """``image``, but of the version that is installed where that is the default of another one."""
+    return default_image() if DEFAULT_IMAGE.fullmatch(image) else image
 
 
 def host_of(address: str) -> str:
