@@ -6,7 +6,15 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
+from strategies.errors import OperatorError
+
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
+    """Somebody ended the command."""
+
+    exit_code = 130
 
 
 @contextmanager
@@ -29,3 +37,13 @@ def terminable() -> Generator[None]:
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Inside, such a signal waits until the block has ended; so it does in programs that are started there."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
