@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cli.enrolment.approval import Server
-from cli.enrolment.files import parsed
+from cli.enrolment.errors import EnrolmentError
+from cli.enrolment.files import parsed, writing
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry
 from cli.enrolment.requests import RESERVED, compare, read_request
@@ -49,7 +50,8 @@ def init(
         "run": _run_config(run_config),
     }
     federation = parsed(Federation, said)
-    make_server(ServerFolder(folder), federation)
+    with writing(folder, "name another place with --folder", EnrolmentError):
+        make_server(ServerFolder(folder), federation)
     if output is Format.JSON:
         print_json({"folder": str(folder), "proxy": proxy, "superlink": superlink})
     else:

@@ -242,6 +242,63 @@ def test_a_kit_takes_the_place_of_a_kit_and_of_nothing_else(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kit", "site"]
 
 
+def test_a_kit_takes_no_place_that_cannot_be_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is refused before the block, in which certificates are signed."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for name in (".", "", "../empty", "nowhere/.."):
+        with pytest.raises(KitError, match="empty: a kit cannot take the place of the current folder; name one in it"):
+            kit_folder(Path(name)).__enter__()
+    monkeypatch.chdir(tmp_path)
+    with kit_folder(Path("nowhere/../empty")) as made:
+        (made / "ca.crt").write_text("new")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["empty", "empty/ca.crt"]
+
+
+def test_what_is_mounted_where_the_kit_should_be_is_told_before_anything_is_signed(tmp_path: Path) -> None:
+    apart = ("unshare", "--user", "--map-root-user", "--mount")
+    if shutil.which(apart[0]) is None or subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    (tmp_path / "kit").mkdir()
+    script = "import sys; from pathlib import Path; from cli.enrolment.kits import kit_folder\n"
+    script += "with kit_folder(Path(sys.argv[1])): print('signed')"
+    mounted = 'mount -t tmpfs none "$0" && exec "$1" -c "$2" "$0"'
+    command = [*apart, "sh", "-c", mounted, tmp_path / "kit", sys.executable, script]
+    said = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "KitError" in said.stderr
+    assert "kit: a kit cannot be written here: Device or resource busy; name another place with --kit" in said.stderr
+    assert said.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "advice"),
+    [
+        (("site", "request", "site-us", "--folder"), 30, "name another place with --folder"),
+        (("server", "init", "--proxy", "localhost:8443", "--folder"), 30, "name another place with --folder"),
+        (("site", "configure", "--folder", "site", "--systemd"), 31, "name a folder that is there with --systemd"),
+    ],
+    ids=["request", "init", "configure"],
+)
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    code: int,
+    advice: str,
+) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    monkeypatch.chdir(tmp_path)
+    # Not even root writes below a file.
+    (tmp_path / "file").write_text("")
+    done = run(capsys, *command, tmp_path / "file" / "below")
+    assert done.code == code
+    assert f"{tmp_path / 'file' / 'below'}" in done.err
+    assert "cannot be read or written: Not a directory" in done.err
+    assert advice in done.err
+
+
 def test_a_kit_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = run(capsys, "site", "install", tmp_path / "nope.kit", "--fingerprint", "x", "--folder", tmp_path)
     assert done.code == 31

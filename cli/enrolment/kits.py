@@ -52,25 +52,46 @@ def membership_of(federation: Federation, name: str, node_id: str) -> Membership
 def kit_folder(path: Path) -> Generator[Path]:
     """An empty folder that becomes ``path`` at the end of the block; where that fails, what was there is there still.
 
-    Raises `KitError` before the block where ``path`` is something else than a kit, or cannot be written: a site that is
-    let in must not be without its kit.
+    Raises `KitError` before the block where ``path`` is something else than a kit, or cannot be written or replaced: a
+    site that is let in must not be without its kit.
     """
+    path = path.resolve()
     if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - set(FILES)):
         raise KitError(f"{path}: there is something that is no kit; name another place with --kit")
+    if path == Path.cwd():
+        # Whoever is in it would go on in one that is gone.
+        raise KitError(f"{path}: a kit cannot take the place of the current folder; name one in it with --kit")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise KitError(
-            f"{path}: a kit cannot be written here: {error.strerror}; name another place with --kit"
-        ) from error
+        raise _unwritable(path, error) from error
+    made, before = scratch / "made", scratch / "before"
     try:
+        made.mkdir()
+        _try_to_move(path, before)
         yield made
         made.chmod(0o755)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.rename(before)
         made.rename(path)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        if before.exists() and not path.exists():
+            before.rename(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _try_to_move(path: Path, aside: Path) -> None:
+    """Raises `KitError` where what is at ``path`` cannot be moved, as a folder that is mounted there."""
+    if path.exists():
+        try:
+            path.rename(aside).rename(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> KitError:
+    return KitError(f"{path}: a kit cannot be written here: {error.strerror}; name another place with --kit")
 
 
 def write_kit(folder: Path, membership: Membership, authority: x509.Certificate, certificate: x509.Certificate) -> str:
