@@ -12,7 +12,7 @@ from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry
 from cli.enrolment.requests import RESERVED, compare, read_request
 from cli.enrolment.server import days_left, make_server, sign_servers
-from cli.enrolment.settings import Federation, RunConfig, default_image
+from cli.enrolment.settings import LEAST_SAMPLES, SERVER_DAYS, SITE_DAYS, Federation, RunConfig, default_image
 from cli.enrolment.superlink import nodes, reach_superlink
 from cli.options import Output
 from cli.output import Format, people, print_json, print_table, warn
@@ -37,6 +37,11 @@ def init(
     image: Image = "",
     run_config: Annotated[Path | None, typer.Option(help="TOML: what runs will ask for.")] = None,
     name: Annotated[str, typer.Option(help="The federation's name.")] = "fedrebasin",
+    least_samples: Annotated[int, typer.Option(help="Fewest samples that a site must have.")] = LEAST_SAMPLES,
+    certificate_days: Annotated[float, typer.Option(help="How long a site's certificate is good.")] = SITE_DAYS,
+    server_certificate_days: Annotated[
+        float, typer.Option(help="How long those of proxy and SuperLink are.")
+    ] = SERVER_DAYS,
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
@@ -48,6 +53,9 @@ def init(
         "listen": listen,
         "image": image or default_image(),
         "run": _run_config(run_config),
+        "least-samples": least_samples,
+        "certificate-days": certificate_days,
+        "server-certificate-days": server_certificate_days,
     }
     federation = parsed(Federation, said)
     with writing(folder, "name another place with --folder", EnrolmentError):

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cli.enrolment.authority import Authority, new_authority, pem
+from cli.enrolment.authority import Authority, new_authority, pem, read_certificate
 from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import exclusively, read_settings
 from cli.enrolment.keys import fingerprint, new_key, public_ssh, read_private, read_public
@@ -32,8 +32,8 @@ from cli.enrolment.layout import ServerFolder, SiteFolder
 from cli.enrolment.parts import read_parts
 from cli.enrolment.register import Entry, Issued, Register, read_register, write_register
 from cli.enrolment.requests import compare, make_request, read_request
-from cli.enrolment.server import make_server
-from cli.enrolment.settings import Federation, Membership, SiteSettings
+from cli.enrolment.server import days_left, make_server, open_server
+from cli.enrolment.settings import Federation, Membership, SiteSettings, host_of
 from cli.superlink import free_port
 from strategies.errors import SettingsError
 from tests.commands import run
@@ -327,7 +327,7 @@ def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pyt
 
 def test_a_federation_is_made_once(tmp_path: Path) -> None:
     make_server(ServerFolder(tmp_path), FEDERATION)
-    with pytest.raises(EnrolmentError, match="holds a federation already"):
+    with pytest.raises(EnrolmentError, match=r"holds a federation already\. `fedrebasin server approve` lets sites in"):
         make_server(ServerFolder(tmp_path), FEDERATION)
 
 
@@ -491,7 +491,37 @@ def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:
 def test_an_address_without_a_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "server", "init", "--proxy", "127.0.0.1", "--folder", tmp_path / "federation")
     assert ran.code == SettingsError.exit_code
-    assert "setting 'proxy': expected host:port, an IPv6 address in brackets, got '127.0.0.1' (str)" in ran.err
+    words = "host:port, an IPv6 address in brackets, the port from 1 to 65535"
+    assert f"setting 'proxy': expected {words}, got '127.0.0.1' (str)" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("port", "good"),
+    [
+        *(("1", True), ("443", True), ("59999", True), ("65535", True)),
+        *(("0", False), ("65536", False), ("70000", False), ("99999", False), ("123456", False)),
+    ],
+)
+def test_a_port_that_there_cannot_be_is_refused(tmp_path: Path, port: str, good: bool) -> None:
+    (tmp_path / "federation.toml").write_text(f"proxy = 'fl.example.org:{port}'\nimage = ''\n")
+    if good:
+        assert host_of(read_settings(tmp_path / "federation.toml", Federation).proxy) == "fl.example.org"
+        return
+    with pytest.raises(SettingsError, match=f"the port from 1 to 65535, got 'fl.example.org:{port}'"):
+        read_settings(tmp_path / "federation.toml", Federation)
+
+
+def test_what_sites_must_have_and_how_long_certificates_are_good_can_be_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--least-samples", "30", "--certificate-days", "90", "--server-certificate-days", "200")
+    done = run(capsys, "server", "init", "--proxy", "localhost:8443", *options, "--folder", tmp_path / "server")
+    assert done.code == 0
+    _, federation, _ = open_server(tmp_path / "server")
+    told = (federation.least_samples, federation.certificate_days, federation.server_certificate_days)
+    assert told == (30, 90, 200)
+    lasts = read_certificate(tmp_path / "server" / "proxy" / "proxy.crt").not_valid_after_utc
+    assert 199 < days_left(lasts) <= 200
 
 
 def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,10 @@ def make_server(folder: ServerFolder, federation: Federation) -> None:
     Raises `EnrolmentError` where there is a federation: its sites would all have to join anew.
     """
     if folder.settings.exists():
-        raise EnrolmentError(f"{folder.settings} exists: this folder holds a federation already")
+        raise EnrolmentError(
+            f"{folder.settings} exists: this folder holds a federation already. `fedrebasin server approve` lets sites "
+            "in, and `renew` writes their kits anew; for another federation name another --folder"
+        )
     private_folder(folder.path)
     authority = new_authority(f"{federation.name} authority")
     keep_authority(authority, folder.path)

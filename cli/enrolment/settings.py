@@ -10,18 +10,21 @@ from pydantic import Field
 from cli.enrolment.files import FileSettings
 from strategies.settings import NAME, pattern_words
 
-ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
+# 1 to 65535.
+PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+ADDRESS = rf"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):{PORT}$"
 MEMORY = r"^\d+[mg]$"
 DEFAULT_IMAGE = re.compile(r"fedrebasin:\d+(\.\w+)+")
 PATTERNS = {
     **pattern_words,
-    ADDRESS: "host:port, an IPv6 address in brackets",
+    ADDRESS: "host:port, an IPv6 address in brackets, the port from 1 to 65535",
     MEMORY: "megabytes or gigabytes such as 512m or 4g",
 }
 Address = Annotated[str, Field(pattern=ADDRESS)]
 Name = Annotated[str, Field(pattern=NAME)]
 OrNone = Annotated[int, Field(ge=0)] | None
 Port = Annotated[int, Field(ge=1, le=65535)]
+SITE_DAYS, SERVER_DAYS, LEAST_SAMPLES = 365.0, 825.0, 10
 RunConfig = dict[str, bool | int | float | str]
 
 
@@ -64,11 +67,11 @@ class Federation(FileSettings, frozen=True):
     """Where the proxy listens."""
     superlink: Address = "superlink:8000"
     """Where the SuperLink is, as the proxy and the operator see it."""
-    certificate_days: Annotated[float, Field(gt=0)] = 365
+    certificate_days: Annotated[float, Field(gt=0)] = SITE_DAYS
     """How long a site's certificate is good."""
-    server_certificate_days: Annotated[float, Field(gt=0)] = 825
+    server_certificate_days: Annotated[float, Field(gt=0)] = SERVER_DAYS
     """How long the proxy's and the SuperLink's are."""
-    least_samples: Annotated[int, Field(ge=3)] = 10
+    least_samples: Annotated[int, Field(ge=3)] = LEAST_SAMPLES
     """Fewest samples that a site must have."""
     image: str
     """The container image that sites run."""
