@@ -9,9 +9,10 @@ import typer
 from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import private_folder, writing
 from cli.enrolment.keys import fingerprint, read_private
-from cli.enrolment.kits import install_kit, write_environment, write_units
+from cli.enrolment.kits import install_kit, write_environment
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.requests import check_name, make_request
+from cli.enrolment.units import write_units
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.preflight.command import check

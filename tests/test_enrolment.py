@@ -6,6 +6,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from cli.enrolment.kits import (
     membership_of,
     write_environment,
     write_kit,
-    write_units,
 )
 from cli.enrolment.layout import ServerFolder, SiteFolder
 from cli.enrolment.parts import read_parts
@@ -34,6 +34,7 @@ from cli.enrolment.register import Entry, Issued, Register, read_register, write
 from cli.enrolment.requests import compare, make_request, read_request
 from cli.enrolment.server import days_left, make_server, open_server
 from cli.enrolment.settings import Federation, Membership, SiteSettings, host_of
+from cli.enrolment.units import write_units
 from cli.superlink import free_port
 from strategies.errors import SettingsError
 from tests.commands import run
@@ -215,6 +216,33 @@ def test_units_for_a_user_who_could_not_read_the_keys_are_refused(tmp_path: Path
         write_units(site, tmp_path, Path("fedrebasin"), "nobody-here")
     with pytest.raises(KitError, match=f"chown -R {other}: {site.path}"):
         write_units(site, tmp_path, Path("fedrebasin"), other)
+    assert not list(tmp_path.glob("*.service"))
+
+
+def test_units_that_systemd_would_misread_are_refused(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path / "50% x")
+    install_kit(kit, site, told)
+    with pytest.raises(KitError, match=r"50% x/site: in a unit systemd reads white space, .*: move it to a path"):
+        write_units(site, tmp_path, Path("/opt/bin/fedrebasin"), ME)
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    with pytest.raises(KitError, match=r"/opt/\$x/fedrebasin: in a unit systemd"):
+        write_units(site, tmp_path, Path("/opt/$x/fedrebasin"), ME)
+    assert not list(tmp_path.glob("*.service"))
+
+
+def test_units_for_a_user_who_could_not_come_to_the_folder_are_refused(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root makes units for others")
+    other = next(user for user in pwd.getpwall() if user.pw_uid)
+    with tempfile.TemporaryDirectory() as closed:
+        site, kit, told = joined(Path(closed))
+        install_kit(kit, site, told)
+        for path in (site.path, *site.path.rglob("*")):
+            os.chown(path, other.pw_uid, other.pw_gid)
+        told = f"site: the user {other.pw_name} cannot enter {closed}: move it to where they can.* `chmod o.x {closed}`"
+        with pytest.raises(KitError, match=told):
+            write_units(site, tmp_path, Path("/usr/bin/env"), other.pw_name)
     assert not list(tmp_path.glob("*.service"))
 
 

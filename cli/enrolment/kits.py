@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pwd
 import secrets
 import shutil
 import tempfile
@@ -19,7 +18,6 @@ from cli.enrolment.errors import KitError
 from cli.enrolment.files import private_folder, read_settings, write_private, write_public
 from cli.enrolment.keys import digest, fingerprint, private_pem, read_private
 from cli.enrolment.layout import SiteFolder
-from cli.enrolment.parts import Part
 from cli.enrolment.settings import Federation, Membership, SiteSettings, image_of_now
 from cli.enrolment.templates import render
 from models import Architecture, build
@@ -156,30 +154,6 @@ def write_environment(folder: SiteFolder) -> Path:
         "FEDREBASIN_MEMORY": settings.memory,
     }
     return write_public(folder.path / ".env", "".join(f"{key}={value}\n" for key, value in lines.items()).encode())
-
-
-def write_units(folder: SiteFolder, target: Path, command: Path, user: str) -> list[Path]:
-    """Writes systemd units for a site without containers and returns them; ``command`` is `fedrebasin` itself.
-
-    Raises `KitError` when there is no such user, or the folder, which is its owner's alone, is not theirs.
-    """
-    settings = read_settings(folder.check().settings, SiteSettings)
-    _check_owner(folder.path, user)
-    values = {"folder": folder.path.resolve(), "command": command, "user": user, "memory": settings.memory.upper()}
-    names = [f"fedrebasin-{part}.service" for part in Part]
-    return [write_public(target / name, render(f"site/{name}.j2", **values)) for name in names]
-
-
-def _check_owner(path: Path, user: str) -> None:
-    try:
-        number = pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise KitError(f"--user {user}: no such user on this machine: `useradd --system {user}` makes one") from None
-    if (owner := path.stat().st_uid) != number:
-        raise KitError(
-            f"{path}: it belongs to the user {owner} and its keys to nobody else, so {user} ({number}) could not read "
-            f"them: `chown -R {user}: {path}`"
-        )
 
 
 def _make_inside(folder: SiteFolder) -> None:
