@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -170,6 +171,17 @@ def test_a_renewed_kit_leaves_the_sites_own_settings_and_secrets(tmp_path: Path)
         ("threads = 1", "'data' is missing"),
         ("data = ", "not TOML"),
         (
+            "data = '/data'\ndata-folder = 'xrays'",
+            "'data-folder': expected the whole path of a folder such as /srv/x-rays, without ':', '$', \\ and single "
+            "quotes, "
+            "got 'xrays'",
+        ),
+        ("data = '/data'\ndata-folder = '~/x-rays'", "'data-folder': expected the whole path"),
+        ("data = '/data'\ndata-folder = '/srv/a:b'", "'data-folder': expected the whole path"),
+        ("data = '/data'\ndata-folder = '/srv/$HOME'", "'data-folder': expected the whole path"),
+        ('data = "/data"\ndata-folder = "/srv/a\'b"', "'data-folder': expected the whole path"),
+        ('data = "/data"\ndata-folder = "/srv/a\\nb"', "'data-folder': expected the whole path"),
+        (
             "data = 'digits'\nmemory = '4 GB'",
             "setting 'memory': expected megabytes or gigabytes such as 512m or 4g, got '4 GB' (str)",
         ),
@@ -196,6 +208,23 @@ def test_containers_and_units_say_what_the_settings_say(tmp_path: Path) -> None:
     assert f"InaccessiblePaths={site.path.resolve()}/keys" in training
     assert "PrivateUsers=true\n" in training
     assert all("ProtectProc=invisible\n" in unit for unit in units.values())
+
+
+@pytest.mark.parametrize("folder", ["/srv/x-rays", "/srv/a #x", '/srv/the "new" ones', "/srv/röntgen", ""])
+def test_compose_reads_the_folder_of_the_data_as_it_stands_in_the_settings(tmp_path: Path, folder: str) -> None:
+    if shutil.which("docker-compose") is None:
+        pytest.skip("no docker-compose here")
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    site.settings.write_text(tomli_w.dumps({"data": "/data", "data-folder": folder}))
+    write_environment(site)
+    command = ["docker-compose", "--project-directory", site.path, "-f", site.path / "compose.yml", "config"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, cwd=site.path)
+    assert said.returncode == 0, said.stderr
+    mounts: list[str | dict[str, str]] = yaml.safe_load(said.stdout)["services"]["superexec"]["volumes"]
+    # The first generation of Compose prints them in one line each, the second as tables.
+    sources = [each["source"] if isinstance(each, dict) else each.partition(":")[0] for each in mounts]
+    assert (folder or f"{site.path}/state/no-data") in sources
 
 
 def test_from_a_user_namespace_of_its_own_a_process_cannot_look_into_others_of_its_user() -> None:

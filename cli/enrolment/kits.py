@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -150,7 +151,7 @@ def write_environment(folder: SiteFolder) -> Path:
     lines = {
         # The files of this folder are their owner's alone, so the containers run as their owner.
         "FEDREBASIN_USER": f"{os.getuid()}:{os.getgid()}",
-        "FEDREBASIN_DATA": settings.data_folder or "./state/no-data",
+        "FEDREBASIN_DATA": shlex.quote(settings.data_folder or "./state/no-data"),
         "FEDREBASIN_MEMORY": settings.memory,
     }
     return write_public(folder.path / ".env", "".join(f"{key}={value}\n" for key, value in lines.items()).encode())

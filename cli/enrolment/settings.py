@@ -14,11 +14,14 @@ from strategies.settings import NAME, pattern_words
 PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 ADDRESS = rf"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):{PORT}$"
 MEMORY = r"^\d+[mg]$"
+# Compose takes what begins otherwise for a volume's name and cuts at ':'; its generations read the rest differently.
+WHOLE_PATH = r"^(/[^:$'\\\x00-\x1f]*)?$"
 DEFAULT_IMAGE = re.compile(r"fedrebasin:\d+(\.\w+)+")
 PATTERNS = {
     **pattern_words,
     ADDRESS: "host:port, an IPv6 address in brackets, the port from 1 to 65535",
     MEMORY: "megabytes or gigabytes such as 512m or 4g",
+    WHOLE_PATH: "the whole path of a folder such as /srv/x-rays, without ':', '$', \\ and single quotes",
 }
 Address = Annotated[str, Field(pattern=ADDRESS)]
 Name = Annotated[str, Field(pattern=NAME)]
@@ -107,7 +110,7 @@ class SiteSettings(FileSettings, frozen=True):
 
     data: str
     """``digits``, a path of a folder or file, or ``module:function``; empty until the site's operator says it."""
-    data_folder: str = ""
+    data_folder: Annotated[str, Field(pattern=WHOLE_PATH)] = ""
     """With containers: the folder of this machine that they see at /data, read-only."""
     threads: Annotated[int, Field(ge=0)] = 0
     checkpoint: str = ""
