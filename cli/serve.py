@@ -1,6 +1,5 @@
 """``fedrebasin server run``: submits a run to the federation's SuperLink and waits for its end."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,19 +10,16 @@ from cli.enrolment.files import read_settings
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
-from cli.interrupts import Interrupted, terminable, uninterrupted
+from cli.interrupts import Interrupted, tell_interrupted, terminable, uninterrupted
 from cli.options import Output
 from cli.output import Format, people, print_json, warn
 from cli.settings import read_run_config, tell_idle
 from cli.superlink import FlowerError, SuperLink
-from server.lock import is_played
 from server.resume import FREE, FinishedError, check_goes_on
 from server.store import Record, RunStore
 from strategies.settings import Settings, as_written, parse_settings
 
 COMPLETED = "finished:completed"
-# A ServerApp whose run was stopped learns of it when it next says that it lives.
-ENDS_WITHIN_SECONDS = 30.0
 
 
 def run(
@@ -129,10 +125,7 @@ class Submitted:
                 f"interrupted, and run {self.name!r} goes on: {error}. To stop it and all others, restart the server's "
                 "SuperExec, which plays them: `docker compose restart superexec`"
             ) from error
-        ends = time.monotonic() + ENDS_WITHIN_SECONDS
-        while is_played(self.store.directory) and time.monotonic() < ends:
-            time.sleep(0.2)
-        self.store.tell_end("interrupted", Interrupted.exit_code)
+        tell_interrupted(self.store)
         return Interrupted(
             f"interrupted; run {self.name!r} is stopped. The same command goes on after its last finished round"
         )

@@ -2,12 +2,14 @@
 
 import os
 import signal
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import tomli_w
 
-from cli.interrupts import terminable, uninterrupted
+from cli.interrupts import tell_interrupted, terminable, uninterrupted
 from cli.serve import Submitted
 from cli.superlink import SuperLink, free_port
 from server.live import failure
@@ -97,6 +99,17 @@ def test_how_the_run_ended_the_time_before_is_not_told_again(tmp_path: Path) -> 
     error = submitted(store).early_end("finished:failed")
     assert error.exit_code == 15
     assert "the disk is full" not in str(error)
+
+
+def test_that_a_run_was_interrupted_is_told_once_its_process_has_let_go(tmp_path: Path) -> None:
+    store = RunStore(write_run(tmp_path / "run", [], TRAINING))
+    dying = ExitStack()
+    dying.enter_context(store.held())
+    gone = Timer(0.5, dying.close)
+    gone.start()
+    tell_interrupted(store)
+    gone.join()
+    assert (store.told()["phase"], store.told()["exit-code"]) == ("failed", 130)
 
 
 def test_an_interrupt_waits_until_what_must_not_be_broken_off_is_done() -> None:
