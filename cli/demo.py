@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.beforehand import check_data, check_files, from_here
-from cli.interrupts import terminable
+from cli.interrupts import Interrupted, tell_interrupted, terminable
 from cli.options import OptionError
 from cli.output import Format, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
@@ -30,13 +30,6 @@ from server.summary import Summary, summarise
 from strategies.errors import OperatorError
 from strategies.references import the_site
 from strategies.settings import Settings, parse_settings
-
-
-class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
-    """Somebody ended the command."""
-
-    exit_code = 130
-
 
 # How often Flower is asked whether a run goes on that does not say it itself.
 ASKS_SECONDS = 15.0
@@ -192,7 +185,7 @@ def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:
             _play(plan, config)
             pooled = _pooled(plan) if plan.with_pooled else None
     except KeyboardInterrupt:
-        plan.store.tell_end("interrupted", Interrupted.exit_code)
+        tell_interrupted(plan.store)
         goes_on = (
             f"; the same command with --name {plan.settings.run} goes on" if plan.store.rounds_path.exists() else ""
         )

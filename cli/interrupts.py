@@ -2,11 +2,24 @@
 
 import os
 import signal
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
+from server.lock import is_played
+from server.store import RunStore
+from strategies.errors import OperatorError
+
+# A ServerApp whose run was stopped learns of it when it next says that it lives.
+ENDS_WITHIN_SECONDS = 30.0
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(OperatorError):  # noqa: N818 - nothing went wrong
+    """Somebody ended the command."""
+
+    exit_code = 130
 
 
 @contextmanager
@@ -29,3 +42,24 @@ def terminable() -> Generator[None]:
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
+
+
+def tell_interrupted(store: RunStore) -> None:
+    """Has the store of a run that was ended say so, once its process has let go of it.
+
+    A killed process gives up its memory, by which it is known, before its files, by which it holds the store.
+    """
+    ends = time.monotonic() + ENDS_WITHIN_SECONDS
+    while is_played(store.directory) and time.monotonic() < ends:
+        time.sleep(0.1)
+    store.tell_end("interrupted", Interrupted.exit_code)
+
+
+@contextmanager
+def uninterrupted() -> Generator[None]:
+    """Inside, such a signal waits until the block has ended; so it does in programs that are started there."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

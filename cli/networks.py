@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from alignment import PermutationSpec, derive_spec
 from alignment.batch_norm import BATCH_NORMS
 from cli.options import OptionError
+from cli.room import shortfall
 from client.sources import Samples, describe_samples, scaled
 from models import FAMILIES, Architecture, build
 from models.imported import import_function
@@ -92,9 +93,12 @@ def find_network(
     """The network that ``said`` names, with what it leaves open taken from the data and from the shapes in ``file``.
 
     Raises `ModelError` for a name that is unknown and for what the family cannot be, `OptionError` when what is said
-    does not suffice, `FitError` when the network does not run on its inputs, or has other classes than the data.
+    does not suffice, or there is no room for it, `FitError` when the network does not run on its inputs, or has other
+    classes than the data.
     """
     architecture = _architecture(said, file, samples)
+    if lacking := shortfall(architecture):
+        raise OptionError(f"--model, --width, --depth, --shape and --classes: {lacking}")
     module = build(architecture, seed).eval()
     example = _example(said, architecture, samples, seed)
     is_a_guess = said.model in MADE_UP and not said.shape and not said.example and samples is None

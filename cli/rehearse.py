@@ -20,11 +20,11 @@ from cli.enrolment.approval import Server
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import read_parts
 from cli.enrolment.superlink import nodes, reach_superlink
-from cli.interrupts import terminable
+from cli.interrupts import Interrupted, terminable
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.rehearsal import RehearsalError, generator, output_change, recovered
-from cli.serve import early_end
+from cli.serve import play
 from cli.simulate import join
 from cli.superlink import SuperLink, short_folder
 from cli.supervise import RunningSite, scratch_folder
@@ -84,7 +84,7 @@ def rehearse(
         with terminable():
             record = perform(server, rehearsal)
     except KeyboardInterrupt:
-        raise RehearsalError("interrupted; the site of the rehearsal is revoked") from None
+        raise Interrupted("interrupted; the site of the rehearsal is revoked") from None
     barrier = judge(rehearsal, record)
     if output is Format.JSON:
         print_json(
@@ -176,10 +176,7 @@ def _play(link: SuperLink, site: SiteFolder, rehearsal: Rehearsal) -> RoundRecor
                     f"{ended or f'not within {ONLINE_SECONDS:g} s'}. Its sidecar says above what it met. Can this "
                     "machine reach that address? --dial names another way to the same proxy"
                 )
-        run_id = link.submit(rehearsal.settings.model_dump(by_alias=True), None)
-        status = link.wait(run_id)
-        if status != "finished:completed":
-            raise early_end(link, run_id, rehearsal.store, status)
+        play(link, rehearsal.settings, rehearsal.store)
     finally:
         running.end()
     return read_rounds(rehearsal.store)[0]

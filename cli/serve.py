@@ -1,5 +1,6 @@
 """``fedrebasin server run``: submits a run to the federation's SuperLink and waits for its end."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,50 +10,132 @@ from cli.enrolment.files import read_settings
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
+from cli.interrupts import Interrupted, tell_interrupted, terminable, uninterrupted
 from cli.options import Output
-from cli.output import Format, people, print_json
+from cli.output import Format, people, print_json, warn
 from cli.settings import read_run_config, tell_idle
 from cli.superlink import FlowerError, SuperLink
-from server.store import RunStore
-from strategies.settings import parse_settings
+from server.resume import FREE, FinishedError, check_goes_on
+from server.store import Record, RunStore
+from strategies.settings import Settings, as_written, parse_settings
+
+COMPLETED = "finished:completed"
 
 
 def run(
-    config: Annotated[Path | None, typer.Argument(help="TOML: what differs from federation.toml.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="TOML: the run's settings, as `fedrebasin settings` shows them; else federation.toml's."),
+    ] = None,
     name: Annotated[str, typer.Option(help="The run's name; by default as the config says.")] = "",
     sites: Annotated[int, typer.Option(min=0, help="How many sites to wait for; by default as the config says.")] = 0,
     runs: Annotated[Path, typer.Option(help="Where the ServerApp keeps runs, as it sees that folder.")] = Path("/runs"),
     folder: Annotated[Path, typer.Option(help="The server's folder, or `operator` in it.")] = Path("federation"),
     output: Output = Format.TABLE,
 ) -> None:
-    """Start a run and wait until it has ended. A run of that name that has finished is left as it is."""
+    """Start a run and wait until it has ended; Ctrl-C or SIGTERM stops it.
+
+    A run of that name that was interrupted, or finished fewer rounds, goes on; one that has finished is left as it is.
+    """
     server = ServerFolder(folder).check()
     federation = read_settings(server.settings, Federation)
-    wanted = federation.run | (read_run_config(config) if config is not None else {}) | {"runs-dir": str(runs)}
+    wanted = (federation.run if config is None else read_run_config(config)) | {"runs-dir": str(runs)}
     settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
     tell_idle(settings)
+    tell_otherwise(settings, federation)
     store = RunStore(runs / settings.run)
-    status = "finished:completed"
-    if store.told().get("phase") != "finished":
-        with reach_superlink(server, federation) as link:
-            run_id = link.submit(settings.model_dump(by_alias=True), None)
-            status = link.wait(run_id)
-            if status != "finished:completed":
-                raise early_end(link, run_id, store, status)
+    before = finished_before(store, settings)
+    if not before:
+        with terminable(), reach_superlink(server, federation) as link:
+            play(link, settings, store)
     if output is Format.JSON:
-        print_json({"run": settings.run, "status": status, "store": str(store.directory)})
+        told = {"run": settings.run, "status": COMPLETED, "finished-before": before, "store": str(store.directory)}
+        print_json(told)
     else:
-        people.print(f"{settings.run}: {status}; see {store.directory}", soft_wrap=True)
+        how = "was finished before, and nothing was started; raise rounds to go on" if before else COMPLETED
+        people.print(f"{settings.run}: {how}; see {store.directory}", soft_wrap=True)
 
 
-def early_end(link: SuperLink, run_id: str, store: RunStore, status: str) -> FlowerError:
-    """The error of a run that ended early; the store knows it too, where the ServerApp died and could not say it."""
-    error = FlowerError(f"the run ended as {status}: {reason(link, run_id, store)}")
-    store.tell_end(str(error), error.exit_code)
-    return error
+def tell_otherwise(settings: Settings, federation: Federation) -> None:
+    """Says what of a run is not as the sites' kits tell it, by which they have tried themselves."""
+    now, kits = (each.model_dump(by_alias=True) for each in (settings, parse_settings(federation.run)))
+    differ = [key for key in now if key not in FREE | {"run"} and now[key] != kits[key]]
+    if differ:
+        told = ", ".join(f"{key} = {as_written(now[key])} (there {as_written(kits[key])})" for key in differ)
+        warn(
+            f"not as in federation.toml, nor in the sites' kits: {told}. If that is to stay, "
+            "`fedrebasin server renew NAME --run-config FILE` tells each site"
+        )
 
 
-def reason(link: SuperLink, run_id: str, store: RunStore) -> str:
-    """Why it ended early, as the ServerApp said, else as its log ends."""
-    told = store.told().get("reason")
-    return str(told or "\n".join(link.run_log(run_id).splitlines()[-20:]))
+def finished_before(store: RunStore, settings: Settings) -> bool:
+    """Whether the run has finished all rounds that it is asked for.
+
+    Raises `StoreError` where it could not go on: it has other settings, or died after its last round.
+    """
+    try:
+        check_goes_on(store, settings)
+    except FinishedError:
+        if store.told().get("phase") != "finished":
+            raise
+        return True
+    return False
+
+
+def play(link: SuperLink, settings: Settings, store: RunStore) -> None:
+    """Submits the run and returns when it has completed; an interrupt stops it.
+
+    Raises `Interrupted`, or `FlowerError` with the run's own exit code when it ends early.
+    """
+    submitted = None
+    before = store.told()
+    try:
+        with uninterrupted():
+            submitted = Submitted(link, link.submit(settings.model_dump(by_alias=True), None), store, before)
+        status = link.wait(submitted.run_id)
+    except KeyboardInterrupt:
+        raise submitted.stop() if submitted is not None else Interrupted("interrupted; no run was started") from None
+    if status != COMPLETED:
+        raise submitted.early_end(status)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run that the SuperLink has.
+
+    before  what its store told when it was submitted: not of this time
+    """
+
+    link: SuperLink
+    run_id: str
+    store: RunStore
+    before: Record
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.store.directory.name
+
+    def stop(self) -> Interrupted:
+        """Ends the run and says so in its store. Raises `FlowerError` where it goes on."""
+        try:
+            self.link.stop(self.run_id)
+        except FlowerError as error:
+            raise FlowerError(
+                f"interrupted, and run {self.name!r} goes on: {error}. To stop it and all others, restart the server's "
+                "SuperExec, which plays them: `docker compose restart superexec`"
+            ) from error
+        tell_interrupted(self.store)
+        return Interrupted(
+            f"interrupted; run {self.name!r} is stopped. The same command goes on after its last finished round"
+        )
+
+    def early_end(self, status: str) -> FlowerError:
+        """The error of a run that ended early, which its store tells too where the ServerApp died and could not."""
+        now = self.store.told()
+        told = {} if now == self.before else now
+        reason = told.get("reason") or "\n".join(self.link.run_log(self.run_id).splitlines()[-20:])
+        error = FlowerError(f"the run ended as {status}: {reason}")
+        error.exit_code = int(str(told.get("exit-code") or error.exit_code))
+        self.store.tell_end(str(error), error.exit_code)
+        return error

@@ -1,18 +1,18 @@
 """``fedrebasin server``: what the operator of a federation's server does."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.enrolment.approval import Server
-from cli.enrolment.files import parsed
+from cli.enrolment.errors import EnrolmentError
+from cli.enrolment.files import parsed, writing
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry
 from cli.enrolment.requests import RESERVED, compare, read_request
 from cli.enrolment.server import days_left, make_server, sign_servers
-from cli.enrolment.settings import Federation, RunConfig
+from cli.enrolment.settings import LEAST_SAMPLES, SERVER_DAYS, SITE_DAYS, Federation, RunConfig, default_image
 from cli.enrolment.superlink import nodes, reach_superlink
 from cli.options import Output
 from cli.output import Format, people, print_json, print_table, warn
@@ -25,6 +25,7 @@ from cli.superlink import FlowerError
 app = typer.Typer(help="A federation's server: make it, let sites in and out, start runs.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Option(help="The server's folder: keys and the list of sites.")]
 Kit = Annotated[Path | None, typer.Option(help="Where to write the kit; by default NAME.kit in the current folder.")]
+Image = Annotated[str, typer.Option(envvar="FEDREBASIN_IMAGE", help="The container image that sites run, from now on.")]
 HERE = Path("federation")
 
 
@@ -33,9 +34,14 @@ def init(
     proxy: Annotated[str, typer.Option(help="Where sites will dial, HOST:PORT.")],
     superlink: Annotated[str, typer.Option(help="Where the SuperLink is on the inner network.")] = "superlink:8000",
     listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = "0.0.0.0:8443",
-    image: Annotated[str, typer.Option(help="The container image that sites run.")] = "",
+    image: Image = "",
     run_config: Annotated[Path | None, typer.Option(help="TOML: what runs will ask for.")] = None,
     name: Annotated[str, typer.Option(help="The federation's name.")] = "fedrebasin",
+    least_samples: Annotated[int, typer.Option(help="Fewest samples that a site must have.")] = LEAST_SAMPLES,
+    certificate_days: Annotated[float, typer.Option(help="How long a site's certificate is good.")] = SITE_DAYS,
+    server_certificate_days: Annotated[
+        float, typer.Option(help="How long those of proxy and SuperLink are.")
+    ] = SERVER_DAYS,
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
@@ -45,11 +51,15 @@ def init(
         "proxy": proxy,
         "superlink": superlink,
         "listen": listen,
-        "image": image or f"fedrebasin:{version('fedrebasin')}",
+        "image": image or default_image(),
         "run": _run_config(run_config),
+        "least-samples": least_samples,
+        "certificate-days": certificate_days,
+        "server-certificate-days": server_certificate_days,
     }
     federation = parsed(Federation, said)
-    make_server(ServerFolder(folder), federation)
+    with writing(folder, "name another place with --folder", EnrolmentError):
+        make_server(ServerFolder(folder), federation)
     if output is Format.JSON:
         print_json({"folder": str(folder), "proxy": proxy, "superlink": superlink})
     else:
@@ -65,6 +75,7 @@ def approve(
         str, typer.Option("--fingerprint", help="What the site's operator told you; without it you are shown it.")
     ] = "",
     kit: Kit = None,
+    image: Image = "",
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
@@ -72,11 +83,12 @@ def approve(
 
     A site that is in already and asks with a new key is let in with that one, and its old key is revoked.
     """
-    server = Server.open(folder)
+    server = Server.open(folder).telling(image)
     asked = read_request(request)
     compare(expected, asked.key, str(request))
     where = kit or Path(f"{asked.name}.kit")
     entry, told = server.approve(asked, where)
+    server.keep_settings()
     _tell_kit(entry, where, told, output)
 
 
@@ -115,15 +127,19 @@ def revoke(
 def renew(
     name: Annotated[str, typer.Argument(help="The site; or `server` for the proxy's and the SuperLink's own.")],
     kit: Kit = None,
+    image: Image = "",
+    run_config: Annotated[Path | None, typer.Option(help="TOML: what runs will ask for, from now on.")] = None,
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
-    """Sign a new certificate for a site's key and write its kit anew, with the server's version and settings of now.
+    """Sign a new certificate for a site's key and write its kit anew, with version, image and federation.toml of now.
 
-    The old certificate is good until it expires, so that the site can install the new kit while a run goes on.
+    What --image and --run-config say stands in federation.toml from then on, for every kit to come. The old certificate
+    is good until it expires, so that the site can install the new kit while a run goes on.
     """
-    server = Server.open(folder)
+    server = Server.open(folder).telling(image, _run_config(run_config) if run_config is not None else None)
     if name == RESERVED:
+        server.keep_settings()
         sign_servers(server.folder, server.federation, server.authority)
         if output is Format.JSON:
             print_json({"name": name})
@@ -132,6 +148,7 @@ def renew(
         return
     where = kit or Path(f"{name}.kit")
     entry, told = server.renew(name, where)
+    server.keep_settings()
     _tell_kit(entry, where, told, output)
 
 

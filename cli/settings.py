@@ -1,10 +1,8 @@
 """``fedrebasin settings``: a run config, read as a run would read it, before a run is started."""
 
-import os
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
-from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +11,9 @@ import typer
 from torch import Tensor, nn
 
 from cli.output import Format, print_json, print_table, progress, warn
+from cli.room import shortfall
 from cli.sent import sent_networks
-from models import Architecture, build, example_inputs, head_name, size_bytes
+from models import Architecture, build, example_inputs, head_name
 from server.heads import check_head
 from server.remarks import network_remarks
 from server.shared import check_shared
@@ -24,7 +23,6 @@ from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.noise import budget
 from strategies.settings import REFERENCES, Settings, as_shown, parse_settings
 
-GIGABYTE = 1_000_000_000
 # Sums over features are in double precision.
 FEATURE_BYTES = 8
 
@@ -54,7 +52,8 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     """
     found = parse_settings(config)
     architecture = Architecture(*found.network)
-    _check_size(architecture)
+    if lacking := shortfall(architecture):
+        raise SettingsError(f"settings 'model', 'width', 'depth', 'shape' and 'classes': {lacking}")
     model = build(architecture, found.seed).eval()
     (inputs,) = example_inputs(architecture)
     try:
@@ -79,26 +78,6 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     if spent := budget(found, found.rounds):
         _tell(f"privacy = {found.privacy!r}: {spent}")
     return found
-
-
-def _check_size(architecture: Architecture) -> None:
-    """Raises `SettingsError` for a network that this machine has no room for, before it is built."""
-    if ":" in architecture.model:
-        # A function of the user's need not know of tensors without numbers.
-        return
-    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        size = size_bytes(architecture)
-    except (RuntimeError, TypeError):
-        # Torch's words for numbers that no tensor can have.
-        size = inf
-    if size > room:
-        takes = f"{size / GIGABYTE:,.0f} GB" if size < inf else "more bytes than can be counted"
-        raise SettingsError(
-            f"settings 'model', 'width', 'depth', 'shape' and 'classes': {architecture.model!r} of width "
-            f"{architecture.width} takes {takes}, and this machine has {room / GIGABYTE:,.0f} GB of memory. Set them "
-            "lower."
-        )
 
 
 def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
@@ -141,9 +120,9 @@ def read_run_config(file: Path) -> dict[str, object]:
         read = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f'{file}: not TOML: {error}; expected lines such as  rounds = 5  or  split = "iid"'
+            f'{file}: not TOML: {error}; expected lines such as  rounds = 5  or  split = "iid"  in UTF-8'
         ) from error
     if tables := [key for key, value in read.items() if isinstance(value, dict)]:
         raise SettingsError(f"{file}: [{tables[0]}] is a table; settings stand in none: remove that line")

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from cli.enrolment.files import private_folder
+from cli.enrolment.errors import EnrolmentError, KitError
+from cli.enrolment.files import private_folder, writing
 from cli.enrolment.keys import fingerprint, read_private
-from cli.enrolment.kits import install_kit, write_environment, write_units
+from cli.enrolment.kits import install_kit, write_environment
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.requests import check_name, make_request
+from cli.enrolment.units import write_units
 from cli.options import Output
 from cli.output import Format, people, print_json
 from cli.preflight.command import check
@@ -20,6 +22,8 @@ from cli.supervise import run, run_all
 app = typer.Typer(help="One site: make its key, join a federation, see whether it will work.", no_args_is_help=True)
 Folder = Annotated[Path, typer.Option(help="The site's folder; its keys never leave it.")]
 HERE = Path("site")
+ELSEWHERE = "name another place with --folder"
+OWNER = "run this as the folder's owner"
 
 
 @app.command()
@@ -31,8 +35,9 @@ def request(
     """Make the site's key, and the request to send to the server's operator."""
     site = SiteFolder(folder)
     check_name(name)
-    private_folder(folder)
-    made = make_request(site, name)
+    with writing(folder, ELSEWHERE, EnrolmentError):
+        private_folder(folder)
+        made = make_request(site, name)
     key = fingerprint(read_private(site.key).public_key())
     if output is Format.JSON:
         print_json({"name": name, "request": str(made), "fingerprint": key})
@@ -49,7 +54,8 @@ def install(
     output: Output = Format.TABLE,
 ) -> None:
     """Put a kit beside the site's keys, if it is the one that the server's operator made."""
-    membership = install_kit(kit, SiteFolder(folder), expected)
+    with writing(folder, OWNER, KitError):
+        membership = install_kit(kit, SiteFolder(folder), expected)
     if output is Format.JSON:
         print_json({"name": membership.site, "federation": membership.federation, "folder": str(folder)})
     else:
@@ -68,9 +74,11 @@ def configure(
 ) -> None:
     """Bring what is made from site.toml up to date: .env for containers, units for systemd."""
     site = SiteFolder(folder)
-    written = [write_environment(site)]
+    with writing(folder, OWNER, KitError):
+        written = [write_environment(site)]
     if systemd is not None:
-        written += write_units(site, systemd, Path(executable("fedrebasin")), user or getpass.getuser())
+        with writing(systemd, "name a folder that is there with --systemd; systemd's own takes root", KitError):
+            written += write_units(site, systemd, Path(executable("fedrebasin")), user or getpass.getuser())
     if output is Format.JSON:
         print_json({"written": [str(path) for path in written]})
     else:

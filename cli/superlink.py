@@ -93,6 +93,12 @@ class SuperLink:
             while time.monotonic() < asks and not over():
                 time.sleep(0.5)
 
+    def stop(self, run_id: str) -> None:
+        """Has the SuperLink end the run, if it goes on. Raises `FlowerError` where it does not."""
+        said = self.flwr("stop", run_id, CONNECTION)
+        if not said.get("success") and not self.status(run_id).startswith("finished"):
+            raise FlowerError(f"flwr stop did not end the run: {complaint(said)}")
+
     def run_log(self, run_id: str) -> str:
         """What the run's ServerApp and ClientApps printed."""
         return self._run("log", run_id, CONNECTION, "--show").stdout

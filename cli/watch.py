@@ -75,10 +75,8 @@ def look(folder: Folder) -> Snapshot:
             f"{folder.status.path}: not the status of a run: {folder.status.problem}. A run that goes on writes it "
             "anew with its next step: watch it again then. One that nobody plays: start it again under the same name."
         )
-    while True:
-        run.tail.read()
-        if not run.tail.unread:
-            return snapshot(run, time.time())
+    run.catch_up()
+    return snapshot(run, time.time())
 
 
 def shown(now: Snapshot) -> Group:

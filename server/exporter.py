@@ -1,7 +1,9 @@
 """The exporter: a long-lived process between the run store and Prometheus."""
 
+import errno
 import json
 import platform
+import socket
 import ssl
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -130,7 +132,7 @@ def start_exporter(collector: RunCollector, listening: Listening) -> WSGIServer:
         )
     except OSError as error:
         raise ExporterError(
-            f"cannot listen on {listening.host}:{listening.port}: {error.strerror}; choose another with --port"
+            f"cannot listen on {listening.host}:{listening.port}: {error.strerror}; {_way_out(error)}"
         ) from error
     server.set_app(with_health(cast(Wsgi, server.get_app()), collector))
     server.RequestHandlerClass = PatientHandler
@@ -138,6 +140,12 @@ def start_exporter(collector: RunCollector, listening: Listening) -> WSGIServer:
         # Else the handshake is made before the next client is heard, and one that says nothing would stop them all.
         server.socket.do_handshake_on_connect = False  # pyright: ignore[reportAttributeAccessIssue]
     return server
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "name an address of this machine with --host"
+    return "choose another with --port"
 
 
 def _try_certificates(listening: Listening) -> None:

@@ -92,6 +92,13 @@ class Run:
             return self.status.phase
         return "dead" if self.played is False else "active"
 
+    def catch_up(self) -> None:
+        """Reads all rounds that are there. Half a line stays unread: whoever writes it may be gone."""
+        before = -1
+        while self.tail.offset != before:
+            before = self.tail.offset
+            self.tail.read()
+
     @property
     def order(self) -> tuple[float, str]:
         """Greatest for the newest. A run of a version that did not say when it started counts from what it did say."""
@@ -150,8 +157,8 @@ class Follower:
 
     def catch_up(self) -> None:
         """Reads all that is there."""
-        while any(run.tail.unread for run in self.newest().values()):
-            pass
+        for run in self.newest().values():
+            run.catch_up()
 
     def _runs(self) -> Iterator[Run]:
         try:

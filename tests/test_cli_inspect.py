@@ -56,6 +56,11 @@ def test_a_file_gives_the_sizes_and_the_weights_of_the_proof(tmp_path: Path, cap
         (("--model", "resnet20", "--shape", "4", "--classes", "2"), 10, "expected (channels, height, width)"),
         (("--model", "tests.commands:tagger", "--shape", "3"), 17, "--example"),
         (("--model", "no.such:network", "--shape", "3"), 10, "no module 'no'"),
+        (
+            ("--model", "mlp", "--width", "999999999", "--shape", "64", "--classes", "10"),
+            19,
+            "--model, --width, --depth, --shape and --classes: 'mlp' of width 999999999 takes",
+        ),
         (("missing.safetensors", "--model", "mlp"), 16, "missing.safetensors: no such file"),
     ],
 )

@@ -127,6 +127,26 @@ def test_an_unknown_network_is_told_with_those_that_there_are(
     assert all(name in done.err for name in ("resnet21", "resnet20", "transformer"))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("settings", "run.toml"),
+        ("demo", "--run-config", "run.toml"),
+        ("server", "init", "--proxy", "localhost:8443", "--run-config", "run.toml"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_file_that_is_not_utf_8_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_bytes("class-names = 'Käse,Brot'".encode("latin-1"))
+    done = run(capsys, *command)
+    assert done.code == 11
+    assert "run.toml: not TOML: 'utf-8' codec can't decode byte 0xe4 in position 16" in done.err
+    assert "in UTF-8" in done.err
+
+
 def test_the_settings_of_a_new_server_are_tried_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.toml").write_text("model = 'resnet21'")
     options = ("--proxy", "127.0.0.1:8443", "--run-config", tmp_path / "run.toml")

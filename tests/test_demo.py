@@ -16,6 +16,7 @@ import pytest
 
 import cli.demo as demo
 from cli import superlink
+from cli.interrupts import Interrupted
 from cli.superlink import ROOT, SuperLink, packages, processes_of, short_folder, stage_app
 from server.live import failure
 from server.store import RunStore
@@ -143,7 +144,7 @@ def test_the_guide_says_in_what_the_demo_differs_from_the_defaults(
 
     def play(plan: demo.Demo, _: object) -> None:
         plans.append(plan)
-        raise demo.Interrupted
+        raise Interrupted
 
     monkeypatch.setattr(demo, "play_demo", play)
     run(capsys, "demo", "--runs", str(tmp_path))

@@ -6,15 +6,18 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import tomli_w
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from cli.enrolment.authority import Authority, new_authority, pem
+from cli.enrolment.authority import Authority, new_authority, pem, read_certificate
 from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import exclusively, read_settings
 from cli.enrolment.keys import fingerprint, new_key, public_ssh, read_private, read_public
@@ -25,14 +28,14 @@ from cli.enrolment.kits import (
     membership_of,
     write_environment,
     write_kit,
-    write_units,
 )
 from cli.enrolment.layout import ServerFolder, SiteFolder
 from cli.enrolment.parts import read_parts
 from cli.enrolment.register import Entry, Issued, Register, read_register, write_register
 from cli.enrolment.requests import compare, make_request, read_request
-from cli.enrolment.server import make_server
-from cli.enrolment.settings import Federation, Membership, SiteSettings
+from cli.enrolment.server import days_left, make_server, open_server
+from cli.enrolment.settings import Federation, Membership, SiteSettings, host_of
+from cli.enrolment.units import write_units
 from cli.superlink import free_port
 from strategies.errors import SettingsError
 from tests.commands import run
@@ -168,6 +171,17 @@ def test_a_renewed_kit_leaves_the_sites_own_settings_and_secrets(tmp_path: Path)
         ("threads = 1", "'data' is missing"),
         ("data = ", "not TOML"),
         (
+            "data = '/data'\ndata-folder = 'xrays'",
+            "'data-folder': expected the whole path of a folder such as /srv/x-rays, without ':', '$', \\ and single "
+            "quotes, "
+            "got 'xrays'",
+        ),
+        ("data = '/data'\ndata-folder = '~/x-rays'", "'data-folder': expected the whole path"),
+        ("data = '/data'\ndata-folder = '/srv/a:b'", "'data-folder': expected the whole path"),
+        ("data = '/data'\ndata-folder = '/srv/$HOME'", "'data-folder': expected the whole path"),
+        ('data = "/data"\ndata-folder = "/srv/a\'b"', "'data-folder': expected the whole path"),
+        ('data = "/data"\ndata-folder = "/srv/a\\nb"', "'data-folder': expected the whole path"),
+        (
             "data = 'digits'\nmemory = '4 GB'",
             "setting 'memory': expected megabytes or gigabytes such as 512m or 4g, got '4 GB' (str)",
         ),
@@ -196,6 +210,23 @@ def test_containers_and_units_say_what_the_settings_say(tmp_path: Path) -> None:
     assert all("ProtectProc=invisible\n" in unit for unit in units.values())
 
 
+@pytest.mark.parametrize("folder", ["/srv/x-rays", "/srv/a #x", '/srv/the "new" ones', "/srv/röntgen", ""])
+def test_compose_reads_the_folder_of_the_data_as_it_stands_in_the_settings(tmp_path: Path, folder: str) -> None:
+    if shutil.which("docker-compose") is None:
+        pytest.skip("no docker-compose here")
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    site.settings.write_text(tomli_w.dumps({"data": "/data", "data-folder": folder}))
+    write_environment(site)
+    command = ["docker-compose", "--project-directory", site.path, "-f", site.path / "compose.yml", "config"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, cwd=site.path)
+    assert said.returncode == 0, said.stderr
+    mounts: list[str | dict[str, str]] = yaml.safe_load(said.stdout)["services"]["superexec"]["volumes"]
+    # The first generation of Compose prints them in one line each, the second as tables.
+    sources = [each["source"] if isinstance(each, dict) else each.partition(":")[0] for each in mounts]
+    assert (folder or f"{site.path}/state/no-data") in sources
+
+
 def test_from_a_user_namespace_of_its_own_a_process_cannot_look_into_others_of_its_user() -> None:
     # What the unit's PrivateUsers= rests on: the same user, but the key's holder is in another namespace.
     apart = ("unshare", "--user", "--map-current-user")
@@ -214,6 +245,33 @@ def test_units_for_a_user_who_could_not_read_the_keys_are_refused(tmp_path: Path
         write_units(site, tmp_path, Path("fedrebasin"), "nobody-here")
     with pytest.raises(KitError, match=f"chown -R {other}: {site.path}"):
         write_units(site, tmp_path, Path("fedrebasin"), other)
+    assert not list(tmp_path.glob("*.service"))
+
+
+def test_units_that_systemd_would_misread_are_refused(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path / "50% x")
+    install_kit(kit, site, told)
+    with pytest.raises(KitError, match=r"50% x/site: in a unit systemd reads white space, .*: move it to a path"):
+        write_units(site, tmp_path, Path("/opt/bin/fedrebasin"), ME)
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    with pytest.raises(KitError, match=r"/opt/\$x/fedrebasin: in a unit systemd"):
+        write_units(site, tmp_path, Path("/opt/$x/fedrebasin"), ME)
+    assert not list(tmp_path.glob("*.service"))
+
+
+def test_units_for_a_user_who_could_not_come_to_the_folder_are_refused(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root makes units for others")
+    other = next(user for user in pwd.getpwall() if user.pw_uid)
+    with tempfile.TemporaryDirectory() as closed:
+        site, kit, told = joined(Path(closed))
+        install_kit(kit, site, told)
+        for path in (site.path, *site.path.rglob("*")):
+            os.chown(path, other.pw_uid, other.pw_gid)
+        told = f"site: the user {other.pw_name} cannot enter {closed}: move it to where they can.* `chmod o.x {closed}`"
+        with pytest.raises(KitError, match=told):
+            write_units(site, tmp_path, Path("/usr/bin/env"), other.pw_name)
     assert not list(tmp_path.glob("*.service"))
 
 
@@ -239,6 +297,63 @@ def test_a_kit_takes_the_place_of_a_kit_and_of_nothing_else(tmp_path: Path) -> N
     with pytest.raises(KitError, match="a kit cannot be written here"):
         kit_folder(kit / "thesis.tex" / "below").__enter__()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kit", "site"]
+
+
+def test_a_kit_takes_no_place_that_cannot_be_given_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused is refused before the block, in which certificates are signed."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for name in (".", "", "../empty", "nowhere/.."):
+        with pytest.raises(KitError, match="empty: a kit cannot take the place of the current folder; name one in it"):
+            kit_folder(Path(name)).__enter__()
+    monkeypatch.chdir(tmp_path)
+    with kit_folder(Path("nowhere/../empty")) as made:
+        (made / "ca.crt").write_text("new")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["empty", "empty/ca.crt"]
+
+
+def test_what_is_mounted_where_the_kit_should_be_is_told_before_anything_is_signed(tmp_path: Path) -> None:
+    apart = ("unshare", "--user", "--map-root-user", "--mount")
+    if shutil.which(apart[0]) is None or subprocess.run([*apart, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no user namespaces here")
+    (tmp_path / "kit").mkdir()
+    script = "import sys; from pathlib import Path; from cli.enrolment.kits import kit_folder\n"
+    script += "with kit_folder(Path(sys.argv[1])): print('signed')"
+    mounted = 'mount -t tmpfs none "$0" && exec "$1" -c "$2" "$0"'
+    command = [*apart, "sh", "-c", mounted, tmp_path / "kit", sys.executable, script]
+    said = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "KitError" in said.stderr
+    assert "kit: a kit cannot be written here: Device or resource busy; name another place with --kit" in said.stderr
+    assert said.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "advice"),
+    [
+        (("site", "request", "site-us", "--folder"), 30, "name another place with --folder"),
+        (("server", "init", "--proxy", "localhost:8443", "--folder"), 30, "name another place with --folder"),
+        (("site", "configure", "--folder", "site", "--systemd"), 31, "name a folder that is there with --systemd"),
+    ],
+    ids=["request", "init", "configure"],
+)
+def test_a_folder_that_cannot_be_written_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    code: int,
+    advice: str,
+) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    monkeypatch.chdir(tmp_path)
+    # Not even root writes below a file.
+    (tmp_path / "file").write_text("")
+    done = run(capsys, *command, tmp_path / "file" / "below")
+    assert done.code == code
+    assert f"{tmp_path / 'file' / 'below'}" in done.err
+    assert "cannot be read or written: Not a directory" in done.err
+    assert advice in done.err
 
 
 def test_a_kit_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +384,7 @@ def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pyt
 
 def test_a_federation_is_made_once(tmp_path: Path) -> None:
     make_server(ServerFolder(tmp_path), FEDERATION)
-    with pytest.raises(EnrolmentError, match="holds a federation already"):
+    with pytest.raises(EnrolmentError, match=r"holds a federation already\. `fedrebasin server approve` lets sites in"):
         make_server(ServerFolder(tmp_path), FEDERATION)
 
 
@@ -342,6 +457,87 @@ def test_the_name_in_a_certificate_is_the_one_that_was_asked_for() -> None:
     assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == "site-us"
 
 
+def enrolled(tmp_path: Path, capsys: pytest.CaptureFixture[str], image: str) -> Path:
+    """A server's folder in which site-us is enrolled, made with ``image``."""
+    server = tmp_path / "server"
+    options = ("--image", image) if image else ()
+    assert run(capsys, "server", "init", "--proxy", "localhost:8443", *options, "--folder", server).code == 0
+    key = new_key().public_key()
+    certificate = AUTHORITY.sign_site(key, "site-us", 1)
+    entry = Entry(
+        name="site-us",
+        status="enrolled",
+        public_key=public_ssh(key).decode().strip(),
+        node_id="1",
+        approved=certificate.not_valid_before_utc,
+        certificates=[Issued.of(certificate)],
+    )
+    write_register(server / "sites.json", Register(sites=[entry]))
+    return server
+
+
+def renewed(capsys: pytest.CaptureFixture[str], server: Path, *options: str | Path) -> Membership:
+    """What the kit says that ``server renew`` makes for site-us."""
+    kit = server.parent / "new.kit"
+    done = run(capsys, "server", "renew", "site-us", "--kit", kit, "--folder", server, *options)
+    assert done.code == 0, done.err
+    return read_settings(kit / "membership.toml", Membership)
+
+
+@pytest.mark.parametrize(
+    ("made_with", "option", "variable", "expected"),
+    [
+        ("fedrebasin:0.0.9", "", "", f"fedrebasin:{version('fedrebasin')}"),
+        ("fedrebasin:0.2.0rc1", "", "", f"fedrebasin:{version('fedrebasin')}"),
+        ("registry.example/fedrebasin:7", "", "", "registry.example/fedrebasin:7"),
+        ("fedrebasin:ours", "", "", "fedrebasin:ours"),
+        ("registry.example/fedrebasin:7", "registry.example/fedrebasin:8", "", "registry.example/fedrebasin:8"),
+        ("registry.example/fedrebasin:7", "", "registry.example/fedrebasin:9", "registry.example/fedrebasin:9"),
+    ],
+)
+def test_a_renewed_kit_names_the_image_of_now(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    made_with: str,
+    option: str,
+    variable: str,
+    expected: str,
+) -> None:
+    server = enrolled(tmp_path, capsys, made_with)
+    monkeypatch.setenv("FEDREBASIN_IMAGE", variable)
+    told = renewed(capsys, server, *(("--image", option) if option else ()))
+    assert (told.version, told.image) == (version("fedrebasin"), expected)
+    assert f"image: ${{FEDREBASIN_IMAGE:-{expected}}}" in (tmp_path / "new.kit" / "compose.yml").read_text()
+
+
+def test_a_renewed_kit_tells_of_the_runs_of_now_and_so_do_those_to_come(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = renewed(capsys, server)
+    (tmp_path / "run.toml").write_text("model = 'mlp'\nwidth = 16\n")
+    options = ("--run-config", tmp_path / "run.toml", "--image", "registry.example/fedrebasin:8")
+    told = renewed(capsys, server, *options)
+    assert told.run == {"model": "mlp", "width": 16}
+    assert told.architecture != before.architecture
+    kept = [read_settings(each / "federation.toml", Federation) for each in (server, server / "operator")]
+    assert [(each.run, each.image) for each in kept] == [(told.run, told.image)] * 2
+    assert renewed(capsys, server) == told
+
+
+def test_a_renewal_that_fails_leaves_the_federation_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = (server / "federation.toml").read_bytes()
+    assert run(capsys, "server", "renew", "nobody", "--image", "x", "--folder", server).code == 30
+    (tmp_path / "run.toml").write_text("model = 'resnet21'")
+    done = run(capsys, "server", "renew", "site-us", "--run-config", tmp_path / "run.toml", "--folder", server)
+    assert "resnet21" in done.err
+    assert (server / "federation.toml").read_bytes() == before
+
+
 def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:
     membership = membership_of(FEDERATION, "site-us", "1")
     assert isinstance(membership, Membership)
@@ -352,7 +548,37 @@ def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:
 def test_an_address_without_a_port_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = run(capsys, "server", "init", "--proxy", "127.0.0.1", "--folder", tmp_path / "federation")
     assert ran.code == SettingsError.exit_code
-    assert "setting 'proxy': expected host:port, an IPv6 address in brackets, got '127.0.0.1' (str)" in ran.err
+    words = "host:port, an IPv6 address in brackets, the port from 1 to 65535"
+    assert f"setting 'proxy': expected {words}, got '127.0.0.1' (str)" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("port", "good"),
+    [
+        *(("1", True), ("443", True), ("59999", True), ("65535", True)),
+        *(("0", False), ("65536", False), ("70000", False), ("99999", False), ("123456", False)),
+    ],
+)
+def test_a_port_that_there_cannot_be_is_refused(tmp_path: Path, port: str, good: bool) -> None:
+    (tmp_path / "federation.toml").write_text(f"proxy = 'fl.example.org:{port}'\nimage = ''\n")
+    if good:
+        assert host_of(read_settings(tmp_path / "federation.toml", Federation).proxy) == "fl.example.org"
+        return
+    with pytest.raises(SettingsError, match=f"the port from 1 to 65535, got 'fl.example.org:{port}'"):
+        read_settings(tmp_path / "federation.toml", Federation)
+
+
+def test_what_sites_must_have_and_how_long_certificates_are_good_can_be_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--least-samples", "30", "--certificate-days", "90", "--server-certificate-days", "200")
+    done = run(capsys, "server", "init", "--proxy", "localhost:8443", *options, "--folder", tmp_path / "server")
+    assert done.code == 0
+    _, federation, _ = open_server(tmp_path / "server")
+    told = (federation.least_samples, federation.certificate_days, federation.server_certificate_days)
+    assert told == (30, 90, 200)
+    lasts = read_certificate(tmp_path / "server" / "proxy" / "proxy.crt").not_valid_after_utc
+    assert 199 < days_left(lasts) <= 200
 
 
 def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

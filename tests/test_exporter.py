@@ -281,6 +281,17 @@ def test_before_it_serves_it_has_read_all(tmp_path: Path) -> None:
     assert run.tail.tally.rounds["merged"] == 5000
 
 
+def test_before_it_serves_it_does_not_wait_for_the_rest_of_a_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE] * 5000)
+    with (run / "rounds.jsonl").open("a") as file:
+        file.write(line(VOID)[:-20])
+    follower = Follower(tmp_path)
+    follower.catch_up()
+    (found,) = follower.newest().values()
+    assert found.tail.tally.rounds["merged"] == 5000
+    assert found.tail.unread == len(line(VOID)) - 20
+
+
 def test_a_line_longer_than_a_portion_is_read_whole(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [COMPLETE, VOID])
     tail = Tail(run / "rounds.jsonl")
@@ -326,6 +337,12 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
         pytest.raises(ExporterError, match=f"127.0.0.1:{port}: .*; choose another with --port"),
     ):
         start_exporter(RunCollector(Follower(tmp_path)), Listening(port=port))
+
+
+@pytest.mark.parametrize("host", ["nohost.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine_is_told(tmp_path: Path, host: str) -> None:
+    with pytest.raises(ExporterError, match=f"cannot listen on {host}:9464: .*; name an address .* with --host"):
+        start_exporter(RunCollector(Follower(tmp_path)), Listening(host))
 
 
 def test_one_bad_file_of_three_is_named_and_the_others_are_not(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from server.follow import Folder, Run
 from server.snapshot import snapshot
 from tests.commands import run as command
 from tests.observability.replay import replay
-from tests.stores import COMPLETE, TRAINING, VOID, write_run
+from tests.stores import COMPLETE, TRAINING, VOID, line, write_run
 
 
 def read(folder: Path) -> Run:
@@ -93,6 +93,14 @@ def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.Captu
     assert "accuracy merged 0.950, best site alone 0.900" in done.out
     assert "sites before this merge: best 0.900, mean 0.850" in done.out
     assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_a_half_written_line_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE])
+    with (run / "rounds.jsonl").open("a") as file:
+        file.write(line(VOID)[:-20])
+    done = command(capsys, "watch", run, "--format", "json")
+    assert (done.code, json.loads(done.out)["merged_round"]) == (0, 1)
 
 
 def test_an_alignment_that_the_guard_undid_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Letting a site in: its key is registered at the SuperLink, its certificate signed, its kit written."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,14 +9,14 @@ from cryptography import x509
 
 from cli.enrolment.authority import Authority, pem
 from cli.enrolment.errors import EnrolmentError
-from cli.enrolment.files import exclusively, parsed, write_public
+from cli.enrolment.files import exclusively, parsed, read_settings, write_public
 from cli.enrolment.keys import fingerprint, public_ssh, read_public
 from cli.enrolment.kits import kit_folder, membership_of, write_kit
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry, Issued, Register, read_register
 from cli.enrolment.requests import SiteRequest
-from cli.enrolment.server import open_server, publish
-from cli.enrolment.settings import Federation
+from cli.enrolment.server import open_server, publish, write_settings
+from cli.enrolment.settings import Federation, RunConfig
 from cli.enrolment.superlink import reach_superlink, register_node, unregister_node
 
 
@@ -34,10 +35,16 @@ class Server:
 
     def dialled_at(self, address: str) -> "Server":
         """Itself, but its kits name ``address``, HOST:PORT, as the proxy; empty: as it was."""
-        if not address:
-            return self
-        said = self.federation.model_dump(by_alias=True) | {"proxy": address}
-        return replace(self, federation=parsed(Federation, said))
+        return self._with({"proxy": address} if address else {})
+
+    def telling(self, image: str, run: RunConfig | None = None) -> "Server":
+        """Itself, but its kits name ``image`` and the run config ``run``; empty and None: as it was."""
+        return self._with(({"image": image} if image else {}) | ({"run": run} if run is not None else {}))
+
+    def keep_settings(self) -> None:
+        """Has ``federation.toml`` say what kits say, so that those to come say it too."""
+        if read_settings(self.folder.settings, Federation) != self.federation:
+            write_settings(self.folder, self.federation)
 
     def register(self) -> Register:
         """The list of sites as it is now."""
@@ -82,6 +89,10 @@ class Server:
         with reach_superlink(self.folder, self.federation) as link:
             unregister_node(link, entry.node_id)
         return entry
+
+    def _with(self, changes: Mapping[str, object]) -> "Server":
+        said = {**self.federation.model_dump(by_alias=True), **changes}
+        return replace(self, federation=parsed(Federation, said)) if changes else self
 
     def _approve(self, register: Register, asked: SiteRequest, folder: Path) -> tuple[Entry, str]:
         certificate = self.authority.sign_site(asked.key, asked.name, self.federation.certificate_days)

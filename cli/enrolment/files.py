@@ -10,7 +10,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from strategies.errors import SettingsError
+from strategies.errors import OperatorError, SettingsError
 from strategies.explain import problems
 from strategies.files import write_bytes
 
@@ -28,6 +28,16 @@ class FileSettings(BaseModel, frozen=True):
 
 
 S = TypeVar("S", bound=FileSettings)
+
+
+@contextmanager
+def writing(path: Path, advice: str, error: type[OperatorError]) -> Generator[None]:
+    """Raises ``error``, with what to do, where what happens inside cannot read or write a file of ``path``."""
+    try:
+        yield
+    except OSError as problem:
+        where = problem.filename or path
+        raise error(f"{where}: cannot be read or written: {problem.strerror}; {advice}") from problem
 
 
 def private_folder(path: Path) -> Path:

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-import pwd
 import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -19,8 +19,7 @@ from cli.enrolment.errors import KitError
 from cli.enrolment.files import private_folder, read_settings, write_private, write_public
 from cli.enrolment.keys import digest, fingerprint, private_pem, read_private
 from cli.enrolment.layout import SiteFolder
-from cli.enrolment.parts import Part
-from cli.enrolment.settings import Federation, Membership, SiteSettings
+from cli.enrolment.settings import Federation, Membership, SiteSettings, image_of_now
 from cli.enrolment.templates import render
 from models import Architecture, build
 from models.fingerprint import fingerprint as architecture_fingerprint
@@ -43,7 +42,7 @@ def membership_of(federation: Federation, name: str, node_id: str) -> Membership
         flower=version("flwr"),
         architecture=architecture_fingerprint(build(Architecture(*settings.network), settings.seed).state_dict()),
         least_samples=federation.least_samples,
-        image=federation.image,
+        image=image_of_now(federation.image),
         run=federation.run,
     )
 
@@ -52,25 +51,46 @@ def membership_of(federation: Federation, name: str, node_id: str) -> Membership
 def kit_folder(path: Path) -> Generator[Path]:
     """An empty folder that becomes ``path`` at the end of the block; where that fails, what was there is there still.
 
-    Raises `KitError` before the block where ``path`` is something else than a kit, or cannot be written: a site that is
-    let in must not be without its kit.
+    Raises `KitError` before the block where ``path`` is something else than a kit, or cannot be written or replaced: a
+    site that is let in must not be without its kit.
     """
+    path = path.resolve()
     if path.exists() and (not path.is_dir() or {each.name for each in path.iterdir()} - set(FILES)):
         raise KitError(f"{path}: there is something that is no kit; name another place with --kit")
+    if path == Path.cwd():
+        # Whoever is in it would go on in one that is gone.
+        raise KitError(f"{path}: a kit cannot take the place of the current folder; name one in it with --kit")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise KitError(
-            f"{path}: a kit cannot be written here: {error.strerror}; name another place with --kit"
-        ) from error
+        raise _unwritable(path, error) from error
+    made, before = scratch / "made", scratch / "before"
     try:
+        made.mkdir()
+        _try_to_move(path, before)
         yield made
         made.chmod(0o755)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.rename(before)
         made.rename(path)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        if before.exists() and not path.exists():
+            before.rename(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _try_to_move(path: Path, aside: Path) -> None:
+    """Raises `KitError` where what is at ``path`` cannot be moved, as a folder that is mounted there."""
+    if path.exists():
+        try:
+            path.rename(aside).rename(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> KitError:
+    return KitError(f"{path}: a kit cannot be written here: {error.strerror}; name another place with --kit")
 
 
 def write_kit(folder: Path, membership: Membership, authority: x509.Certificate, certificate: x509.Certificate) -> str:
@@ -131,34 +151,10 @@ def write_environment(folder: SiteFolder) -> Path:
     lines = {
         # The files of this folder are their owner's alone, so the containers run as their owner.
         "FEDREBASIN_USER": f"{os.getuid()}:{os.getgid()}",
-        "FEDREBASIN_DATA": settings.data_folder or "./state/no-data",
+        "FEDREBASIN_DATA": shlex.quote(settings.data_folder or "./state/no-data"),
         "FEDREBASIN_MEMORY": settings.memory,
     }
     return write_public(folder.path / ".env", "".join(f"{key}={value}\n" for key, value in lines.items()).encode())
-
-
-def write_units(folder: SiteFolder, target: Path, command: Path, user: str) -> list[Path]:
-    """Writes systemd units for a site without containers and returns them; ``command`` is `fedrebasin` itself.
-
-    Raises `KitError` when there is no such user, or the folder, which is its owner's alone, is not theirs.
-    """
-    settings = read_settings(folder.check().settings, SiteSettings)
-    _check_owner(folder.path, user)
-    values = {"folder": folder.path.resolve(), "command": command, "user": user, "memory": settings.memory.upper()}
-    names = [f"fedrebasin-{part}.service" for part in Part]
-    return [write_public(target / name, render(f"site/{name}.j2", **values)) for name in names]
-
-
-def _check_owner(path: Path, user: str) -> None:
-    try:
-        number = pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise KitError(f"--user {user}: no such user on this machine: `useradd --system {user}` makes one") from None
-    if (owner := path.stat().st_uid) != number:
-        raise KitError(
-            f"{path}: it belongs to the user {owner} and its keys to nobody else, so {user} ({number}) could not read "
-            f"them: `chown -R {user}: {path}`"
-        )
 
 
 def _make_inside(folder: SiteFolder) -> None:

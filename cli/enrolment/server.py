@@ -23,7 +23,10 @@ def make_server(folder: ServerFolder, federation: Federation) -> None:
     Raises `EnrolmentError` where there is a federation: its sites would all have to join anew.
     """
     if folder.settings.exists():
-        raise EnrolmentError(f"{folder.settings} exists: this folder holds a federation already")
+        raise EnrolmentError(
+            f"{folder.settings} exists: this folder holds a federation already. `fedrebasin server approve` lets sites "
+            "in, and `renew` writes their kits anew; for another federation name another --folder"
+        )
     private_folder(folder.path)
     authority = new_authority(f"{federation.name} authority")
     keep_authority(authority, folder.path)
@@ -33,11 +36,16 @@ def make_server(folder: ServerFolder, federation: Federation) -> None:
     secret = secrets.token_urlsafe(32).encode()
     for place in (folder.superlink, folder.superexec):
         write_private(place / "superexec.secret", secret)
-    settings = tomli_w.dumps(federation.model_dump(by_alias=True)).encode()
-    write_public(folder.operator / "federation.toml", settings)
     sign_servers(folder, federation, authority)
     publish(folder, federation, authority, Register())
     # Last, since its presence says that the folder is whole.
+    write_settings(folder, federation)
+
+
+def write_settings(folder: ServerFolder, federation: Federation) -> None:
+    """Writes ``federation.toml``: for who submits runs, and for the server itself, there last."""
+    settings = tomli_w.dumps(federation.model_dump(by_alias=True)).encode()
+    write_public(folder.operator / "federation.toml", settings)
     write_public(folder.settings, settings)
 
 

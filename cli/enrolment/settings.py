@@ -1,6 +1,8 @@
 """The settings of a federation, at its server; of a membership, in a kit; and of a site, at the site."""
 
 import ipaddress
+import re
+from importlib.metadata import version
 from typing import Annotated
 
 from pydantic import Field
@@ -8,18 +10,35 @@ from pydantic import Field
 from cli.enrolment.files import FileSettings
 from strategies.settings import NAME, pattern_words
 
-ADDRESS = r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
+# 1 to 65535.
+PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+ADDRESS = rf"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):{PORT}$"
 MEMORY = r"^\d+[mg]$"
+# Compose takes what begins otherwise for a volume's name and cuts at ':'; its generations read the rest differently.
+WHOLE_PATH = r"^(/[^:$'\\\x00-\x1f]*)?$"
+DEFAULT_IMAGE = re.compile(r"fedrebasin:\d+(\.\w+)+")
 PATTERNS = {
     **pattern_words,
-    ADDRESS: "host:port, an IPv6 address in brackets",
+    ADDRESS: "host:port, an IPv6 address in brackets, the port from 1 to 65535",
     MEMORY: "megabytes or gigabytes such as 512m or 4g",
+    WHOLE_PATH: "the whole path of a folder such as /srv/x-rays, without ':', '$', \\ and single quotes",
 }
 Address = Annotated[str, Field(pattern=ADDRESS)]
 Name = Annotated[str, Field(pattern=NAME)]
 OrNone = Annotated[int, Field(ge=0)] | None
 Port = Annotated[int, Field(ge=1, le=65535)]
+SITE_DAYS, SERVER_DAYS, LEAST_SAMPLES = 365.0, 825.0, 10
 RunConfig = dict[str, bool | int | float | str]
+
+
+def default_image() -> str:
+    """The image that `docker build` makes of the version that is installed, as our pages call it."""
+    return f"fedrebasin:{version('fedrebasin')}"
+
+
+def image_of_now(image: str) -> str:
+    """``image``, but of the version that is installed where that is the default of another one."""
+    return default_image() if DEFAULT_IMAGE.fullmatch(image) else image
 
 
 def host_of(address: str) -> str:
@@ -51,11 +70,11 @@ class Federation(FileSettings, frozen=True):
     """Where the proxy listens."""
     superlink: Address = "superlink:8000"
     """Where the SuperLink is, as the proxy and the operator see it."""
-    certificate_days: Annotated[float, Field(gt=0)] = 365
+    certificate_days: Annotated[float, Field(gt=0)] = SITE_DAYS
     """How long a site's certificate is good."""
-    server_certificate_days: Annotated[float, Field(gt=0)] = 825
+    server_certificate_days: Annotated[float, Field(gt=0)] = SERVER_DAYS
     """How long the proxy's and the SuperLink's are."""
-    least_samples: Annotated[int, Field(ge=3)] = 10
+    least_samples: Annotated[int, Field(ge=3)] = LEAST_SAMPLES
     """Fewest samples that a site must have."""
     image: str
     """The container image that sites run."""
@@ -91,7 +110,7 @@ class SiteSettings(FileSettings, frozen=True):
 
     data: str
     """``digits``, a path of a folder or file, or ``module:function``; empty until the site's operator says it."""
-    data_folder: str = ""
+    data_folder: Annotated[str, Field(pattern=WHOLE_PATH)] = ""
     """With containers: the folder of this machine that they see at /data, read-only."""
     threads: Annotated[int, Field(ge=0)] = 0
     checkpoint: str = ""

@@ -120,6 +120,7 @@ class Deployment:
     superlink: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     proxy: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     services: dict[str, Process] = field(default_factory=dict[str, Process])
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
 
     @property
     def server(self) -> ServerFolder:
@@ -137,6 +138,7 @@ class Deployment:
 
     def make(self, run: Mapping[str, bool | int | float | str]) -> None:
         """Makes the server's folder and says what runs will be."""
+        self.config = run
         config = self.root / "run.toml"
         config.write_text(tomli_w.dumps(dict(run)))
         addresses = ("--proxy", self.proxy, "--superlink", self.superlink, "--listen", self.proxy)
@@ -210,9 +212,9 @@ class Deployment:
         return sorted(each["name"] for each in sites if each["there"] == "online")
 
     def run(self, name: str, **changes: object) -> Process:
-        """``fedrebasin server run`` as a process of its own, that ends with the run."""
+        """``fedrebasin server run`` as a process of its own, that ends with the run; ``changes`` to what was said."""
         config = self.root / f"{name}.toml"
-        config.write_text(tomli_w.dumps({"run": name, **changes}))
+        config.write_text(tomli_w.dumps({**self.config, "run": name, **changes}))
         folders = ("--runs", str(self.runs), "--folder", str(self.server.operator))
         self.add(f"run-{name}", [str(BIN / "fedrebasin"), "server", "run", str(config), *folders])
         self.start(f"run-{name}")

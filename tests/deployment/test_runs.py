@@ -1,10 +1,13 @@
 """A whole run over the real path, what becomes of it when SuperLink or proxy is killed, and two at once."""
 
+import signal
+
 import httpx
 import pytest
 
 from cli.superlink import free_port
-from tests.deployment.federation import BIN, RUN_SECONDS, SHORT, Deployment, Process, finish, is_open
+from server.lock import is_played
+from tests.deployment.federation import BIN, RUN_SECONDS, SHORT, Deployment, Process, finish, is_open, reach
 from tests.waiting import wait_until
 
 
@@ -34,6 +37,20 @@ def test_a_run_that_has_finished_is_left_as_it_is(federation: Deployment) -> Non
     before = federation.store("whole").checkpoint_path(1).stat().st_mtime
     assert federation.run("whole", rounds=1).wait(60) == 0
     assert federation.store("whole").checkpoint_path(1).stat().st_mtime == before
+
+
+def test_an_interrupted_run_is_stopped_and_goes_on_when_it_is_asked_for_again(federation: Deployment) -> None:
+    run = federation.run("stopped", rounds=1, **SHORT)
+    reach(federation.store("stopped"), 1, "train", federation)
+    assert run.running is not None
+    run.running.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    assert "interrupted; run 'stopped' is stopped" in run.tail()
+    told = federation.store("stopped").told()
+    assert (told["phase"], told["reason"], told["exit-code"]) == ("failed", "interrupted", 130)
+    assert is_played(federation.store("stopped").directory) is False
+    (record,) = finish(federation, federation.run("stopped", rounds=1, **SHORT), "stopped")
+    assert record.outcome == "merged"
 
 
 def test_two_runs_at_once_do_not_touch_each_other(federation: Deployment) -> None:

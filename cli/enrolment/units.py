@@ -1,0 +1,75 @@
+"""A site without containers: the systemd units of its three processes."""
+
+import os
+import pwd
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from cli.enrolment.errors import KitError
+from cli.enrolment.files import read_settings, write_public
+from cli.enrolment.layout import SiteFolder
+from cli.enrolment.parts import Part
+from cli.enrolment.settings import SiteSettings
+from cli.enrolment.templates import render
+
+# systemd.syntax(7) and systemd.unit(5): what separates, quotes or expands in a unit.
+MISREAD = re.compile(r"[\s%$\"'\\]")
+User = pwd.struct_passwd
+
+
+def write_units(folder: SiteFolder, target: Path, command: Path, user: str) -> list[Path]:
+    """Writes the units and returns them; ``command`` is `fedrebasin` itself.
+
+    Raises `KitError` when there is no such user, the folder, which is its owner's alone, is not theirs, or the units
+    could not come to the folder or the command.
+    """
+    settings = read_settings(folder.check().settings, SiteSettings)
+    path = folder.path.resolve()
+    owner = _user(user)
+    _check_owner(path, owner)
+    for each in (path, command, Path(sys.executable).resolve()):
+        _check_reachable(each, owner)
+    values = {"folder": path, "command": command, "user": user, "memory": settings.memory.upper()}
+    names = [f"fedrebasin-{part}.service" for part in Part]
+    return [write_public(target / name, render(f"site/{name}.j2", **values)) for name in names]
+
+
+def _user(name: str) -> User:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        raise KitError(f"--user {name}: no such user on this machine: `useradd --system {name}` makes one") from None
+
+
+def _check_owner(path: Path, user: User) -> None:
+    if (owner := path.stat().st_uid) != user.pw_uid:
+        raise KitError(
+            f"{path}: it belongs to the user {owner} and its keys to nobody else, so {user.pw_name} ({user.pw_uid}) "
+            f"could not read them: `chown -R {user.pw_name}: {path}`"
+        )
+
+
+def _check_reachable(path: Path, user: User) -> None:
+    if MISREAD.search(str(path)):
+        raise KitError(
+            f"{path}: in a unit systemd reads white space, quotes, '%', '$' and '\\' as something else: move it to a "
+            "path without them, such as /srv/fedrebasin"
+        )
+    for folder in reversed(path.parents):
+        if folder.exists() and not _can_enter(folder, user):
+            raise KitError(
+                f"{path}: the user {user.pw_name} cannot enter {folder}: move it to where they can, such as "
+                f"/srv/fedrebasin, or `chmod o+x {folder}`"
+            )
+
+
+def _can_enter(folder: Path, user: User) -> bool:
+    if user.pw_uid == os.geteuid():
+        return os.access(folder, os.X_OK)
+    # As that user, since modes alone do not tell it; only root can own the folder of another one and come this far.
+    groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    command = ["/usr/bin/test", "-x", folder]
+    done = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=groups, check=False)  # noqa: S603
+    return done.returncode == 0

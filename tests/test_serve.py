@@ -1,0 +1,125 @@
+"""`fedrebasin server run`: what it plays, what it leaves as it is, and how it ends. No SuperLink answers here."""
+
+import os
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Timer
+
+import pytest
+import tomli_w
+
+from cli.interrupts import tell_interrupted, terminable, uninterrupted
+from cli.serve import Submitted
+from cli.superlink import SuperLink, free_port
+from server.live import failure
+from server.store import RunStore
+from strategies.settings import parse_settings
+from tests.commands import Ran, run
+from tests.stores import COMPLETE, TRAINING, write_run
+
+FIRST = {"model": "mlp", "width": 32, "depth": 2, "head": "ridge", "baselines": True}
+
+
+def serve(tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, object], *options: str) -> Ran:
+    """``server run`` of ``config`` in a federation that was made with `FIRST`, and whose SuperLink is not there."""
+    if not (tmp_path / "server").exists():
+        (tmp_path / "first.toml").write_text(tomli_w.dumps(FIRST))
+        addresses = ("--proxy", "localhost:8443", "--superlink", f"localhost:{free_port()}")
+        folder = ("--folder", tmp_path / "server")
+        assert run(capsys, "server", "init", *addresses, "--run-config", tmp_path / "first.toml", *folder).code == 0
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(config))
+    folders = ("--runs", tmp_path / "runs", "--folder", tmp_path / "server" / "operator")
+    return run(capsys, "server", "run", tmp_path / "run.toml", *folders, *options)
+
+
+def finished(tmp_path: Path, **config: object) -> RunStore:
+    """A run that has played one round, all that it was asked for."""
+    store = RunStore(write_run(tmp_path / "runs" / "autumn", [COMPLETE]))
+    settings = parse_settings({"run": "autumn", "rounds": 1, "runs-dir": str(tmp_path / "runs"), **config})
+    store.write_json("settings.json", settings.model_dump(by_alias=True))
+    return store
+
+
+def test_a_run_has_the_settings_of_its_file_and_what_differs_from_the_kits_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = serve(tmp_path, capsys, {"model": "mlp", "width": 16, "depth": 2})
+    assert done.code == 15
+    told = ("width = 16 (there 32)", "head = 'mean' (there 'ridge')", "baselines = false (there true)")
+    assert [each for each in told if each not in done.err] == []
+    assert "`fedrebasin server renew NAME --run-config FILE` tells each site" in done.err
+
+
+def test_of_a_run_as_in_the_kits_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = serve(tmp_path, capsys, {**FIRST, "rounds": 9}, "--name", "autumn", "--sites", "3")
+    assert "not as in federation.toml" not in done.err
+
+
+def test_a_run_that_has_finished_is_left_as_it_is_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path)
+    done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 1})
+    assert done.code == 0
+    assert "autumn: was finished before, and nothing was started; raise rounds to go on" in done.out
+    assert '"finished-before": true' in serve(tmp_path, capsys, {"run": "autumn", "rounds": 1}, "--format=json").out
+
+
+def test_a_finished_run_goes_on_with_more_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path)
+    done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 2})
+    assert done.code == 15
+    assert "flwr run did not start the run" in done.err
+
+
+def test_a_run_of_that_name_with_other_settings_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(tmp_path, head="ridge")
+    done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 1})
+    assert done.code == 13
+    assert "holds a run with other settings: head was 'ridge' and is 'mean'" in done.err
+
+
+def submitted(store: RunStore) -> Submitted:
+    """A run that has just been submitted."""
+    return Submitted(SuperLink(store.directory, dict(os.environ)), "1", store, store.told())
+
+
+@pytest.mark.parametrize("code", [14, 21, 22])
+def test_a_run_that_ends_early_ends_the_command_with_its_own_code(tmp_path: Path, code: int) -> None:
+    store = RunStore(write_run(tmp_path / "run", [], TRAINING))
+    playing = submitted(store)
+    store.tell(failure("the disk is full", code))
+    error = playing.early_end("finished:failed")
+    assert (str(error), error.exit_code) == ("the run ended as finished:failed: the disk is full", code)
+
+
+def test_how_the_run_ended_the_time_before_is_not_told_again(tmp_path: Path) -> None:
+    store = RunStore(write_run(tmp_path / "run", [], failure("the disk is full", 21)))
+    error = submitted(store).early_end("finished:failed")
+    assert error.exit_code == 15
+    assert "the disk is full" not in str(error)
+
+
+def test_that_a_run_was_interrupted_is_told_once_its_process_has_let_go(tmp_path: Path) -> None:
+    store = RunStore(write_run(tmp_path / "run", [], TRAINING))
+    dying = ExitStack()
+    dying.enter_context(store.held())
+    gone = Timer(0.5, dying.close)
+    gone.start()
+    tell_interrupted(store)
+    gone.join()
+    assert (store.told()["phase"], store.told()["exit-code"]) == ("failed", 130)
+
+
+def test_an_interrupt_waits_until_what_must_not_be_broken_off_is_done() -> None:
+    done: list[str] = []
+
+    def submit() -> None:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("submitted")
+
+    with terminable(), pytest.raises(KeyboardInterrupt):
+        submit()
+    assert done == ["submitted"]
