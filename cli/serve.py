@@ -35,6 +35,7 @@ def run(
 ) -> None:
     """Start a run and wait until it has ended; Ctrl-C or SIGTERM stops it.
 
+    It has the settings that `fedrebasin settings CONFIG` shows, and no others; without CONFIG those in federation.toml.
     A run of that name that was interrupted, or finished fewer rounds, goes on; one that has finished is left as it is.
     """
     server = ServerFolder(folder).check()
