@@ -6,6 +6,7 @@ from logging import getLogger
 
 from torch import Tensor
 
+from server.live import FINISHED
 from server.records import RoundRecord
 from server.store import RunStore, StoreError
 from server.summary import read_rounds
@@ -23,7 +24,11 @@ FREE = frozenset(
 
 
 class FinishedError(StoreError):
-    """The run was played to its end before."""
+    """The run was played to its end before, and its report is written."""
+
+
+class OtherRunError(StoreError):
+    """The folder holds a run with other settings."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Beginning:
 def begin(store: RunStore, settings: Settings) -> Beginning:
     """The beginning of a new run, or of one that was interrupted and has the same name and settings.
 
-    Raises `StoreError` for other settings, for a run that is finished, and where no network is whole any more.
+    Of a run that ended after its last round and before its report, no round is left to play. Raises `OtherRunError` for
+    other settings, `FinishedError` for a run that is finished, `StoreError` where no network is whole any more.
     """
     told = settings.model_dump(by_alias=True)
     if not _lies_there(store, told):
@@ -114,7 +120,7 @@ def _is_whole(store: RunStore, record: RoundRecord) -> bool:
 
 
 def _lies_there(store: RunStore, now: Mapping[str, object]) -> bool:
-    """Whether rounds of a run of that name lie there. Raises `StoreError` where its settings were others."""
+    """Whether rounds of a run of that name lie there. Raises `OtherRunError` where its settings were others."""
     before = store.read_json("settings.json")
     if before is None or not store.rounds_path.exists():
         return False
@@ -123,7 +129,7 @@ def _lies_there(store: RunStore, now: Mapping[str, object]) -> bool:
 
 
 def _check_unfinished(store: RunStore, n_rounds: int, settings: Settings) -> None:
-    if n_rounds >= settings.rounds:
+    if n_rounds >= settings.rounds and store.told().get("phase") == FINISHED:
         raise FinishedError(
             f"run {store.directory.name!r}: all {n_rounds} rounds are finished in {store.directory}. "
             "Raise rounds to go on, or name another run."
@@ -134,7 +140,7 @@ def _check_same(store: RunStore, before: Mapping[str, object], now: Mapping[str,
     differ = sorted(key for key in {*before, *now} - FREE if before.get(key) != now.get(key))
     if differ:
         shown = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in differ[:5])
-        raise StoreError(
+        raise OtherRunError(
             f"run {store.directory.name!r}: {store.directory} holds a run with other settings: {shown}. Name another "
             "run, or set them as they were to resume it."
         )

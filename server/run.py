@@ -97,18 +97,24 @@ class Run:
         for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
             state, merged = self.play_round(number, state, first)
             first, void = first and not merged, 0 if merged else void + 1
-            if void > self.settings.max_void_rounds:
-                raise VoidError(
-                    f"{void} rounds in a row were void, the last of them round {number}; max-void-rounds is "
-                    f"{self.settings.max_void_rounds}. {self.store.rounds_path} says which replies were refused and "
-                    "why. Started again under the same name, the run goes on."
-                )
+            if void > self.settings.max_void_rounds and number < self.settings.rounds:
+                raise self._void(void, number, "Started again under the same name, the run goes on.")
+        n_played, more = max(len(beginning.rounds), self.settings.rounds), "Raise rounds to go on under the same name."
+        if void > self.settings.max_void_rounds:
+            raise self._void(void, n_played, more)
         if first:
             raise VoidError(
-                f"none of {self.settings.rounds} rounds merged. {self.store.rounds_path} says which replies were "
-                "refused and why. Raise rounds to go on under the same name."
+                f"none of {n_played} rounds merged. {self.store.rounds_path} says which replies were refused and why. "
+                f"{more}"
             )
         return state
+
+    def _void(self, void: int, number: int, advice: str) -> VoidError:
+        return VoidError(
+            f"{void} rounds in a row were void, the last of them round {number}; max-void-rounds is "
+            f"{self.settings.max_void_rounds}. {self.store.rounds_path} says which replies were refused and why. "
+            f"{advice}"
+        )
 
     def play_round(self, number: int, state: State, first: bool) -> tuple[State, bool]:
         """One round from ``state``, the ``first`` until one has merged; returns the network, and whether it merged."""

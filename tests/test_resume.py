@@ -85,6 +85,7 @@ def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:
 def test_a_finished_run_is_not_played_again(tmp_path: Path) -> None:
     settings = three_rounds(tmp_path, rounds=1)
     store = play_in_process(settings, N_SITES)
+    store.status(1, "finished")
     with pytest.raises(FinishedError, match=r"all 1 rounds are finished .* Raise rounds to go on, or name another run"):
         begin(store, settings)
 
