@@ -9,7 +9,7 @@ from torch import Tensor
 from server.live import FINISHED
 from server.records import RoundRecord
 from server.store import RunStore, StoreError
-from server.summary import read_rounds
+from server.summary import readable_rounds
 from strategies.files import sha256_of
 from strategies.settings import Settings
 
@@ -76,11 +76,11 @@ def begin(store: RunStore, settings: Settings) -> Beginning:
 def check_goes_on(store: RunStore, settings: Settings) -> list[RoundRecord]:
     """The rounds of a run of that name, which would go on with these settings; none of a new one. Changes nothing.
 
-    Raises `StoreError` where `begin` would, but for damaged networks.
+    Raises `StoreError` where `begin` would, but for damaged networks and lines.
     """
     if not _lies_there(store, settings.model_dump(by_alias=True)):
         return []
-    records = read_rounds(store)
+    records, _ = readable_rounds(store)
     _check_unfinished(store, len(records), settings)
     return records
 
@@ -88,19 +88,21 @@ def check_goes_on(store: RunStore, settings: Settings) -> list[RoundRecord]:
 def last_whole(store: RunStore) -> Beginning:
     """The finished rounds up to the last whose network is whole; lines after it, or half of one, are put aside.
 
-    Raises `StoreError` when there are rounds and no whole network.
+    So is a line that cannot be read, with what follows. Raises `StoreError` when there are rounds and no whole network.
     """
-    records = read_rounds(store)
+    records, damage = readable_rounds(store)
+    if damage:
+        logger.warning("%s; going back to the round before", damage)
     for number in range(len(records), 0, -1):
         if _is_whole(store, records[number - 1]):
-            if number < len(records) or not store.ends_whole():
+            if number < len(records) or damage or not store.ends_whole():
                 store.keep_rounds(number)
             return Beginning(tuple(records[:number]), store.network(records[number - 1].round))
-    if records:
+    if records or damage:
+        found = damage or f"{len(records)} rounds are told of in {store.rounds_path}"
         raise StoreError(
-            f"run {store.directory.name!r}: {len(records)} rounds are told of in {store.rounds_path}, and none of the "
-            f"networks in {store.directory / 'checkpoints'} is whole. Restore that folder from a backup, or name "
-            "another run."
+            f"run {store.directory.name!r}: {found}, and none of the networks in {store.directory / 'checkpoints'} is "
+            f"whole that are told of before. Restore {store.directory} from a backup, or name another run."
         )
     if not store.ends_whole():
         store.keep_rounds(0)
@@ -121,9 +123,14 @@ def _is_whole(store: RunStore, record: RoundRecord) -> bool:
 
 def _lies_there(store: RunStore, now: Mapping[str, object]) -> bool:
     """Whether rounds of a run of that name lie there. Raises `OtherRunError` where its settings were others."""
-    before = store.read_json("settings.json")
-    if before is None or not store.rounds_path.exists():
+    if not store.rounds_path.exists():
         return False
+    before = store.read_json("settings.json")
+    if before is None:
+        raise StoreError(
+            f"run {store.directory.name!r}: {store.rounds_path} tells of rounds, and no settings.json beside it says "
+            "of which run. Restore it from a backup, or name another run."
+        )
     _check_same(store, before, now)
     return True
 
