@@ -50,6 +50,11 @@ class Beginning:
         return next((n for n, outcome in enumerate(outcomes) if outcome != "void"), len(outcomes))
 
     @property
+    def sites(self) -> set[str]:
+        """The sites that took part, those that were missing later included."""
+        return {site for record in self.rounds for site in (*record.traffic, *record.missing)}
+
+    @property
     def unfit(self) -> set[str]:
         """The sites that were the reference of a round until the others' replies spoke against them."""
         refused = [(verdict, record.reference) for record in self.rounds for verdict in record.refused]

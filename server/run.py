@@ -94,6 +94,7 @@ class Run:
         state: State = beginning.state or {n: tensor.clone() for n, tensor in self.model.state_dict().items()}
         first, void = not beginning.merged, beginning.void_in_a_row
         self.strategy.unfit |= beginning.unfit
+        self.sites.missing |= beginning.sites
         for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
             state, merged = self.play_round(number, state, first)
             first, void = first and not merged, 0 if merged else void + 1
@@ -126,7 +127,7 @@ class Run:
         with watch.phase("join"):
             there = self._join(number, first)
         if not there:
-            record = _record(number, "void", NOTHING, watch)
+            record = self._void_record(number, NOTHING, watch)
         elif self.settings.privacy == "secure-aggregation":
             state, record = self._securely(number, state, first, watch)
         else:
@@ -174,7 +175,7 @@ class Run:
         if len(merged.replies) < self.settings.min_sites:
             admitted = f"{len(merged.replies)} replies admitted ({', '.join(merged.replies)})"
             logger.warning("round %d is void: %s, min-sites is %d", number, admitted, self.settings.min_sites)
-            return state, _record(number, "void", merged, watch)
+            return state, self._void_record(number, merged, watch)
         self.sites.merging = set(merged.aligned)
         return self._finish(number, merged, first, watch)
 
@@ -188,7 +189,7 @@ class Run:
         self.sites.leave_out(*opened.refused)
         if opened.mean is None:
             logger.warning("round %d is void: no mean came of secure aggregation", number)
-            return state, _record(number, "void", nothing, watch)
+            return state, self._void_record(number, nothing, watch)
         self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):
             state = self._recalibrate(opened.mean, watch)
@@ -197,6 +198,9 @@ class Run:
         notes = list(self.sites.notes)
         told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
+
+    def _void_record(self, number: int, collected: MergedRound, watch: Stopwatch) -> RoundRecord:
+        return _record(number, "void", collected, watch).model_copy(update={"notes": list(self.sites.notes)})
 
     def _finish(self, number: int, collected: MergedRound, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):

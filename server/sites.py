@@ -248,8 +248,10 @@ class Sites:
 
     def _gone(self) -> set[str]:
         """The sites that took part before, and whose nodes are not there."""
-        there = {node.node_id for node in self.grid.get_nodes()}
-        return {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
+        there = {node.node_id: node.name for node in self.grid.get_nodes()}
+        gone = {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
+        # After a restart nobody has been asked yet, but a node that is registered has its name.
+        return gone - set(there.values())
 
     def _absent(self) -> str:
         """The missing sites, for a message to the operator."""
