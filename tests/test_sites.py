@@ -42,7 +42,8 @@ def test_sites_join_in_the_order_of_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside", "a/b", "two\nlines", 'quo"te', "", "x" * 65, "config", "naive.1", "round-1"]
+    "name",
+    ["../outside", "a/b", "two\nlines", 'quo"te', "", "x" * 65, "config", "naive.1", "round-1", "site-us.corrected"],
 )
 def test_a_site_whose_name_could_not_be_a_file_or_a_label_is_left_out(tmp_path: Path, name: str) -> None:
     assert list(join(tmp_path, 3, 2, called(name)).names.values()) == ["site-3", "site-us"]
