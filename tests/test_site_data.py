@@ -326,3 +326,40 @@ def nothing() -> object:
 
 def negative() -> object:
     return torch.zeros(2, 1), [0, -1]
+
+
+def a_gap_in_the_fourth() -> tuple[torch.Tensor, list[int]]:
+    inputs = torch.randn(40, 1, 8, 8)
+    inputs[3, 0, 2, 2] = float("nan")
+    return inputs, [0, 1] * 20
+
+
+def too_large_for_single_precision() -> tuple[np.ndarray, list[int]]:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+    return np.full((40, 1, 8, 8), 1e300), [0, 1] * 20
+
+
+def pixels_as_tokens() -> tuple[torch.Tensor, list[int]]:
+    return torch.randint(0, 255, (40, 1, 8, 8)), [0, 1] * 20
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("a_gap_in_the_fourth", "sample 3 holds NaN, .* 1 of 40 do. Fill the gaps"),
+        ("too_large_for_single_precision", "sample 0 holds NaN, .* 40 of 40 do"),
+    ],
+)
+def test_a_sample_that_is_not_finite_is_named_where_it_is_read(function: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_samples(f"tests.test_site_data:{function}")
+
+
+@pytest.mark.parametrize("model", ["mlp", "tests.test_site_data:any_network"])
+def test_whole_numbers_are_tokens_which_no_network_of_ours_takes(model: str) -> None:
+    site = Site("site-us", Path(), "tests.test_site_data:pixels_as_tokens")
+    settings = parse_settings({"model": model, "shape": "1x8x8", "classes": 10})
+    if model == "mlp":
+        with pytest.raises(DataError, match=r"inputs are int64, .* 'mlp' takes .*uint8"):
+            load_site_data(site, settings)
+    else:
+        assert load_site_data(site, settings).train.inputs.dtype == torch.int64
