@@ -70,15 +70,13 @@ def tell_otherwise(settings: Settings, federation: Federation) -> None:
 
 
 def finished_before(store: RunStore, settings: Settings) -> bool:
-    """Whether the run has finished all rounds that it is asked for.
+    """Whether the run has finished all rounds that it is asked for, and its report is written.
 
-    Raises `StoreError` where it could not go on: it has other settings, or died after its last round.
+    Raises `StoreError` where it could not go on, such as with other settings.
     """
     try:
         check_goes_on(store, settings)
     except FinishedError:
-        if store.told().get("phase") != "finished":
-            raise
         return True
     return False
 
@@ -138,5 +136,7 @@ class Submitted:
         reason = told.get("reason") or "\n".join(self.link.run_log(self.run_id).splitlines()[-20:])
         error = FlowerError(f"the run ended as {status}: {reason}")
         error.exit_code = int(str(told.get("exit-code") or error.exit_code))
-        self.store.tell_end(str(error), error.exit_code)
+        if told:
+            # Else the status is that of another start: the ServerApp left it as it was.
+            self.store.tell_end(str(error), error.exit_code)
         return error

@@ -7,6 +7,7 @@ import torch
 
 from client.site import Site
 from client.sources import DataError, Samples, read_samples
+from models import FAMILIES
 from strategies.settings import Settings
 
 
@@ -74,6 +75,12 @@ def class_counts(samples: Samples, classes: int) -> list[int]:
 
 
 def _check(samples: Samples, data: str, settings: Settings) -> None:
+    dtype = samples.inputs.dtype
+    if settings.model in FAMILIES and not dtype.is_floating_point and dtype != torch.uint8:
+        raise DataError(
+            f"data {data!r}: inputs are {str(dtype).removeprefix('torch.')}, which are taken as tokens, and the "
+            f"network {settings.model!r} takes numbers. Give pixels as bytes (uint8, 0 to 255), others as float32"
+        )
     if tuple(samples.inputs.shape[1:]) != settings.tensor_shape:
         got = "x".join(str(size) for size in samples.inputs.shape[1:])
         raise DataError(f"data {data!r}: samples have shape {got}, the setting 'shape' says {settings.shape}")

@@ -45,7 +45,7 @@ def read_site(node_config: Mapping[str, object], settings: Settings) -> Site:
     if not is_site_name(name):
         raise SettingsError(
             f"site name {name!r}: expected letters, digits, '.', '_' and '-', at most 64, and no word that means "
-            "something else in a run, such as merged, reference or config"
+            "something else in a run, such as merged, reference or config, or NAME.corrected"
         )
     # Of each run its own: a network of another is no teacher, and answers no question about this one.
     kept_by_run = Path(settings.runs_dir) / settings.run / "sites" / name

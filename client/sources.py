@@ -133,10 +133,21 @@ def _from_function(data: str) -> Samples:
 
 
 def checked(data: str, samples: Samples) -> Samples:
-    """``samples``, if there are any, each with one class number that is not negative."""
+    """``samples``, if there are any, each of finite numbers and with one class number that is not negative."""
     if samples.targets.ndim != 1 or len(samples.inputs) != len(samples.targets) or not len(samples):
         shapes = f"inputs of shape {tuple(samples.inputs.shape)} and classes of shape {tuple(samples.targets.shape)}"
         raise DataError(f"data {data!r}: expected at least one sample and one class for each, got {shapes}")
     if int(samples.targets.min()) < 0:
         raise DataError(f"data {data!r}: classes are numbered from 0, got {int(samples.targets.min())}")
+    if samples.inputs.is_floating_point():
+        _check_finite(data, samples.inputs)
     return samples
+
+
+def _check_finite(data: str, inputs: Tensor) -> None:
+    broken = (~inputs.float().isfinite()).unsqueeze(1).flatten(1).any(1).nonzero().flatten()
+    if len(broken):
+        raise DataError(
+            f"data {data!r}: sample {int(broken[0])} holds NaN, infinity or more than float32 can (samples are "
+            f"counted from 0); {len(broken)} of {len(inputs)} do. Fill the gaps, or take these samples away"
+        )

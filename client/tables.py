@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from datasets import load_dataset as untyped_load_dataset  # pyright: ignore[reportUnknownVariableType]
 
 from client.sources import DataError, Samples
@@ -14,6 +14,7 @@ from client.sources import DataError, Samples
 load_dataset = cast(Callable[..., object], untyped_load_dataset)
 
 
+LABEL = "label"
 # What images are turned into whose numbers are no shades: indices into a palette, and 0 and 1, which is nearly black.
 WITHOUT_SHADES = {"P": "RGB", "1": "L"}
 
@@ -27,7 +28,12 @@ def read_table(path: Path) -> Samples:
         )
     table = _load(path)
     image, label = _columns(path, table)
-    labels = cast(Iterable[int], table[label])
+    labels = list(cast(Iterable[int | None], table[label]))
+    if None in labels:
+        raise DataError(
+            f"data {str(path)!r}: sample {labels.index(None)} has nothing in the label column {label!r}. Give it a "
+            "class, or take it away"
+        )
     pixels = _all_pixels(path, table, image)
     shapes = [each.shape for each in pixels]
     for number, shape in enumerate(shapes):
@@ -37,7 +43,7 @@ def read_table(path: Path) -> Samples:
                 "one size and mode. Resize or convert them first."
             )
     names = getattr(cast(Mapping[str, object], table.features)[label], "names", None) or ()
-    return Samples(torch.from_numpy(np.stack(pixels)), torch.tensor(list(labels), dtype=torch.int64), tuple(names))
+    return Samples(torch.from_numpy(np.stack(pixels)), torch.tensor(labels, dtype=torch.int64), tuple(names))
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -56,14 +62,27 @@ def _load(path: Path) -> Dataset:
 
 
 def _columns(path: Path, table: Dataset) -> tuple[str, str]:
+    """The names of the image column and of the label column. Raises `DataError` unless there is one of each.
+
+    The label is the column of that name; without it the one of `ClassLabel`s; without any the one of whole numbers.
+    """
     features = cast(Mapping[str, object], table.features)
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
-    labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    labels = labels or [name for name, feature in features.items() if getattr(feature, "dtype", "") == "int64"]
-    if len(images) != 1 or not labels:
+    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    numbers = [name for name, feature in features.items() if isinstance(feature, Value) and _is_whole(feature)]
+    labels = [LABEL] if LABEL in (*classes, *numbers) else classes or numbers
+    if len(images) != 1 or len(labels) != 1:
         shown = ", ".join(f"{name} ({feature})" for name, feature in features.items())
-        raise DataError(f"data {str(path)!r}: expected one image column and one label column, got {shown}")
+        raise DataError(
+            f"data {str(path)!r}: expected one image column and one label column of whole numbers, got {shown}. Of "
+            f"several the label is the one that is named {LABEL!r}: rename it so, take the others away, or read the "
+            "file by a function of yours: data = 'module:function'"
+        )
     return images[0], labels[0]
+
+
+def _is_whole(feature: Value) -> bool:
+    return feature.dtype.startswith(("int", "uint"))
 
 
 def _all_pixels(path: Path, table: Dataset, column: str) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:

@@ -1,6 +1,7 @@
 """The ServerApp."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from logging import getLogger
 from pathlib import Path
@@ -15,10 +16,10 @@ from models import Architecture, build, example_inputs
 from models.errors import ModelError
 from server.given import first_reference, first_state
 from server.heads import check_head, class_counts
-from server.live import failure
+from server.live import FINISHED, failure
 from server.remarks import network_remarks
 from server.report import write_report
-from server.resume import Beginning, FinishedError, begin
+from server.resume import Beginning, FinishedError, OtherRunError, begin
 from server.run import Run
 from server.shared import check_shared
 from server.sites import Sites
@@ -44,38 +45,52 @@ def main(grid: Grid, context: Context) -> None:
     try:
         settings = parse_settings(context.run_config)
     except SettingsError as error:
-        _tell_failure(_store_of(context.run_config), error)
+        _tell_unread(context.run_config, error)
         raise
     store = RunStore(Path(settings.runs_dir) / settings.run)
     logger.info("server code: %s, run store: %s", Path(__file__), store.directory)
     for line in remarks(settings):
         logger.warning("%s", line)
     try:
-        with store.held():
-            try:
-                beginning = begin(store, settings)
-                store.status(len(beginning.rounds), "starting")
-                play(grid, settings, store, beginning)
-                write_report(store)
-                store.status(settings.rounds, "finished")
-            except FinishedError:
-                raise
-            except Exception as error:
-                _tell_failure(store, error)
-                raise
+        with store.held(), _failure_told(store):
+            beginning = begin(store, settings)
+            n_played = len(beginning.rounds)
+            store.status(n_played, "starting")
+            play(grid, settings, store, beginning)
+            write_report(store)
+            store.status(max(settings.rounds, n_played), FINISHED)
     except StoreError as error:
         logger.error("%s", error)
         raise
 
 
-def _store_of(run_config: Mapping[str, object]) -> RunStore:
-    """Where a run would be kept whose settings cannot all be read: by the two that can, or by the defaults."""
-    told = {key: run_config[key] for key in ("run", "runs-dir") if key in run_config}
+@contextmanager
+def _failure_told(store: RunStore) -> Generator[None]:
+    """Tells in the store how what happens inside fails.
+
+    Where another run lies there, or this one was finished, their status stands: the log alone says it.
+    """
     try:
-        known = parse_settings(told)
-    except SettingsError:
-        known = Settings()
-    return RunStore(Path(known.runs_dir) / known.run)
+        yield
+    except (FinishedError, OtherRunError):
+        raise
+    except Exception as error:
+        _tell_failure(store, error)
+        raise
+
+
+def _tell_unread(run_config: Mapping[str, object], error: SettingsError) -> None:
+    """Tells where the run would be kept that its settings cannot be read, if that is known and no run lies there."""
+    logger.error("%s", error)
+    named = {key: run_config[key] for key in ("run", "runs-dir") if key in run_config}
+    try:
+        known = parse_settings(named)
+        store = RunStore(Path(known.runs_dir) / known.run)
+        with store.held():
+            if not store.rounds_path.exists():
+                _tell_failure(store, error)
+    except (OperatorError, OSError) as untold:
+        logger.info("the log alone says so: %s", untold)
 
 
 def _tell_failure(store: RunStore, error: Exception) -> None:

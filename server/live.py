@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ENDS = ("finished", "failed")
+FINISHED = "finished"
+ENDS = (FINISHED, "failed")
 # A run that says that it goes on, and that no process plays, is dead.
 STATES = ("active", *ENDS, "dead")
 

@@ -6,9 +6,10 @@ from logging import getLogger
 
 from torch import Tensor
 
+from server.live import FINISHED
 from server.records import RoundRecord
 from server.store import RunStore, StoreError
-from server.summary import read_rounds
+from server.summary import readable_rounds
 from strategies.files import sha256_of
 from strategies.settings import Settings
 
@@ -23,7 +24,11 @@ FREE = frozenset(
 
 
 class FinishedError(StoreError):
-    """The run was played to its end before."""
+    """The run was played to its end before, and its report is written."""
+
+
+class OtherRunError(StoreError):
+    """The folder holds a run with other settings."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Beginning:
         return next((n for n, outcome in enumerate(outcomes) if outcome != "void"), len(outcomes))
 
     @property
+    def sites(self) -> set[str]:
+        """The sites that took part, those that were missing later included."""
+        return {site for record in self.rounds for site in (*record.traffic, *record.missing)}
+
+    @property
     def unfit(self) -> set[str]:
         """The sites that were the reference of a round until the others' replies spoke against them."""
         refused = [(verdict, record.reference) for record in self.rounds for verdict in record.refused]
@@ -54,7 +64,8 @@ class Beginning:
 def begin(store: RunStore, settings: Settings) -> Beginning:
     """The beginning of a new run, or of one that was interrupted and has the same name and settings.
 
-    Raises `StoreError` for other settings, for a run that is finished, and where no network is whole any more.
+    Of a run that ended after its last round and before its report, no round is left to play. Raises `OtherRunError` for
+    other settings, `FinishedError` for a run that is finished, `StoreError` where no network is whole any more.
     """
     told = settings.model_dump(by_alias=True)
     if not _lies_there(store, told):
@@ -70,11 +81,11 @@ def begin(store: RunStore, settings: Settings) -> Beginning:
 def check_goes_on(store: RunStore, settings: Settings) -> list[RoundRecord]:
     """The rounds of a run of that name, which would go on with these settings; none of a new one. Changes nothing.
 
-    Raises `StoreError` where `begin` would, but for damaged networks.
+    Raises `StoreError` where `begin` would, but for damaged networks and lines.
     """
     if not _lies_there(store, settings.model_dump(by_alias=True)):
         return []
-    records = read_rounds(store)
+    records, _ = readable_rounds(store)
     _check_unfinished(store, len(records), settings)
     return records
 
@@ -82,19 +93,21 @@ def check_goes_on(store: RunStore, settings: Settings) -> list[RoundRecord]:
 def last_whole(store: RunStore) -> Beginning:
     """The finished rounds up to the last whose network is whole; lines after it, or half of one, are put aside.
 
-    Raises `StoreError` when there are rounds and no whole network.
+    So is a line that cannot be read, with what follows. Raises `StoreError` when there are rounds and no whole network.
     """
-    records = read_rounds(store)
+    records, damage = readable_rounds(store)
+    if damage:
+        logger.warning("%s; going back to the round before", damage)
     for number in range(len(records), 0, -1):
         if _is_whole(store, records[number - 1]):
-            if number < len(records) or not store.ends_whole():
+            if number < len(records) or damage or not store.ends_whole():
                 store.keep_rounds(number)
             return Beginning(tuple(records[:number]), store.network(records[number - 1].round))
-    if records:
+    if records or damage:
+        found = damage or f"{len(records)} rounds are told of in {store.rounds_path}"
         raise StoreError(
-            f"run {store.directory.name!r}: {len(records)} rounds are told of in {store.rounds_path}, and none of the "
-            f"networks in {store.directory / 'checkpoints'} is whole. Restore that folder from a backup, or name "
-            "another run."
+            f"run {store.directory.name!r}: {found}, and none of the networks in {store.directory / 'checkpoints'} is "
+            f"whole that are told of before. Restore {store.directory} from a backup, or name another run."
         )
     if not store.ends_whole():
         store.keep_rounds(0)
@@ -114,16 +127,21 @@ def _is_whole(store: RunStore, record: RoundRecord) -> bool:
 
 
 def _lies_there(store: RunStore, now: Mapping[str, object]) -> bool:
-    """Whether rounds of a run of that name lie there. Raises `StoreError` where its settings were others."""
-    before = store.read_json("settings.json")
-    if before is None or not store.rounds_path.exists():
+    """Whether rounds of a run of that name lie there. Raises `OtherRunError` where its settings were others."""
+    if not store.rounds_path.exists():
         return False
+    before = store.read_json("settings.json")
+    if before is None:
+        raise StoreError(
+            f"run {store.directory.name!r}: {store.rounds_path} tells of rounds, and no settings.json beside it says "
+            "of which run. Restore it from a backup, or name another run."
+        )
     _check_same(store, before, now)
     return True
 
 
 def _check_unfinished(store: RunStore, n_rounds: int, settings: Settings) -> None:
-    if n_rounds >= settings.rounds:
+    if n_rounds >= settings.rounds and store.told().get("phase") == FINISHED:
         raise FinishedError(
             f"run {store.directory.name!r}: all {n_rounds} rounds are finished in {store.directory}. "
             "Raise rounds to go on, or name another run."
@@ -134,7 +152,7 @@ def _check_same(store: RunStore, before: Mapping[str, object], now: Mapping[str,
     differ = sorted(key for key in {*before, *now} - FREE if before.get(key) != now.get(key))
     if differ:
         shown = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in differ[:5])
-        raise StoreError(
+        raise OtherRunError(
             f"run {store.directory.name!r}: {store.directory} holds a run with other settings: {shown}. Name another "
             "run, or set them as they were to resume it."
         )

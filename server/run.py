@@ -95,21 +95,28 @@ class Run:
         state: State = beginning.state or {n: tensor.clone() for n, tensor in self.model.state_dict().items()}
         first, void = not beginning.merged, beginning.void_in_a_row
         self.strategy.unfit |= beginning.unfit
+        self.sites.missing |= beginning.sites
         for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
             state, merged = self.play_round(number, state, first)
             first, void = first and not merged, 0 if merged else void + 1
-            if void > self.settings.max_void_rounds:
-                raise VoidError(
-                    f"{void} rounds in a row were void, the last of them round {number}; max-void-rounds is "
-                    f"{self.settings.max_void_rounds}. {self.store.rounds_path} says which replies were refused and "
-                    "why. Started again under the same name, the run goes on."
-                )
+            if void > self.settings.max_void_rounds and number < self.settings.rounds:
+                raise self._void(void, number, "Started again under the same name, the run goes on.")
+        n_played, more = max(len(beginning.rounds), self.settings.rounds), "Raise rounds to go on under the same name."
+        if void > self.settings.max_void_rounds:
+            raise self._void(void, n_played, more)
         if first:
             raise VoidError(
-                f"none of {self.settings.rounds} rounds merged. {self.store.rounds_path} says which replies were "
-                "refused and why. Raise rounds to go on under the same name."
+                f"none of {n_played} rounds merged. {self.store.rounds_path} says which replies were refused and why. "
+                f"{more}"
             )
         return state
+
+    def _void(self, void: int, number: int, advice: str) -> VoidError:
+        return VoidError(
+            f"{void} rounds in a row were void, the last of them round {number}; max-void-rounds is "
+            f"{self.settings.max_void_rounds}. {self.store.rounds_path} says which replies were refused and why. "
+            f"{advice}"
+        )
 
     def play_round(self, number: int, state: State, first: bool) -> tuple[State, bool]:
         """One round from ``state``, the ``first`` until one has merged; returns the network, and whether it merged."""
@@ -121,7 +128,7 @@ class Run:
         with watch.phase("join"):
             there = self._join(number, first)
         if not there:
-            record = _record(number, "void", NOTHING, watch)
+            record = self._void_record(number, NOTHING, watch)
         elif self.settings.privacy == "secure-aggregation":
             state, record = self._securely(number, state, first, watch)
         else:
@@ -169,7 +176,7 @@ class Run:
         if len(merged.replies) < self.settings.min_sites:
             admitted = f"{len(merged.replies)} replies admitted ({', '.join(merged.replies)})"
             logger.warning("round %d is void: %s, min-sites is %d", number, admitted, self.settings.min_sites)
-            return state, _record(number, "void", merged, watch)
+            return state, self._void_record(number, merged, watch)
         self.sites.merging = set(merged.aligned)
         return self._finish(number, merged, state, first, watch)
 
@@ -183,18 +190,21 @@ class Run:
         self.sites.leave_out(*opened.refused)
         if opened.mean is None:
             logger.warning("round %d is void: no mean came of secure aggregation", number)
-            return state, _record(number, "void", nothing, watch)
+            return state, self._void_record(number, nothing, watch)
         self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):
             merged = self._recalibrate(opened.mean, watch)
         if self._is_broken(number, merged):
-            return state, _record(number, "void", nothing, watch)
+            return state, self._void_record(number, nothing, watch)
         state = merged
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         notes = list(self.sites.notes)
         told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
+
+    def _void_record(self, number: int, collected: MergedRound, watch: Stopwatch) -> RoundRecord:
+        return _record(number, "void", collected, watch).model_copy(update={"notes": list(self.sites.notes)})
 
     def _is_broken(self, number: int, merged: State) -> bool:
         """Whether a tensor of the merged network is not finite, whatever it came from: then the round is void."""
@@ -221,7 +231,7 @@ class Run:
         search = Search(self.sites, self.model, number)
         state = self._merge(merged, search, watch)
         if self._is_broken(number, state):
-            return before, _record(number, "void", collected, watch)
+            return before, self._void_record(number, collected, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
         score = _score(answers)

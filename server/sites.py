@@ -3,23 +3,21 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from server.joining import Introductions, names_of
 from server.live import waiting_for
 from strategies.admission import sound
-from strategies.bounds import MOST_EXAMPLES
 from strategies.errors import OperatorError, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
-from strategies.protocol import DESCRIBE, DESCRIPTION, TRAIN_SAMPLES, is_site_name, request
+from strategies.protocol import request
 from strategies.settings import Settings
 from strategies.spool import Spool
 
 logger = getLogger("fedrebasin")
-# No name is so long; more would only fill the log.
-MOST_SAID = 100
 T = TypeVar("T")
 
 
@@ -79,6 +77,9 @@ class Sites:
     merging: set[str] = field(default_factory=set[str])
     notes: list[str] = field(default_factory=list[str])
 
+    def __post_init__(self) -> None:
+        self._introductions = Introductions(self.grid, self.settings, self.clock)
+
     def begin_round(self) -> None:
         """Forgets what sites did in the round before."""
         self.traffic.clear()
@@ -111,7 +112,7 @@ class Sites:
         self.tell({"refused": {verdict.site: verdict.reason.name for verdict in verdicts}})
 
     def join(self) -> None:
-        """Waits until ``min-sites`` nodes are there, and asks those that are new for their names.
+        """Waits until ``min-sites`` nodes are there, and asks those that are new for their names; see `Introductions`.
 
         A node that was registered under a name has that name, whatever it says. Sites that took part before and are
         not there are ``missing``. Raises `JoinError` at the deadline.
@@ -126,24 +127,14 @@ class Sites:
             for node_id, name in self.names.items()
             if node_id in nodes and (nodes[node_id] or name not in registered)
         }
-        new = [node_id for node_id in nodes if node_id not in self.names]
-        asked = self._messages(DESCRIBE, ((node_id, RecordDict()) for node_id in new), 0)
-        answers = self._exchange(asked, self.settings.join_deadline_seconds)
-        said = {node_id: _said(reply) for node_id, reply in answers}
-        # Whose name it is does not depend on who is faster.
-        for node_id in sorted(said):
-            description = said[node_id]
-            name = nodes[node_id] or (description.name if description else "")
-            if description is None:
-                logger.warning("node %d (%s) does not say who it is: it may join the next round", node_id, name or "?")
-            elif not is_site_name(name):
-                logger.warning("node %d is left out: %r cannot be a site's name", node_id, name)
-            elif name in self.names.values() or (name in registered and not nodes[node_id]):
-                logger.warning("node %d is left out: the name %r is taken", node_id, name)
-            else:
-                self.names[node_id] = name
-                self.samples[name] = description.samples
-        self.names = dict(sorted(self.names.items(), key=lambda item: item[1]))
+        unnamed = [node_id for node_id in nodes if node_id not in self.names]
+        said = self._introductions.hear(
+            unnamed, lambda answers: len(names_of(self.names, nodes, answers)[0]) >= self.settings.min_sites
+        )
+        self.names, problems = names_of(self.names, nodes, {node_id: said.get(node_id) for node_id in unnamed})
+        for problem in problems:
+            logger.warning("%s", problem)
+        self.samples |= {self.names[i]: each.samples for i, each in said.items() if each and i in self.names}
         self.missing = before - set(self.names.values())
         if self.missing:
             logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
@@ -228,11 +219,8 @@ class Sites:
         seconds = self.settings.round_deadline_seconds
         return (request(node, message_type, each, round_number, seconds) for node, each in contents)
 
-    def _exchange(
-        self, messages: Iterable[Message], deadline_seconds: float | None = None, one_by_one: bool = False
-    ) -> Iterator[tuple[int, Message | None]]:
-        seconds = deadline_seconds or self.settings.round_deadline_seconds
-        return exchange(self.grid, messages, seconds, self.clock, one_by_one=one_by_one)
+    def _exchange(self, messages: Iterable[Message], one_by_one: bool = False) -> Iterator[tuple[int, Message | None]]:
+        return exchange(self.grid, messages, self.settings.round_deadline_seconds, self.clock, one_by_one=one_by_one)
 
     def _wait_for_nodes(self) -> None:
         ends = self.clock.now() + self.settings.join_deadline_seconds
@@ -248,27 +236,11 @@ class Sites:
 
     def _gone(self) -> set[str]:
         """The sites that took part before, and whose nodes are not there."""
-        there = {node.node_id for node in self.grid.get_nodes()}
-        return {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
+        there = {node.node_id: node.name for node in self.grid.get_nodes()}
+        gone = {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
+        # After a restart nobody has been asked yet, but a node that is registered has its name.
+        return gone - set(there.values())
 
     def _absent(self) -> str:
         """The missing sites, for a message to the operator."""
         return f"Not there any more: {', '.join(sorted(self.missing))}. " if self.missing else ""
-
-
-class _Said(NamedTuple):
-    """What a node says of itself."""
-
-    name: str
-    samples: int
-
-
-def _said(reply: Message | None) -> _Said | None:
-    """That alone, whatever else the reply holds; None of a node that is silent or fails."""
-    if reply is None or reply.has_error():
-        return None
-    said = reply.content.config_records.get(DESCRIPTION, ConfigRecord())
-    samples = said.get(TRAIN_SAMPLES)
-    # More no site has, and the most that any says is what secure aggregation weighs all by.
-    believed = samples if isinstance(samples, int) and 0 <= samples <= MOST_EXAMPLES else 0
-    return _Said(str(said.get("name", ""))[:MOST_SAID], believed)

@@ -23,13 +23,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
 from server.live import ENDS, failure, resident_bytes
 from server.lock import NAME, is_played, take
 from strategies.errors import OperatorError
-from strategies.files import append_line, numbered, read_tensors, sha256_of, write_tensors, write_text
+from strategies.files import append_line, numbered, read_tensors, sha256_of, write_bytes, write_tensors, write_text
 
 Record = Mapping[str, object]
 logger = getLogger("fedrebasin")
@@ -99,9 +100,18 @@ class RunStore:
         return write_text(self.directory / name, text, synced)
 
     def read_json(self, name: str) -> dict[str, object] | None:
-        """What `write_json` wrote, or None before it did."""
+        """What `write_json` wrote, or None before it did. Raises `StoreError` for a file that holds no JSON object."""
         path = self.directory / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+        try:
+            found = json.loads(content)
+        except ValueError as error:
+            raise StoreError(_unreadable(path, f"{len(content)} bytes that are no JSON: {error}")) from error
+        if not isinstance(found, dict):
+            raise StoreError(_unreadable(path, type(found).__name__))
+        return cast(dict[str, object], found)
 
     def status(self, round_number: int, phase: str) -> None:
         """Says what the run is doing now; no replies are waited for as yet."""
@@ -112,10 +122,9 @@ class RunStore:
     def told(self) -> dict[str, object]:
         """What ``status.json`` says; nothing where it is not there, or holds something else: it is written anew."""
         try:
-            said = self.read_json("status.json")
-        except ValueError:
-            said = None
-        return said if isinstance(said, dict) else {}
+            return self.read_json("status.json") or {}
+        except StoreError:
+            return {}
 
     def tell(self, changes: Record) -> None:
         """Changes what ``status.json`` says of the run, and leaves the rest as it was; see `server.live`."""
@@ -154,9 +163,10 @@ class RunStore:
         """Where a round's merged network lies."""
         return self.directory / "checkpoints" / f"round-{round_number:04d}.safetensors"
 
-    def rounds(self) -> list[dict[str, object]]:
-        """The finished rounds' records; a half-written last line is left out."""
-        return [json.loads(line) for line in self._lines()] if self.rounds_path.exists() else []
+    def lines(self) -> list[bytes]:
+        """The whole lines of ``rounds.jsonl``; a half-written last one is left out."""
+        # Split at line feeds alone: the text of a site's error may hold what else ends a line.
+        return self.rounds_path.read_bytes().split(b"\n")[:-1] if self.rounds_path.exists() else []
 
     def ends_whole(self) -> bool:
         """Whether the last line of ``rounds.jsonl`` was written to its end."""
@@ -164,14 +174,17 @@ class RunStore:
 
     def keep_rounds(self, count: int) -> None:
         """Leaves the first ``count`` lines in ``rounds.jsonl``; what stood there goes to ``rounds.before.jsonl``."""
-        kept = "".join(f"{line}\n" for line in self._lines()[:count])
-        write_text(self.directory / "rounds.before.jsonl", self.rounds_path.read_text(encoding="utf-8"))
-        write_text(self.rounds_path, kept)
-
-    def _lines(self) -> list[str]:
-        """The whole lines. Split at line feeds alone: the text of a site's error may hold what else ends a line."""
-        return self.rounds_path.read_text(encoding="utf-8").split("\n")[:-1]
+        kept = b"".join(line + b"\n" for line in self.lines()[:count])
+        write_bytes(self.directory / "rounds.before.jsonl", self.rounds_path.read_bytes())
+        write_bytes(self.rounds_path, kept)
 
     def network(self, round_number: int) -> dict[str, Tensor]:
         """A round's merged network."""
         return read_tensors(self.checkpoint_path(round_number))
+
+
+def _unreadable(path: Path, got: str) -> str:
+    return (
+        f"{path}: expected a JSON object, got {got}. Something else wrote there, or the disk lost it: restore the file "
+        "from a backup, or name another run"
+    )

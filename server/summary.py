@@ -1,10 +1,10 @@
 """A run in one document: accuracy and loss of every network that was measured, and the barrier of the merge."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from server.baselines import ALIGNED, NAIVE, RECALIBRATED
 from server.records import BarrierRecord, RoundRecord, Score
-from server.store import RunStore
+from server.store import RunStore, StoreError
 from strategies.protocol import CORRECTED, ENSEMBLE
 
 POOLED = "pooled"
@@ -27,8 +27,23 @@ class Summary(BaseModel):
 
 
 def read_rounds(store: RunStore) -> list[RoundRecord]:
-    """The finished rounds."""
-    return [RoundRecord.model_validate(record) for record in store.rounds()]
+    """The finished rounds. Raises `StoreError` where a whole line is no record of one."""
+    records, damage = readable_rounds(store)
+    if damage:
+        raise StoreError(f"{damage}. Restore the file from a backup; a run that goes on puts the line aside by itself")
+    return records
+
+
+def readable_rounds(store: RunStore) -> tuple[list[RoundRecord], str]:
+    """The finished rounds up to the first whole line that is no record of one, and what is there; empty without one."""
+    records: list[RoundRecord] = []
+    for number, line in enumerate(store.lines(), 1):
+        try:
+            records.append(RoundRecord.model_validate_json(line))
+        except ValidationError as error:
+            what = error.errors()[0]["msg"]
+            return records, f"{store.rounds_path}: line {number} is no record of a round, but {line[:40]!r}: {what}"
+    return records, ""
 
 
 def summarise(store: RunStore, seconds: float | None = None, pooled: Score | None = None) -> Summary:

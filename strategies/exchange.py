@@ -37,23 +37,38 @@ def exchange(
     A reply of Flower's own making (expired, node gone) carries the SuperLink as its source, so it is told by the
     message that it answers; a reply to another message, or a second one, is not heard.
     """
-    clock = clock or Clock()
-    ends = clock.now() + deadline_seconds
+    time_of = clock or Clock()
+    ends = time_of.now() + deadline_seconds
     waiting: dict[str, int] = {}
     for sent in ([message] for message in messages) if one_by_one else [list(messages)]:
-        waiting |= zip(_push(grid, sent, ends, clock), (m.metadata.dst_node_id for m in sent), strict=True)
+        waiting |= send(grid, sent, ends, time_of)
+    yield from receive(grid, waiting, time_of, lambda: time_of.now() >= ends)
+    for node_id in waiting.values():
+        yield node_id, None
+
+
+def send(grid: Grid, messages: Sequence[Message], ends: float, clock: Clock) -> dict[str, int]:
+    """Sends, until ``ends`` again where the SuperLink broke off; returns whom a message went to, by its number."""
+    return dict(zip(_push(grid, messages, ends, clock), (m.metadata.dst_node_id for m in messages), strict=True))
+
+
+def receive(
+    grid: Grid, waiting: dict[str, int], clock: Clock, over: Callable[[], bool]
+) -> Iterator[tuple[int, Message]]:
+    """Nodes with their replies, in order of arrival, until there is nobody to wait for or it is ``over``.
+
+    ``waiting`` has the nodes by the numbers of the messages that they were sent; those that stay there are silent.
+    """
     while waiting:
         # One at a time: a pull of several would hold them all in memory at once.
         for message_id in list(waiting):
             for reply in grid.pull_messages([message_id]):
                 if message_id in waiting and reply.metadata.reply_to_message_id == message_id:
                     yield waiting.pop(message_id), reply
-        if waiting and clock.now() >= ends:
+        if waiting and over():
             break
         if waiting:
             clock.sleep(0.1)
-    for node_id in waiting.values():
-        yield node_id, None
 
 
 def _push(grid: Grid, messages: Sequence[Message], ends: float, clock: Clock) -> list[str]:

@@ -36,10 +36,11 @@ from strategies.errors import Reason, RefusedReply
 
 # A site's name becomes a file's name and a metric's label.
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# What stands beside sites' networks in a message, or beside their scores in a record, and what these begin with.
+# What stands beside sites' networks in a message, or beside their scores in a record, what these begin with, and how a
+# site's own score ends once its class frequencies are taken out.
 RESERVED = re.compile(
     r"(config|metrics|arrays|goals|merged|own|statistics|reference|candidate|ensemble|naive|aligned|weights"
-    r"|then-weights|mean|global|given|auto|largest|medoid|pooled|round-\d+)(\..*)?"
+    r"|then-weights|mean|global|given|auto|largest|medoid|pooled|round-\d+)(\..*)?|.*\.corrected"
 )
 
 ARRAYS = "arrays"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alignment.permutation import Permutation, permute_tensor
 from alignment.spec import PermutationSpec, State
+from strategies.errors import OperatorError
 from strategies.files import room_for
 
 # As safetensors calls them.
@@ -81,11 +82,19 @@ class SpooledState(Mapping[str, Tensor]):
             return _places_in(file.read(size))
 
     def _read(self, place: Place, start: int, shape: tuple[int, ...]) -> Tensor:
+        """Raises `OperatorError` where the file ends before the tensor does."""
         tensor = torch.empty(shape, dtype=place.dtype)
         if tensor.numel():
-            with self.path.open("rb", buffering=0) as file:
+            # Buffered: that reads on until all is there, where one system call gives 2 GiB at most.
+            with self.path.open("rb") as file:
                 file.seek(start)
-                file.readinto(memoryview(cast(Any, tensor.view(-1).view(torch.uint8).numpy())))
+                got = file.readinto(memoryview(cast(Any, tensor.view(-1).view(torch.uint8).numpy())))
+            if got < tensor.nbytes:
+                raise OperatorError(
+                    f"{self.path}: expected {tensor.nbytes} bytes of a tensor from byte {start} on, got {got}: the "
+                    "file was cut short after it was written. Look at that disk and at who else writes to the folder; "
+                    "then start the run again under the same name: it resumes."
+                )
         return tensor
 
 

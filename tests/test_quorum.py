@@ -1,5 +1,6 @@
 """Rounds without enough replies: the model stays, the run goes on, and not for ever."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from server.resume import begin
 from server.run import VoidError
 from server.store import RunStore
 from server.summary import read_rounds, summarise
-from strategies.protocol import TRAIN
+from strategies.protocol import EVALUATE, TRAIN
 from tests.attacks.federation import fail
 from tests.inprocess import InProcessGrid, Tamper, play_in_process, quick_settings
 
@@ -37,6 +38,42 @@ def test_a_void_round_leaves_the_model_and_the_run_goes_on(tmp_path: Path) -> No
     store = play_in_process(quick_settings(tmp_path, rounds=3, **QUICK), tamper=failing({2}))
     assert [record.outcome for record in read_rounds(store)] == ["merged", "void", "merged"]
     assert store.checkpoint_path(1).read_bytes() == store.checkpoint_path(2).read_bytes()
+
+
+def test_what_a_run_notes_in_its_first_round_is_in_its_record_though_that_is_void(tmp_path: Path) -> None:
+    # Of a network without normalisation whose last layer is solved anew in each round.
+    remarked = quick_settings(tmp_path, head="ridge", rounds=2, **QUICK)
+    void, merged = read_rounds(play_in_process(remarked, tamper=failing({1})))
+    assert (void.outcome, merged.outcome) == ("void", "merged")
+    assert "without normalisation" in " ".join(void.notes)
+    assert not merged.notes
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_who_took_part_before_and_is_gone_is_missing_though_the_run_was_resumed_in_between(
+    tmp_path: Path, resumed: bool
+) -> None:
+    settings = quick_settings(tmp_path, rounds=3, **QUICK)
+    if resumed:
+        play_in_process(settings.model_copy(update={"rounds": 1}), 3)
+        play_in_process(settings.model_copy(update={"rounds": 2}), 2)
+        store = play_in_process(settings, 2)
+    else:
+        store = RunStore(tmp_path / "test")
+        with store.held():
+            play(Leaving(app, settings, 3), settings, store, begin(store, settings))
+    assert [record.missing for record in read_rounds(store)] == [[], ["site-3"], ["site-3"]]
+
+
+class Leaving(InProcessGrid):
+    """Of three sites the last is gone from the second round on."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Runs the ClientApp on each at once."""
+        asked = list(messages)
+        if asked and asked[0].metadata.message_type == EVALUATE:
+            self.n_sites = 2
+        return super().push_messages(asked)
 
 
 def test_after_a_void_first_round_sites_still_start_apart(tmp_path: Path) -> None:

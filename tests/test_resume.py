@@ -14,6 +14,7 @@ from server.summary import read_rounds
 from strategies.settings import Settings
 from tests.inprocess import play_in_process, quick_settings
 from tests.killed import BEFORE_RENAME, HALF_A_LINE, N_SITES, play_until_killed
+from tests.stores import COMPLETE, write_run
 
 PHASES = ("join", "train", "merge", "probe", "mean", "head", "recalibrate", "evaluate", "keep")
 
@@ -77,6 +78,53 @@ def test_without_any_whole_network_it_says_so_and_loses_nothing(tmp_path: Path) 
     assert store.rounds_path.read_bytes() == before
 
 
+def write_garbage(store: RunStore, line: int) -> None:
+    """Puts NUL bytes, as a loss of power leaves them, in the place of one line, from 1; after the last as one more."""
+    lines = store.lines()
+    lines[line - 1 : line] = [b"\0\0\0\0"]
+    store.rounds_path.write_bytes(b"".join(each + b"\n" for each in lines))
+
+
+@pytest.mark.parametrize("line", [2, 3])
+def test_a_line_that_cannot_be_read_is_told_and_put_aside(
+    tmp_path: Path, line: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = play_in_process(three_rounds(tmp_path, rounds=2), N_SITES)
+    write_garbage(store, line)
+    content = store.rounds_path.read_bytes()
+    with pytest.raises(StoreError, match=rf"rounds\.jsonl: line {line} is no record of a round.* Restore the file"):
+        read_rounds(store)
+    play_in_process(three_rounds(tmp_path), N_SITES)
+    assert f"{store.rounds_path}: line {line} is no record of a round" in caplog.text
+    assert networks(store) == undisturbed()
+    assert (store.directory / "rounds.before.jsonl").read_bytes() == content
+
+
+def test_where_the_first_line_cannot_be_read_it_says_so_and_loses_nothing(tmp_path: Path) -> None:
+    store = play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
+    write_garbage(store, 1)
+    before = store.rounds_path.read_bytes()
+    with pytest.raises(StoreError, match=r"line 1 is no record .*none of the networks .* Restore"):
+        play_in_process(three_rounds(tmp_path), N_SITES)
+    assert store.rounds_path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "expected a JSON object, got 0 bytes"), (b"[]", "got list"), (None, "says of which run")],
+)
+def test_settings_that_cannot_be_read_are_told_with_their_file(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    store = RunStore(write_run(tmp_path / "run", [COMPLETE]))
+    path = store.directory / "settings.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match=rf"settings\.json.*{told}.* [Rr]estore .* from a backup, or name another run"):
+        begin(store, three_rounds(tmp_path))
+
+
 def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:
     play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
     assert networks(play_in_process(three_rounds(tmp_path), N_SITES)) == undisturbed()
@@ -85,6 +133,7 @@ def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:
 def test_a_finished_run_is_not_played_again(tmp_path: Path) -> None:
     settings = three_rounds(tmp_path, rounds=1)
     store = play_in_process(settings, N_SITES)
+    store.status(1, "finished")
     with pytest.raises(FinishedError, match=r"all 1 rounds are finished .* Raise rounds to go on, or name another run"):
         begin(store, settings)
 

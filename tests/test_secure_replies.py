@@ -1,6 +1,7 @@
 """Nonsense in any stage of secure aggregation costs its site the turn, or all the round; never the model or the run."""
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -120,11 +121,23 @@ def lying_header(reply: Message) -> Message:
     return reply
 
 
-def not_numpy(reply: Message) -> Message:
-    masked = reply.content.array_records[MASKED]
-    said = masked["1"]
-    masked["1"] = Array(dtype=said.dtype, shape=said.shape, stype=said.stype, data=b"not an array")
-    return reply
+def encoded(data: bytes) -> Attack:
+    """Other bytes for the first of the masked arrays."""
+
+    def attack(reply: Message) -> Message:
+        masked = reply.content.array_records[MASKED]
+        said = masked["1"]
+        masked["1"] = Array(dtype=said.dtype, shape=said.shape, stype=said.stype, data=data)
+        return reply
+
+    return attack
+
+
+def archive() -> bytes:
+    """What `np.load` reads as no array, but as a folder of some."""
+    file = BytesIO()
+    np.savez(file, a=np.zeros(1, np.uint32))
+    return file.getvalue()
 
 
 def without_result(reply: Message) -> Message:
@@ -187,7 +200,8 @@ def test_who_fails_once_it_is_in_the_sum_is_in_the_mean(tmp_path: Path, attack: 
         (COLLECT, array(np.full((64, 64), np.nan, np.float32))),
         (COLLECT, array(np.zeros((64, 64), np.int64))),
         (COLLECT, lying_header),
-        (COLLECT, not_numpy),
+        (COLLECT, encoded(b"not an array")),
+        (COLLECT, encoded(archive())),
         (COLLECT, without_result),
         (COLLECT, weighing(-1)),
         (COLLECT, weighing(10**12)),

@@ -101,6 +101,13 @@ def test_how_the_run_ended_the_time_before_is_not_told_again(tmp_path: Path) -> 
     assert "the disk is full" not in str(error)
 
 
+def test_a_start_that_left_the_status_as_it_was_ends_no_other_run(tmp_path: Path) -> None:
+    store = RunStore(write_run(tmp_path / "run", [], TRAINING))
+    before = store.told()
+    assert submitted(store).early_end("finished:failed").exit_code == 15
+    assert store.told() == before
+
+
 def test_that_a_run_was_interrupted_is_told_once_its_process_has_let_go(tmp_path: Path) -> None:
     store = RunStore(write_run(tmp_path / "run", [], TRAINING))
     dying = ExitStack()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Picture
 
 from client.data import SiteData, class_counts, load_site_data
@@ -114,6 +114,48 @@ def test_a_parquet_file_is_read(tmp_path: Path) -> None:
     assert samples.targets.tolist() == [0, 1] * 10
 
 
+def write_table(path: Path, **columns: tuple[object, list[int | None]]) -> str:
+    """A parquet file of six images, with columns of these features and values beside them; returns its path."""
+    image = Picture.new("L", (8, 8))
+    features = Features({"image": Image(), **{name: feature for name, (feature, _) in columns.items()}})
+    values = {name: column for name, (_, column) in columns.items()}
+    Dataset.from_dict({"image": [image] * 6, **values}, features=features).to_parquet(path / "six.parquet")
+    return str(path / "six.parquet")
+
+
+AS_TOLD: list[int | None] = [1, 1, 1, 0, 0, 0]
+OTHERWISE: list[int | None] = [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint8", "uint32", "int64"])
+def test_a_label_is_any_whole_number(tmp_path: Path, dtype: str) -> None:
+    assert read_samples(write_table(tmp_path, kind=(Value(dtype), AS_TOLD))).targets.tolist() == AS_TOLD
+
+
+@pytest.mark.parametrize("sex", [Value("int64"), ClassLabel(names=["f", "m"])], ids=["a number", "a class"])
+def test_of_several_columns_the_label_is_the_one_of_that_name(tmp_path: Path, sex: object) -> None:
+    data = write_table(tmp_path, sex=(sex, OTHERWISE), label=(Value("int32"), AS_TOLD))
+    assert read_samples(data).targets.tolist() == AS_TOLD
+
+
+def test_beside_numbers_the_label_is_the_column_of_classes(tmp_path: Path) -> None:
+    kind = ClassLabel(names=["cat", "dog"])
+    data = write_table(tmp_path, age=(Value("int64"), OTHERWISE), kind=(kind, AS_TOLD))
+    assert read_samples(data).targets.tolist() == AS_TOLD
+
+
+@pytest.mark.parametrize("feature", [Value("int64"), ClassLabel(names=["a", "b"])], ids=["numbers", "classes"])
+def test_which_of_several_columns_is_the_label_is_not_guessed(tmp_path: Path, feature: object) -> None:
+    data = write_table(tmp_path, sex=(feature, OTHERWISE), kind=(feature, AS_TOLD))
+    with pytest.raises(DataError, match=r"one label column .*, got image .*, sex .*, kind .* rename it so"):
+        read_samples(data)
+
+
+def test_a_sample_without_a_label_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="sample 2 has nothing in the label column 'kind'"):
+        read_samples(write_table(tmp_path, kind=(Value("int64"), [0, 1, None, 1, 0, 1])))
+
+
 def test_a_function_of_the_sites_own_gives_the_samples() -> None:
     assert read_samples("tests.test_site_data:ten_samples").targets.tolist() == [0, 1] * 5
 
@@ -137,7 +179,9 @@ def test_data_that_is_not_there_says_what_was_looked_for(data: str, text: str) -
 
 def test_a_folder_without_images_says_what_it_found(tmp_path: Path) -> None:
     Dataset.from_dict({"age": [1, 2], "name": ["a", "b"]}).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(DataError, match=r"expected one image column and one label column, got age .*name"):
+    with pytest.raises(
+        DataError, match=r"expected one image column and one label column of whole numbers, got age .*name"
+    ):
         read_samples(str(tmp_path))
 
 
@@ -282,3 +326,40 @@ def nothing() -> object:
 
 def negative() -> object:
     return torch.zeros(2, 1), [0, -1]
+
+
+def a_gap_in_the_fourth() -> tuple[torch.Tensor, list[int]]:
+    inputs = torch.randn(40, 1, 8, 8)
+    inputs[3, 0, 2, 2] = float("nan")
+    return inputs, [0, 1] * 20
+
+
+def too_large_for_single_precision() -> tuple[np.ndarray, list[int]]:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+    return np.full((40, 1, 8, 8), 1e300), [0, 1] * 20
+
+
+def pixels_as_tokens() -> tuple[torch.Tensor, list[int]]:
+    return torch.randint(0, 255, (40, 1, 8, 8)), [0, 1] * 20
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        ("a_gap_in_the_fourth", "sample 3 holds NaN, .* 1 of 40 do. Fill the gaps"),
+        ("too_large_for_single_precision", "sample 0 holds NaN, .* 40 of 40 do"),
+    ],
+)
+def test_a_sample_that_is_not_finite_is_named_where_it_is_read(function: str, told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        read_samples(f"tests.test_site_data:{function}")
+
+
+@pytest.mark.parametrize("model", ["mlp", "tests.test_site_data:any_network"])
+def test_whole_numbers_are_tokens_which_no_network_of_ours_takes(model: str) -> None:
+    site = Site("site-us", Path(), "tests.test_site_data:pixels_as_tokens")
+    settings = parse_settings({"model": model, "shape": "1x8x8", "classes": 10})
+    if model == "mlp":
+        with pytest.raises(DataError, match=r"inputs are int64, .* 'mlp' takes .*uint8"):
+            load_site_data(site, settings)
+    else:
+        assert load_site_data(site, settings).train.inputs.dtype == torch.int64

@@ -1,6 +1,8 @@
 """Joining: who counts as a site, and what happens when too few come."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,8 @@ def test_sites_join_in_the_order_of_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../outside", "a/b", "two\nlines", 'quo"te', "", "x" * 65, "config", "naive.1", "round-1"]
+    "name",
+    ["../outside", "a/b", "two\nlines", 'quo"te', "", "x" * 65, "config", "naive.1", "round-1", "site-us.corrected"],
 )
 def test_a_site_whose_name_could_not_be_a_file_or_a_label_is_left_out(tmp_path: Path, name: str) -> None:
     assert list(join(tmp_path, 3, 2, called(name)).names.values()) == ["site-3", "site-us"]
@@ -88,6 +91,91 @@ def test_a_registered_node_takes_its_name_back_from_who_said_it_before(tmp_path:
     grid.there = (0, 1, 2)
     sites.join()
     assert sites.names == {FIRST_NODE + 2: "site-3", FIRST_NODE + 1: "site-us"}
+
+
+@dataclass
+class Timed(InProcessGrid):
+    """Each node's first answer comes at a time of its own, in seconds; ``lost`` are never answered."""
+
+    ticking: Ticking = field(default_factory=Ticking)
+    after: tuple[float, ...] = (0.0, 0.0, 0.0)
+    lost: int = 0
+
+    def _push(self, message: Message) -> str:
+        number = super()._push(message)
+        if message.metadata.dst_node_id == FIRST_NODE + 2 and self.lost:
+            self.lost -= 1
+            del self.replies[number]
+        return number
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        there = [number for number in message_ids if number in self.replies and self._is_due(self.replies[number])]
+        return super().pull_messages(there)
+
+    def _is_due(self, reply: Message) -> bool:
+        return self.ticking.time >= self.after[reply.metadata.src_node_id - FIRST_NODE]
+
+
+def timed(
+    directory: Path, *after: float, min_sites: int = 2, tamper: Tamper = honest, lost: int = 0
+) -> tuple[Sites, Ticking]:
+    """Three sites that answer then, and the clock of who waits for them."""
+    settings = quick_settings(directory, min_sites=min_sites, join_deadline_seconds=600.0)
+    grid = Timed(app, settings, 3, tamper, after=after, lost=lost)
+    return Sites(grid, settings, grid.ticking.clock()), grid.ticking
+
+
+def seconds_to_join(sites: Sites, ticking: Ticking) -> float:
+    began = ticking.time
+    sites.join()
+    return ticking.time - began
+
+
+def test_who_is_silent_keeps_the_others_waiting_for_a_minute_and_once(tmp_path: Path) -> None:
+    sites, ticking = timed(tmp_path, 0.0, 1.0, inf)
+    assert seconds_to_join(sites, ticking) == pytest.approx(61.0, abs=0.2)
+    assert list(sites.names.values()) == ["site-eu", "site-us"]
+    assert [seconds_to_join(sites, ticking) for _ in range(3)] == [0.0] * 3
+
+
+def test_who_answers_late_joins_the_next_round(tmp_path: Path) -> None:
+    sites, ticking = timed(tmp_path, 0.0, 0.0, 200.0)
+    sites.join()
+    ticking.sleep(200.0)
+    assert seconds_to_join(sites, ticking) == 0
+    assert list(sites.names.values()) == ["site-3", "site-eu", "site-us"]
+
+
+def test_who_lost_the_question_is_asked_again(tmp_path: Path) -> None:
+    """As a SuperNode that was started anew: it has the same node id, and the question is gone."""
+    sites, ticking = timed(tmp_path, 0.0, 0.0, 0.0, lost=1)
+    sites.join()
+    sites.join()
+    assert len(sites.names) == 2
+    ticking.sleep(600.0)
+    sites.join()
+    assert len(sites.names) == 3
+
+
+def test_where_all_are_slow_nobody_is_cut_off_who_needs_less_than_twice_as_long(tmp_path: Path) -> None:
+    sites, ticking = timed(tmp_path, 150.0, 140.0, 290.0)
+    assert seconds_to_join(sites, ticking) == pytest.approx(290.0, abs=0.2)
+    assert len(sites.names) == 3
+
+
+def test_two_of_one_name_are_not_two_sites_while_another_may_come(tmp_path: Path) -> None:
+    sites, ticking = timed(tmp_path, 0.0, 0.0, 90.0, tamper=called("site-us"))
+    sites.join()
+    assert list(sites.names.values()) == ["site-3", "site-us"]
+    assert ticking.time == pytest.approx(90.0, abs=0.2)
+
+
+def test_the_least_number_of_sites_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
+    sites, ticking = timed(tmp_path, 0.0, 0.0, inf, min_sites=3)
+    for _ in range(2):
+        with pytest.raises(JoinError, match="2 sites joined"):
+            sites.join()
+    assert ticking.time == pytest.approx(1200.0, abs=0.5)
 
 
 def test_too_few_nodes_end_the_run_at_the_deadline_not_later(tmp_path: Path) -> None:

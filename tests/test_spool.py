@@ -1,14 +1,17 @@
 """Replies wait on disk: the merge is the same, in any order of arrival, and memory does not grow with the sites."""
 
+import os
 from itertools import permutations
 from pathlib import Path
 
+import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 
 from alignment import permute, random_permutation
 from strategies import FedRebasin
 from strategies.decoding import read_state
+from strategies.errors import OperatorError
 from strategies.spool import PermutedState, Spool, SpooledState
 from tests.replies import ready, small_spec, small_state, train_reply
 
@@ -96,3 +99,15 @@ def test_a_site_that_answers_twice_is_heard_once() -> None:
     strategy.aggregate_train(1, [train_reply(1, small_state(1)), train_reply(1, small_state(2))])
     assert strategy.merged is not None
     assert [verdict.reason.name for verdict in strategy.merged.refused] == ["DUPLICATE"]
+
+
+def test_a_file_that_was_cut_short_is_told_and_not_read_as_numbers(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.clear()
+    spooled = spool.add("a", {"w": torch.ones(4, 2)})
+    assert isinstance(spooled, SpooledState)
+    os.truncate(spooled.path, spooled.path.stat().st_size - 8)
+    assert spooled.rows("w", 0, 3).sum() == 6
+    for read in (lambda: spooled["w"], lambda: spooled.rows("w", 3, 4)):
+        with pytest.raises(OperatorError, match=rf"{spooled.path}: expected \d+ bytes .*, got \d+: .* cut short"):
+            read()

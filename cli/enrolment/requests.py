@@ -71,7 +71,7 @@ def check_name(name: str) -> None:
     if name == RESERVED or not is_site_name(name):
         raise EnrolmentError(
             f"site name {name!r}: expected {pattern_words[NAME]}, and not {RESERVED!r} or a word that means something "
-            "else in a run, such as merged, reference or config"
+            "else in a run, such as merged, reference or config, or NAME.corrected"
         )
 
 

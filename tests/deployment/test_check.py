@@ -62,11 +62,19 @@ def another_key(server: Deployment, site: SiteFolder) -> None:
     shutil.copy(server.site("site-eu").certificate, site.certificate)
 
 
-def huge_values(server: Deployment, site: SiteFolder) -> None:
-    site.code.mkdir(exist_ok=True)
-    code = "import torch\ndef nan():\n    return torch.full((50, 1, 8, 8), float('nan')), torch.arange(50) % 10\n"
-    (site.code / "nan_samples.py").write_text(code)
-    change(site.settings, data="nan_samples:nan")
+def filled_with(value: str) -> Break:
+    """Samples that hold nothing but this value."""
+
+    def spoil(server: Deployment, site: SiteFolder) -> None:
+        site.code.mkdir(exist_ok=True)
+        name = f"filled_{value.replace('.', '_')}"
+        code = (
+            f"import torch\ndef all():\n    return torch.full((50, 1, 8, 8), float('{value}')), torch.arange(50) % 10\n"
+        )
+        (site.code / f"{name}.py").write_text(code)
+        change(site.settings, data=f"{name}:all")
+
+    return spoil
 
 
 BREAKS: list[tuple[str, str, Break]] = [
@@ -91,7 +99,8 @@ BREAKS: list[tuple[str, str, Break]] = [
     ("data", "least is 1000000", lambda _, site: change(site.membership, least_samples=1000000)),
     ("data", "shape", lambda _, site: change_run(site, shape="3x8x8")),
     ("training step", "memory is '9m'", lambda _, site: change(site.settings, memory="9m")),
-    ("training step", "NaN", huge_values),
+    ("data", "sample 0 holds NaN", filled_with("nan")),
+    ("training step", "NaN", filled_with("3e38")),
     ("upload", "a round has", lambda _, site: change_run(site, round_deadline_seconds=1e-9)),
 ]
 

@@ -1,0 +1,115 @@
+"""Who is there: nodes are asked for their names, and few are kept waiting for those that are slow to say it."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from strategies.bounds import MOST_EXAMPLES
+from strategies.exchange import Clock, receive, send
+from strategies.protocol import DESCRIBE, DESCRIPTION, TRAIN_SAMPLES, is_site_name, request
+from strategies.settings import Settings
+
+# No name is so long; more would only fill the log.
+MOST_SAID = 100
+# How long the others have once `min-sites` have said who they are, where those were faster than that.
+GRACE_SECONDS = 60.0
+
+
+class Said(NamedTuple):
+    """What a node says of itself."""
+
+    name: str
+    samples: int
+
+
+# By node id; None of a node that fails.
+Answers = Mapping[int, Said | None]
+
+
+@dataclass
+class Introductions:
+    """The nodes that were asked who they are and have not answered yet.
+
+    waiting  the node by the number of each message that an answer may still come to
+    asked    when each of these nodes was asked last
+    """
+
+    grid: Grid
+    settings: Settings
+    clock: Clock
+    waiting: dict[str, int] = field(default_factory=dict[str, int])
+    asked: dict[int, float] = field(default_factory=dict[int, float])
+
+    def hear(self, nodes: Collection[int], are_enough: Callable[[Answers], bool]) -> Answers:
+        """What those of ``nodes`` say that answer in time; the others may yet answer when it is asked next.
+
+        All have ``join-deadline-seconds``. Once there ``are_enough``, the others have as long as that took, at least
+        `GRACE_SECONDS`; a node that was silent before is then not waited for at all.
+        """
+        began = self.clock.now()
+        ends = began + self.settings.join_deadline_seconds
+        self.waiting = {number: node for number, node in self.waiting.items() if node in nodes}
+        silent = set(self.waiting.values())
+        self._ask([node for node in nodes if node not in silent or self._is_long_ago(node)], ends)
+        said: dict[int, Said | None] = {}
+        enough_at = began if are_enough(said) else inf
+
+        def over() -> bool:
+            now, left = self.clock.now(), set(self.waiting.values()) - said.keys()
+            patience = max(GRACE_SECONDS, enough_at - began)
+            return not left or now >= min(ends, enough_at + patience) or (enough_at < inf and left <= silent)
+
+        for node, reply in receive(self.grid, self.waiting, self.clock, over):
+            said[node] = _said(reply)
+            if enough_at == inf and are_enough(said):
+                enough_at = self.clock.now()
+        self.waiting = {number: node for number, node in self.waiting.items() if node not in said}
+        return said
+
+    def _is_long_ago(self, node: int) -> bool:
+        """Whether a silent node is asked again: its SuperNode may have been started anew, and lost the question."""
+        return self.clock.now() - self.asked[node] >= self.settings.join_deadline_seconds
+
+    def _ask(self, nodes: Collection[int], ends: float) -> None:
+        seconds = self.settings.round_deadline_seconds
+        messages = [request(node, DESCRIBE, RecordDict(), 0, seconds) for node in nodes]
+        self.waiting |= send(self.grid, messages, ends, self.clock)
+        self.asked |= dict.fromkeys(nodes, self.clock.now())
+
+
+def names_of(known: Mapping[int, str], nodes: Mapping[int, str], said: Answers) -> tuple[dict[int, str], list[str]]:
+    """The names of the sites, ``known`` ones and those that nodes ``said``, by node id; and why others have none.
+
+    ``nodes`` has the name under which each was registered, which it has whatever it says.
+    """
+    names, registered, problems = dict(known), {name for name in nodes.values() if name}, list[str]()
+    taken = set(known.values())
+    # Whose name it is does not depend on who is faster.
+    for node in sorted(said):
+        description = said[node]
+        name = nodes[node] or (description.name if description else "")
+        if description is None:
+            problems.append(f"node {node} ({name or '?'}) does not say who it is: it may join the next round")
+        elif not is_site_name(name):
+            problems.append(f"node {node} is left out: {name!r} cannot be a site's name")
+        elif name in taken or (name in registered and not nodes[node]):
+            problems.append(f"node {node} is left out: the name {name!r} is taken")
+        else:
+            names[node] = name
+            taken.add(name)
+    return dict(sorted(names.items(), key=lambda item: item[1])), problems
+
+
+def _said(reply: Message) -> Said | None:
+    """That alone, whatever else the reply holds; None of a node that fails."""
+    if reply.has_error():
+        return None
+    said = reply.content.config_records.get(DESCRIPTION, ConfigRecord())
+    samples = said.get(TRAIN_SAMPLES)
+    # More no site has, and the most that any says is what secure aggregation weighs all by.
+    believed = samples if isinstance(samples, int) and 0 <= samples <= MOST_EXAMPLES else 0
+    return Said(str(said.get("name", ""))[:MOST_SAID], believed)
