@@ -330,6 +330,8 @@ def test_what_is_asked_of_each_site_and_what_it_sends_is_not_all_in_memory(tmp_p
         settings = quick_settings(tmp_path / str(n_sites), merge=merge, epochs=1, width=64, probe_points=0)
         grid = Looking(app, settings, n_sites)
         store = RunStore(Path(settings.runs_dir) / settings.run)
+        # What other tests have left, and nobody has cleared away, is not of this one.
+        gc.collect()
         play(grid, settings, store, begin(store, settings))
         most.append(grid.most)
     assert 0 < most[0] == most[1]
