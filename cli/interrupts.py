@@ -57,9 +57,22 @@ def tell_interrupted(store: RunStore) -> None:
 
 @contextmanager
 def uninterrupted() -> Generator[None]:
-    """Inside, such a signal waits until the block has ended; so it does in programs that are started there."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    """Inside, such a signal waits until the block has ended; so it does in programs that are started there.
+
+    These inherit what this thread blocks. Here it may come to any other thread, and is noted then.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    handlers = {sign: signal.signal(sign, note) for sign in ENDINGS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for sign, handler in handlers.items():
+            signal.signal(sign, handler)
+        if came:
+            signal.raise_signal(came[0])

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread, Timer, get_ident
 
 import pytest
 import tomli_w
@@ -119,14 +120,22 @@ def test_that_a_run_was_interrupted_is_told_once_its_process_has_let_go(tmp_path
     assert (store.told()["phase"], store.told()["exit-code"]) == ("failed", 130)
 
 
-def test_an_interrupt_waits_until_what_must_not_be_broken_off_is_done() -> None:
+@pytest.mark.parametrize("to_another_thread", [False, True])
+def test_an_interrupt_waits_until_what_must_not_be_broken_off_is_done(to_another_thread: bool) -> None:
+    """To whichever thread the kernel gives it."""
     done: list[str] = []
+    over = Event()
+    other = Thread(target=over.wait, daemon=True)
+    other.start()
 
     def submit() -> None:
         with uninterrupted():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(other.ident if to_another_thread and other.ident else get_ident(), signal.SIGINT)
+            time.sleep(0.2)  # until it has come to that thread
             done.append("submitted")
 
     with terminable(), pytest.raises(KeyboardInterrupt):
         submit()
+    over.set()
+    other.join()
     assert done == ["submitted"]
