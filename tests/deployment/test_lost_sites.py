@@ -38,8 +38,8 @@ def test_the_others_go_on_after_kill_9_of_a_site_and_it_rejoins_by_itself(federa
 
 
 def test_a_site_that_answers_after_the_deadline_is_late_and_in_the_next_rounds(federation: Deployment) -> None:
-    # Shorter than the lease, beyond which the site is gone, not late. It began with the last sign of life, though, which
-    # on a busy machine may lie half a minute before the stop.
+    # Shorter than the lease, beyond which the site is gone, not late. It began with the last sign of life, which on a
+    # busy machine may lie half a minute before the stop.
     run = federation.run("late", rounds=3, **SHORT, **{"round-deadline-seconds": 40})
     reach(federation.store("late"), 1, "train", federation)
     federation.services["site-eu"].signal(signal.SIGSTOP)
