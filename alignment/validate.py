@@ -25,9 +25,13 @@ def check_fit(spec: PermutationSpec, reference: State, candidate: State) -> None
 
 def check_finite(state: State, role: str) -> None:
     """Raises `StateError` that names the first tensor of ``state`` with a value that is not finite."""
-    for name, tensor in state.items():
-        if is_continuous(tensor) and tensor.numel() and not _is_finite(tensor):
-            raise StateError(f"{role}: tensor {name!r} has a value that is not finite")
+    if broken := not_finite(state):
+        raise StateError(f"{role}: tensor {broken!r} has a value that is not finite")
+
+
+def not_finite(state: State) -> str:
+    """The name of the first tensor of ``state`` with a value that is not finite; empty where all are."""
+    return next((n for n, t in state.items() if is_continuous(t) and t.numel() and not _is_finite(t)), "")
 
 
 def _is_finite(tensor: Tensor) -> bool:

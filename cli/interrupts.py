@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -36,12 +36,8 @@ def terminable() -> Generator[None]:
         os.write(2, b"\nfedrebasin: ending what was started; this takes a few seconds\n")
         raise KeyboardInterrupt
 
-    before = {sign: signal.signal(sign, interrupt) for sign in ENDINGS}
-    try:
+    with _handled_by(interrupt):
         yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
 def tell_interrupted(store: RunStore) -> None:
@@ -66,13 +62,24 @@ def uninterrupted() -> Generator[None]:
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    handlers = {sign: signal.signal(sign, note) for sign in ENDINGS}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        with _handled_by(note):
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    finally:
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    """Inside, ``handler`` has such signals; afterwards whoever had them before."""
+    before = {sign: signal.signal(sign, handler) for sign in ENDINGS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for sign, handler in handlers.items():
-            signal.signal(sign, handler)
-        if came:
-            signal.raise_signal(came[0])
+        for sign, each in before.items():
+            signal.signal(sign, each)

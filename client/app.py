@@ -117,10 +117,11 @@ def teacher_of(bench: Bench, message: Message) -> Teacher | None:
     config = config_of(message)
     # A first round may be played again, under another number.
     later = config.get(START) == "shared" and not config.get(FIRST, False)
-    own = load_own(bench.site, int(str(config.get(ROUND, 1))) - 1) if later and bench.settings.distillation else None
+    if not later or bench.settings.distillation == 0:
+        return None
+    own = load_own(bench.site, int(str(config.get(ROUND, 1))) - 1)
     if own is None:
-        if later and bench.settings.distillation:
-            logger.warning("%s has no network of the round before: it trains without distillation", bench.site.name)
+        logger.warning("%s has no network of the round before: it trains without distillation", bench.site.name)
         return None
     states = (to_state(message.content.array_records[ARRAYS]), own)
     return Teacher([network_with(bench.model, state) for state in states], bench.settings.distillation)

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM, get_norm
 
+from alignment.validate import not_finite
 from client.aligning import network_spec
 from client.handlers import Handler, scrubbed
 from models import Architecture
@@ -83,12 +84,11 @@ def _on_parameters(mod: Mod, settings: Settings, message: Message, context: Cont
 
 def _check_finite(after: ArrayRecord) -> None:
     """Raises `OperatorError` for a value that is none: of such an update Flower knows no norm, and clips nothing."""
-    for name, tensor in to_state(after).items():
-        if not bool(tensor.isfinite().all()):
-            raise OperatorError(
-                f"tensor {name!r} of the trained network holds NaN or infinity: the update cannot be clipped, "
-                "and is not sent. Lower the learning rate"
-            )
+    if broken := not_finite(to_state(after)):
+        raise OperatorError(
+            f"tensor {broken!r} of the trained network holds NaN or infinity: the update cannot be clipped, and is not "
+            "sent. Lower the learning rate"
+        )
 
 
 def moved_apart(before: ArrayRecord, after: ArrayRecord, norm: float) -> ArrayRecord:

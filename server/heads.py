@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alignment.barrier import LossSums
 from alignment.errors import StateError
 from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
+from alignment.validate import not_finite
 from models import head_name
 from server.evaluation import pool, sums_reader
 from server.recalibration import example_of, pool_answers
@@ -132,7 +133,7 @@ def solve_layers(
     head = head_name(model)
     like = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(f"{head}.")}
     solved = {name: with_head(like, head, *ridge_head(sums)) for name, sums in features.items()}
-    finite = {name: layer for name, layer in solved.items() if all(bool(t.isfinite().all()) for t in layer.values())}
+    finite = {name: layer for name, layer in solved.items() if not not_finite(layer)}
     if solved.keys() - finite.keys():
         # Asked about weights that are no numbers, sites would answer so, and be blamed for it.
         sites.note(

@@ -10,7 +10,7 @@ from math import isfinite
 from torch import nn
 
 from alignment.barrier import LossSums
-from alignment.precision import is_continuous
+from alignment.validate import not_finite
 from server.baselines import measure_alone, measure_baselines
 from server.evaluation import evaluate, pool
 from server.guard import guard, guard_mean
@@ -208,11 +208,9 @@ class Run:
 
     def _is_broken(self, number: int, merged: State) -> bool:
         """Whether a tensor of the merged network is not finite, whatever it came from: then the round is void."""
-        broken = [name for name, t in merged.items() if is_continuous(t) and not bool(t.isfinite().all())]
+        broken = not_finite(merged)
         if broken:
-            self.sites.note(
-                number, f"void: tensor {broken[0]!r} of the merge is not finite; the network before it stays"
-            )
+            self.sites.note(number, f"void: tensor {broken!r} of the merge is not finite; the network before it stays")
         return bool(broken)
 
     def _finish(

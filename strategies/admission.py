@@ -7,6 +7,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from alignment.permutation import Permutation
 from alignment.spec import PermutationSpec, State
+from alignment.validate import not_finite
 from strategies.alignments import Reported, unpack_matching, unpack_permutation
 from strategies.bounds import MOST_EXAMPLES, MOST_NORM, update_norm
 from strategies.decoding import read_state
@@ -43,7 +44,7 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
     state = read_state(site, arrays)
     norm = update_norm(state, reference, spec.buffers)
     if not math.isfinite(norm):
-        worst = next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), "")
+        worst = not_finite(state)
         raise RefusedReply(Reason.NOT_FINITE if worst else Reason.NORM, site, "expected finite values", worst)
     if norm > MOST_NORM:
         raise RefusedReply(Reason.NORM, site, f"norm {norm:.4g}, no network's is above {MOST_NORM:g}")

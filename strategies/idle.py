@@ -21,6 +21,11 @@ class Needs:
     words: str
 
 
+def _may_have_batch_norm(settings: Settings) -> bool:
+    """As far as settings tell; a user's own network may."""
+    return settings.norm in ("", "batch") or ":" in settings.model
+
+
 NEEDS = (
     Needs(("reference",), lambda s: s.align_at != "none", "align-at other than 'none'"),
     Needs(
@@ -41,7 +46,7 @@ NEEDS = (
     Needs(("distillation", "later-epochs", "later-learning-rate"), lambda s: s.rounds > 1, "rounds = 2 or more"),
     Needs(("gram-shrinkage",), lambda s: s.sends_grams, "merge = 'least-squares'"),
     Needs(("gram-limit-megabytes",), lambda s: s.merge != "mean" or s.variants, "merge other than 'mean'"),
-    Needs(("recalibrate-passes",), lambda s: _may_have_batch_norm(s), "a network with BatchNorm"),
+    Needs(("recalibrate-passes",), _may_have_batch_norm, "a network with BatchNorm"),
     Needs(
         ("statistics-samples",),
         lambda s: _may_have_batch_norm(s) or s.solves_head or s.merge != "mean" or s.variants or s.repair,
@@ -70,11 +75,6 @@ NEEDS = (
     ),
     Needs(("dirichlet-alpha",), lambda s: s.split == "dirichlet", "split = 'dirichlet'"),
 )
-
-
-def _may_have_batch_norm(settings: Settings) -> bool:
-    """As far as settings tell; a user's own network may."""
-    return settings.norm in ("", "batch") or ":" in settings.model
 
 
 def remarks(settings: Settings) -> list[str]:

@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cli.enrolment.authority import Authority, new_authority, pem, read_certificate
 from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import exclusively, read_settings
-from cli.enrolment.keys import fingerprint, new_key, public_ssh, read_private, read_public
+from cli.enrolment.keys import PublicKey, fingerprint, new_key, public_ssh, read_private, read_public
 from cli.enrolment.kits import (
     install_kit,
     kit_fingerprint,
@@ -415,17 +415,24 @@ def test_certificates_of_sites_cannot_serve_and_those_of_servers_cannot_call() -
     assert list(host) == [ExtendedKeyUsageOID.SERVER_AUTH]
 
 
-def test_a_site_that_was_taken_back_is_on_the_list_with_every_certificate(tmp_path: Path) -> None:
-    key = new_key().public_key()
-    first, second = (AUTHORITY.sign_site(key, "site-us", days) for days in (1, 2))
-    entry = Entry(
+def entry_with(certificate: x509.Certificate) -> Entry:
+    """The entry of site-us, let in with ``certificate``."""
+    key = certificate.public_key()
+    assert isinstance(key, PublicKey)
+    return Entry(
         name="site-us",
         status="enrolled",
         public_key=public_ssh(key).decode().strip(),
         node_id="1",
-        approved=first.not_valid_before_utc,
-        certificates=[Issued.of(first)],
+        approved=certificate.not_valid_before_utc,
+        certificates=[Issued.of(certificate)],
     )
+
+
+def test_a_site_that_was_taken_back_is_on_the_list_with_every_certificate(tmp_path: Path) -> None:
+    key = new_key().public_key()
+    first, second = (AUTHORITY.sign_site(key, "site-us", days) for days in (1, 2))
+    entry = entry_with(first)
     register = Register(sites=[entry]).with_entry(entry.renewed(second).taken_back())
     write_register(tmp_path / "sites.json", register)
     read = read_register(tmp_path / "sites.json")
@@ -462,16 +469,7 @@ def enrolled(tmp_path: Path, capsys: pytest.CaptureFixture[str], image: str) -> 
     server = tmp_path / "server"
     options = ("--image", image) if image else ()
     assert run(capsys, "server", "init", "--proxy", "localhost:8443", *options, "--folder", server).code == 0
-    key = new_key().public_key()
-    certificate = AUTHORITY.sign_site(key, "site-us", 1)
-    entry = Entry(
-        name="site-us",
-        status="enrolled",
-        public_key=public_ssh(key).decode().strip(),
-        node_id="1",
-        approved=certificate.not_valid_before_utc,
-        certificates=[Issued.of(certificate)],
-    )
+    entry = entry_with(AUTHORITY.sign_site(new_key().public_key(), "site-us", 1))
     write_register(server / "sites.json", Register(sites=[entry]))
     return server
 
