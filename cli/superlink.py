@@ -180,33 +180,39 @@ def end_all(process: "subprocess.Popen[bytes]", home: Path) -> list[int]:
     """Ends ``process`` and every process that it started, however far removed; returns those that live on.
 
     They are asked first. Ray's workers leave the SuperLink's session, and some do not heed SIGTERM; all of them inherit
-    ``FLWR_HOME``.
+    ``FLWR_HOME``. Its agents write their title over the environment that the kernel shows, and are known by the
+    session that they share with others.
     """
+    sessions: set[int] = set()
     for sign, seconds in ((signal.SIGTERM, 4.0), (signal.SIGKILL, 6.0)):
         ends = time.monotonic() + seconds
         looks = 0
         while time.monotonic() < ends:
-            members = _members(process, home)
+            members = _members(process, home, sessions)
             looks = 0 if members else looks + 1
             if looks == LOOKS_THAT_FIND_NONE:
                 return []
             for member in members:
                 _signal(member, sign)
             time.sleep(0.2)
-    return _members(process, home)
+    return _members(process, home, sessions)
 
 
-def _members(process: "subprocess.Popen[bytes]", home: Path) -> list[int]:
-    """The living processes: those of ``home``, and ``process`` itself, which is reaped when it is dead."""
-    leader = _leader(process)
-    return sorted({*processes_of(home), *leader})
+def _members(process: "subprocess.Popen[bytes]", home: Path, sessions: set[int]) -> list[int]:
+    """The living processes: those of ``home``, others in their sessions, and ``process`` itself.
+
+    ``sessions`` learns what sessions these are, but for this process's own. A dead ``process`` is reaped.
+    """
+    marked = {*processes_of(home), *_leader(process)}
+    sessions |= {_session_of(number) for number in marked} - {0, os.getsid(0)}
+    beside = {number for entry in _entries() if _session_of(number := int(entry.name)) in sessions}
+    return sorted(marked | beside)
 
 
 def processes_of(home: Path) -> list[int]:
     """The living processes whose environment names ``home`` as Flower's; none on systems without ``/proc``."""
     marker = f"FLWR_HOME={home}".encode()
-    entries = [entry for entry in Path("/proc").glob("[0-9]*") if entry.name != str(os.getpid())]
-    return [int(entry.name) for entry in entries if marker in _environment_of(entry).split(b"\0")]
+    return [int(entry.name) for entry in _entries() if marker in _environment_of(entry).split(b"\0")]
 
 
 def stage_app(home: Path) -> Path:
@@ -280,6 +286,20 @@ def _wait_until_healthy(link: SuperLink, process: "subprocess.Popen[bytes]", por
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise FlowerError(f"flower-superlink did not answer on port {port} within 60 s:\n{link.log_tail()}")
+
+
+def _entries() -> list[Path]:
+    """Those of all other processes in ``/proc``."""
+    return [entry for entry in Path("/proc").glob("[0-9]*") if entry.name != str(os.getpid())]
+
+
+def _session_of(process_id: int) -> int:
+    """The session of a living process; 0 of one that is dead, whose parent may not have asked about it yet."""
+    try:
+        state, session = Path(f"/proc/{process_id}/stat").read_text().rpartition(") ")[2].split()[0:4:3]
+    except (OSError, ValueError):
+        return 0
+    return 0 if state in "ZX" else int(session)
 
 
 def _environment_of(entry: Path) -> bytes:

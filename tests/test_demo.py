@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -385,3 +386,26 @@ def test_what_shows_no_environment_while_it_starts_is_ended_too(
     finally:
         child.kill()
         child.wait()
+
+
+def test_what_hides_its_environment_is_known_by_its_session(tmp_path: Path) -> None:
+    """As Ray's agents do, which write their title over it; one that heeds no SIGTERM outlives all that were known."""
+    script = "trap '' TERM; env -i sleep 60 & echo $!; exec sleep 60"
+    known = subprocess.Popen(
+        ["sh", "-c", script],
+        start_new_session=True,
+        env=os.environ | {"FLWR_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+    )
+    assert known.stdout is not None
+    hidden = int(known.stdout.readline())
+    wait_until(lambda: processes_of(tmp_path) == [known.pid], 5, "one of the two is known", every=0.1)
+    try:
+        assert superlink.end_all(known, tmp_path) == []
+        assert not Path(f"/proc/{hidden}").exists() or "Z" in Path(f"/proc/{hidden}/stat").read_text().split()
+    finally:
+        for number in (known.pid, hidden):
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        known.wait()
+        known.stdout.close()
