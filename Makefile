@@ -24,12 +24,12 @@ demo: $(STAMP) ## run a federation of two sites on this machine and show what th
 	$(BIN)/fedrebasin demo
 
 test: $(STAMP) ## run every test that needs no server and no container engine
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope \
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder \
 		--ignore tests/observability --ignore tests/deployment --ignore tests/compose
 
 test-observability: $(STAMP) ## rules, dashboards and report, with a real Prometheus and Chromium (Debian's packages)
 	scripts/debian.sh prometheus chromium
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope tests/observability
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder tests/observability
 
 test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's loopback, and what happens when they die
 	scripts/debian.sh nginx-light faketime

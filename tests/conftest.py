@@ -1,6 +1,7 @@
 """One torch thread; networks that a test draws are the same every time; shapes in `alignment` checked at every call."""
 
 import os
+from collections import Counter
 
 import pytest
 from jaxtyping import install_import_hook
@@ -10,6 +11,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Before any test imports them: what is imported already is not checked.
 install_import_hook("alignment", "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take long come first, then the largest: begun last, one would be waited for alone."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.get_closest_marker("long") is None, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)

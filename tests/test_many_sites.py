@@ -3,10 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
 import torch
 
 from server.summary import read_rounds
 from tests.many import play_crowd
+
+pytestmark = pytest.mark.long
 
 N_SITES, N_ROUNDS = 1000, 20
 

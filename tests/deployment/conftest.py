@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections import Counter
 from collections.abc import Generator
 
 import pytest
@@ -18,12 +17,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def pytest_configure() -> None:
     """A time limit ends the tests as Ctrl-C does: what they started ends with them."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules that play runs come first, the longest before the others: begun last, it would be waited for alone."""
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: ("federation" not in getattr(item, "fixturenames", ()), -tests[item.path]))
 
 
 @pytest.fixture(scope="session")

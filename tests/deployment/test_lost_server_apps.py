@@ -4,9 +4,13 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from cli.superlink import processes_of
 from server.summary import read_rounds
 from tests.deployment.federation import RUN_SECONDS, SHORT, Deployment, finish, reach
+
+pytestmark = pytest.mark.long
 
 
 def kill_server_app(made: Deployment) -> None:

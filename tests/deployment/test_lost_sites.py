@@ -2,8 +2,12 @@
 
 import signal
 
+import pytest
+
 from tests.deployment.federation import SHORT, Deployment, Process, finish, reach
 from tests.waiting import Beside, wait_until
+
+pytestmark = pytest.mark.long
 
 # Flower gives a site up after about a minute without a sign of life, and lets it in again then.
 LEASE_SECONDS = 120.0

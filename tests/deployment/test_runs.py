@@ -10,6 +10,8 @@ from server.lock import is_played
 from tests.deployment.federation import BIN, RUN_SECONDS, SHORT, Deployment, Process, finish, is_open, reach
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 
 def test_a_whole_run_leaves_network_report_and_barrier(federation: Deployment) -> None:
     (record,) = finish(federation, federation.run("whole", rounds=1, **{"min-sites": 2}), "whole")
