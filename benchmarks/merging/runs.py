@@ -57,6 +57,8 @@ ONCE: dict[str, dict[str, object]] = {
     # From what it merged, the statistics and the last layer anew, by all samples of the sites.
     "head-all": PLAIN
     | {"start": "shared", "initial": SEQUENCE, "align-at": "none", "head": "logistic", "statistics-samples": 0},
+    # The network of one site with both by everybody's samples: what of a merge is its last layer's.
+    "site-head": PLAIN | {"start": "shared", "initial": BEST, "align-at": "none", "head": "logistic"},
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
     # Between the sites' networks and what came of fitting the layers.
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},

@@ -23,6 +23,8 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "best site": _sites("best"),
     "worst site": _sites("worst"),
     "best site, corrected": _sites("best.corrected"),
+    "best site + ridge": (("site-head", "head.ridge"),),
+    "best site + logistic": (("site-head", None),),
     "ensemble": _sites("ensemble"),
     "naive": _sites("naive"),
     "naive, recalibrated": _sites("naive.recalibrated"),
