@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from benchmarks.merging.pooled import kept_pooled
@@ -50,6 +51,9 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "sequential + search": (("sequential-search", None),),
     "pooled training": (),
 }
+# What can be had without a merge, of which the most accurate counts, and of losses the least.
+ALONE = ("best site", "best site, corrected")
+HEADS = ("ridge", "logistic")
 COST = "seconds, MB from a site, MB to it"
 # Methods whose runs measure the lines between networks.
 PROBED = ("weights", "activations", "joint")
@@ -61,6 +65,10 @@ def show(found: Iterable[Played]) -> None:
     rows = by_row(found)
     for quantity in ("accuracy", "loss"):
         _networks(quantity, rows)
+    for head in HEADS:
+        merge, others = f"joint + sequential + {head}", (*ALONE, f"best site + {head}", "ensemble")
+        titles = ["best alone", "nats above it", *others[2:]]
+        _table([f"{merge}, points above", *titles], rows, partial(_above, merge, others))
     _table(["barrier", "naive", *PROBED], rows, _barriers)
     ways = [method for method in ONCE if any(method in played for played in rows.values())]
     _table([f"cost: {COST}", *ways], rows, lambda played: [_cost(played.get(method, ())) for method in ways])
@@ -84,13 +92,17 @@ def by_row(found: Iterable[Played]) -> dict[str, dict[str, list[Played]]]:
 
 def scores_of(played: Mapping[str, Sequence[Played]], title: str) -> list[Score]:
     """What one line of the table has of a task, seed by seed."""
+    return list(_by_seed(played, title).values())
+
+
+def _by_seed(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, Score]:
     if title == "pooled training":
-        tasks = {run.task.name: run.task for runs in played.values() for run in runs}
-        return [score for task in tasks.values() if (score := kept_pooled(task)) is not None]
-    by_task: dict[str, Score] = {}
+        tasks = {run.task.seed: run.task for runs in played.values() for run in runs}
+        return {seed: score for seed, task in tasks.items() if (score := kept_pooled(task)) is not None}
+    found: dict[int, Score] = {}
     for method, name in reversed(COLUMNS[title]):
-        by_task |= {run.task.name: score for run in played.get(method, ()) if (score := _score(run, name)) is not None}
-    return [by_task[name] for name in sorted(by_task)]
+        found |= {run.task.seed: score for run in played.get(method, ()) if (score := _score(run, name)) is not None}
+    return dict(sorted(found.items()))
 
 
 def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequence[Played]]], list[str]]) -> None:
@@ -112,6 +124,30 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
         if any(scores):
             values = [[getattr(score, quantity) for score in found] for found in scores]
             print(f"| {title} | " + " | ".join(map(_spread, values, seeds)) + " |")
+
+
+def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Played]]) -> list[str]:
+    """By how much a merge is above the best of what a site has alone, in accuracy and in loss, and above the others."""
+    scores = _by_seed(played, merge)
+    site, corrected, *rest = (_by_seed(played, title) for title in others)
+    alone = {seed: max(site[seed], corrected[seed], key=lambda score: score.accuracy) for seed in site}
+    by_accuracy = [
+        {seed: 100 * (scores[seed].accuracy - other[seed].accuracy) for seed in scores if seed in other}
+        for other in (alone, *rest)
+    ]
+    by_loss = {seed: score.loss - min(site[seed].loss, corrected[seed].loss) for seed, score in scores.items()}
+    said = [_by_seeds(found, 1) for found in by_accuracy]
+    return [said[0], _by_seeds(by_loss, 3), *said[1:]] if scores else []
+
+
+def _by_seeds(found: Mapping[int, float], digits: int) -> str:
+    """Mean, and what it is of: each seed's value, behind its number where it is not the next from 0."""
+    if not found:
+        return ""
+    each = [f"{value:+.{digits}f}" for value in found.values()]
+    whole = list(found) == list(range(len(found)))
+    seeds = ", ".join(each if whole else [f"s{seed} {value}" for seed, value in zip(found, each, strict=True)])
+    return f"{statistics.mean(found.values()):+.{digits}f} ({seeds})"
 
 
 def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
