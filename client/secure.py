@@ -19,7 +19,7 @@ from client.handlers import Handler, scrubbed
 from models import Architecture
 from strategies.errors import OperatorError
 from strategies.masked import pack_masked
-from strategies.privacy import learned
+from strategies.privacy import covered_shape, learned
 from strategies.protocol import ARRAYS, N_EXAMPLES, metrics_of
 from strategies.settings import Settings, parse_settings
 
@@ -79,7 +79,8 @@ def _as_fit_result(asked: Message, reply: Message, settings: Settings) -> Messag
     if cut := sum(int(np.count_nonzero(np.abs(each) > bound)) for each in values):
         logger.warning("%d parameters lie beyond secure-range (%g) and are cut to it", cut, bound)
     # Flower cuts what it has weighted; cut before, the mean lies in this range, and the server can hold it to that.
-    parameters = ndarrays_to_parameters([np.clip(each, -bound, bound) for each in values])
+    cut_values = [np.clip(each, -bound, bound).reshape(covered_shape(each.shape)) for each in values]
+    parameters = ndarrays_to_parameters(cut_values)
     examples = int(str(metrics_of("", reply)[N_EXAMPLES]))
     result = FitRes(Status(Code.OK, ""), parameters, examples, {})
     return Message(fitres_to_recorddict(result, keep_input=False), reply_to=reply)
