@@ -110,7 +110,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     check_head(model, settings)
     check_shared(model, settings)
     # With nothing to permute the strategy is FedAvg, bit for bit.
-    nothing = PermutationSpec.by_hand(model.state_dict(), {})
+    buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
+    nothing = PermutationSpec.by_hand(model.state_dict(), {}, buffers)
     strategy = FedRebasin(
         spec=nothing if settings.align_at == "none" else derive_spec(model, example_inputs(architecture)),
         reference=first_reference(settings, model.state_dict()),
