@@ -173,7 +173,7 @@ def _sizes(shape: str) -> tuple[int, ...]:
 
 def _example(said: Description, architecture: Architecture, samples: Samples | None, seed: int) -> tuple[Any, ...]:
     if said.example:
-        given = import_function(said.example)()
+        given = import_function(said.example, "--example")()
         return tuple(cast(Sequence[Any], given)) if isinstance(given, tuple | list) else (given,)
     if samples is not None:
         return (scaled(samples.inputs[:2]),)
