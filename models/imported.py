@@ -28,3 +28,14 @@ def import_function(name: str, what: str = "model") -> Callable[..., object]:
     if not callable(function):
         raise ModelError(f"{what} {name!r}: no function {function_name!r} in {getattr(module, '__file__', module)}")
     return function
+
+
+def import_beside(name: str, ending: str) -> Callable[..., object] | None:
+    """The function whose name is that of ``module:function`` with ``ending`` after it, if there is one.
+
+    Raises what `import_function` raises of ``name`` itself.
+    """
+    import_function(name)
+    module_name, _, function_name = name.partition(":")
+    found: object = getattr(import_module(module_name), function_name + ending, None)
+    return found if callable(found) else None
