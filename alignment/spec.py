@@ -67,7 +67,7 @@ class PermutationSpec:
     groups   number of units of each group; of a family, the units below *one* unit of its parent
     axes     for every tensor of the state dict with at least one axis, its axes
     parents  for each family, the group whose units it lies below
-    buffers  tensors that are permuted but say nothing of similarity (running statistics)
+    buffers  tensors, with axes or without, that are permuted but say nothing of similarity (running statistics)
     fixed    why an axis (tensor, axis number) does not move
     """
 

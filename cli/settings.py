@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
-from models import Architecture, build, example_inputs, head_name
+from models import Architecture, build, example_inputs, head_name, not_taken
 from server.heads import check_head
 from server.remarks import network_remarks
 from server.shared import check_shared
@@ -59,9 +59,7 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     try:
         answer = model(inputs)
     except Exception as error:
-        raise SettingsError(
-            f"setting 'shape': model {found.model!r} does not take {found.shape}: {type(error).__name__}: {error}"
-        ) from error
+        raise SettingsError(f"setting 'shape': {not_taken(architecture, inputs, error)}") from error
     if answer.shape[-1] != found.classes:
         raise SettingsError(
             f"setting 'classes': model {found.model!r} has {answer.shape[-1]} outputs, expected {found.classes}"

@@ -1,9 +1,8 @@
 """Where samples come from: scikit-learn's digits, a path that `datasets` reads, or a function of the site's own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.errors import ModelError
+from models.imported import import_function
 from strategies.errors import OperatorError
 
 DIGITS = "digits"
@@ -118,13 +119,15 @@ def _digits() -> Samples:
 
 
 def _from_function(data: str) -> Samples:
-    module, _, name = data.partition(":")
     try:
-        function = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise DataError(f"data {data!r}: cannot import function {name!r} from module {module!r}: {error}") from error
+        function = import_function(data, "data")
+    except ModelError as error:
+        raise DataError(str(error)) from error
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"data {data!r}: its module cannot be imported; {what}") from error
     try:
-        inputs, targets = function()
+        inputs, targets = cast(Iterable[Any], function())
         samples = Samples(torch.as_tensor(inputs), torch.as_tensor(targets).long())
     except Exception as error:
         what = f"{type(error).__name__}: {error}"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from torch import Tensor, nn
 
 from alignment.errors import AlignmentError
 from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
-from models import Architecture, build, example_inputs
+from alignment.tracing.bench import own_precision
+from models import Architecture, build, example_inputs, not_taken
 from models.errors import ModelError
 from server.given import first_reference, first_state
 from server.heads import check_head, class_counts
@@ -109,10 +111,13 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     model.load_state_dict(first_state(settings, model.state_dict()))
     check_head(model, settings)
     check_shared(model, settings)
+    (inputs,) = example_inputs(architecture)
+    _check_takes(model, architecture, inputs)
     # With nothing to permute the strategy is FedAvg, bit for bit.
-    nothing = PermutationSpec.by_hand(model.state_dict(), {})
+    buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
+    nothing = PermutationSpec.by_hand(model.state_dict(), {}, buffers)
     strategy = FedRebasin(
-        spec=nothing if settings.align_at == "none" else derive_spec(model, example_inputs(architecture)),
+        spec=nothing if settings.align_at == "none" else derive_spec(model, (inputs,)),
         reference=first_reference(settings, model.state_dict()),
         align_at="server" if settings.align_at == "none" else settings.align_at,
         refine=settings.refine,
@@ -127,6 +132,15 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     )
     sites = Sites(grid, settings, tell=store.tell, spool=strategy.spool)
     Run(settings, store, sites, strategy, model, network_remarks(model, settings)).play(beginning)
+
+
+def _check_takes(model: nn.Module, architecture: Architecture, inputs: Tensor) -> None:
+    """Raises `ModelError` for a network that does not run on what all that is asked of sites is traced with."""
+    try:
+        with own_precision(model, (inputs,)) as bench:
+            bench.outputs(bench.inputs)
+    except Exception as error:
+        raise ModelError(not_taken(architecture, inputs, error)) from error
 
 
 def bounds_of(settings: Settings) -> Bounds:

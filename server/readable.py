@@ -19,6 +19,9 @@ from strategies.errors import Reason, RefusedReply
 def readable(site: str, asked: Message, reply: Message, most_samples: int) -> Message:
     """The reply, if Flower can read it; raises `RefusedReply` if not, or where it weighs more than ``most_samples``."""
     stage = stage_of(asked)
+    # Flower goes by the sender that a reply names, which whoever sends it writes.
+    if (named := reply.metadata.src_node_id) != asked.metadata.dst_node_id:
+        raise RefusedReply(Reason.MALFORMED, site, f"{stage}: in the name of node {named}, which is another")
     try:
         said = reply.content.config_records[RECORD_KEY_CONFIGS]
         sound = CHECKS[stage](asked, said) if stage in CHECKS else _weighs(reply.content, most_samples)

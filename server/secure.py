@@ -25,7 +25,7 @@ from server.masked import Wire
 from server.sites import Sites
 from strategies.errors import OperatorError, RefusedReply
 from strategies.masked import modulus, most_sites, quantization_steps
-from strategies.privacy import learned
+from strategies.privacy import covered_shape, learned
 from strategies.protocol import ARRAYS, CONFIG, FIRST, ROUND, START, TO_ALIGN, State, to_arrays
 from strategies.settings import Settings
 
@@ -86,7 +86,7 @@ def secure_mean(sites: Sites, spec: PermutationSpec, sent: State, round_number: 
     arrays = to_arrays(sent)
     names = learned(spec, arrays)
     most_samples = max(1, *(sites.samples[name] for name in sites.names.values()))
-    wire = Wire(sites, [(1,), *(tuple(sent[name].shape) for name in names)], most_samples)
+    wire = Wire(sites, [(1,), *(covered_shape(sent[name].shape) for name in names)], most_samples)
     try:
         results = _play(wire, _training(sites.settings, arrays, round_number, first), round_number)
         weights = {sites.names[proxy.node_id]: float(result.num_examples) for proxy, result in results}
@@ -99,7 +99,7 @@ def secure_mean(sites: Sites, spec: PermutationSpec, sent: State, round_number: 
     if not could_be:
         logger.warning("round %d: no sum, or one that honest sites cannot make", round_number)
         return Opened(None, {}, wire.refused)
-    mean = {n: torch.from_numpy(each).to(sent[n].dtype) for n, each in zip(names, values, strict=True)}
+    mean = {n: torch.from_numpy(each).to(sent[n].dtype).view_as(sent[n]) for n, each in zip(names, values, strict=True)}
     # A site that was lost at the very end is in the mean all the same.
     refused = [verdict for verdict in wire.refused if verdict.site not in weights]
     return Opened({n: mean.get(n, tensor) for n, tensor in sent.items()}, dict(sorted(weights.items())), refused)

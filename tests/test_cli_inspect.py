@@ -52,6 +52,7 @@ def test_a_file_gives_the_sizes_and_the_weights_of_the_proof(tmp_path: Path, cap
         (("--model", "mlp"), 19, "--shape 3x32x32"),
         (("--model", "nosuch"), 10, "model 'nosuch' is unknown"),
         (("--model", "no.such:network"), 10, "no module 'no'"),
+        (("--model", "tests.commands:tagger", "--example", "nosuch:thing"), 10, "--example 'nosuch:thing': no module"),
         (("--model", "mlp", "--shape", "4"), 19, "--classes 10"),
         (("--model", "resnet20", "--shape", "4", "--classes", "2"), 10, "expected (channels, height, width)"),
         (("--model", "tests.commands:tagger", "--shape", "3"), 17, "--example"),

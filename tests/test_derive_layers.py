@@ -72,7 +72,7 @@ def test_batch_norm_statistics_move_and_are_buffers() -> None:
     spec = derived(net, IMAGE)
     assert freedom(spec) == {"0": 4}
     assert [layout(spec, f"1.{name}") for name in ("weight", "bias", "running_mean", "running_var")] == [["0"]] * 4
-    assert spec.buffers == {"1.running_mean", "1.running_var"}
+    assert spec.buffers == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
 
 
 @pytest.mark.parametrize(

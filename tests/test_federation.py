@@ -45,6 +45,22 @@ def test_two_runs_with_one_seed_leave_the_same_bytes(tmp_path: Path) -> None:
         assert first.checkpoint_path(number).read_bytes() == second.checkpoint_path(number).read_bytes()
 
 
+@pytest.mark.parametrize("align_at", ["server", "none"])
+def test_running_variances_of_any_size_are_no_large_update(tmp_path: Path, align_at: str) -> None:
+    """A site whose inputs are larger is no outlier, with alignment or without."""
+
+    def tamper(partition: int, reply: Message) -> Message:
+        if partition == 2 and reply.metadata.message_type == TRAIN:
+            arrays = reply.content.array_records[ARRAYS]
+            arrays["bn1.running_var"] = Array(1e4 * arrays["bn1.running_var"].numpy())
+        return reply
+
+    changes = {"model": "resnet20", "depth": 8, "width": 4, "epochs": 1, "align_at": align_at, "probe_points": 0}
+    record = one_round(play_in_process(quick_settings(tmp_path, **changes), 3, tamper))
+    assert not record.refused
+    assert len(record.weights) == 3
+
+
 def test_two_runs_with_two_seeds_differ(tmp_path: Path) -> None:
     first, second = (play_in_process(quick_settings(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     assert first.checkpoint_path(1).read_bytes() != second.checkpoint_path(1).read_bytes()

@@ -18,7 +18,7 @@ from server.summary import read_rounds
 from strategies.masked import MASKED
 from strategies.protocol import ARRAYS, TRAIN, State, to_arrays
 from strategies.settings import Settings
-from tests.inprocess import Tamper, play_in_process, play_in_vain, quick_settings
+from tests.inprocess import FIRST_NODE, Tamper, play_in_process, play_in_vain, quick_settings
 
 Attack = Callable[[Message], Message]
 N_SITES = 5
@@ -140,6 +140,12 @@ def archive() -> bytes:
     return file.getvalue()
 
 
+def as_another(reply: Message) -> Message:
+    """In the name of the first site."""
+    reply.metadata.__dict__["_src_node_id"] = FIRST_NODE
+    return reply
+
+
 def without_result(reply: Message) -> Message:
     del reply.content["fitres.parameters"]
     return reply
@@ -176,7 +182,7 @@ def test_a_reply_of_another_kind_costs_its_site_the_turn(tmp_path: Path, stage: 
     assert sorted(first.weights) == ["site-4", "site-5", "site-eu", "site-us"]
 
 
-@pytest.mark.parametrize("attack", ANY_STAGE)
+@pytest.mark.parametrize("attack", [*ANY_STAGE, as_another])
 def test_who_fails_once_it_is_in_the_sum_is_in_the_mean(tmp_path: Path, attack: Attack) -> None:
     first, _ = play_two_rounds(tmp_path, UNMASK, attack)
     assert not first.refused
@@ -190,6 +196,9 @@ def test_who_fails_once_it_is_in_the_sum_is_in_the_mean(tmp_path: Path, attack: 
         (SETUP, setting(Key.PUBLIC_KEY_1, b"no key")),
         (SETUP, setting(Key.PUBLIC_KEY_2, 7)),
         (SETUP, same_key),
+        (SETUP, as_another),
+        (SHARE, as_another),
+        (COLLECT, as_another),
         (SHARE, setting(Key.DESTINATION_LIST, None)),
         (SHARE, setting(Key.DESTINATION_LIST, [1, 2, 3, 4])),
         (SHARE, setting(Key.DESTINATION_LIST, 3)),

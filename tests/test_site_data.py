@@ -168,13 +168,30 @@ def ten_samples() -> tuple[torch.Tensor, list[int]]:
     ("data", "text"),
     [
         ("no/such/folder", "data 'no/such/folder': no such file or folder. Expected 'digits', 'module:function'"),
-        ("no_such_module:f", "cannot import function 'f' from module 'no_such_module'"),
-        ("tests.test_site_data:missing", "cannot import function 'missing' from module 'tests.test_site_data'"),
+        ("no_such_module:f", "data 'no_such_module:f': no module 'no_such_module' on Python's path"),
+        ("tests.test_site_data:missing", "data 'tests.test_site_data:missing': no function 'missing' in .*data.py"),
+        ("no_such_module:", "data 'no_such_module:': expected module:function"),
     ],
 )
 def test_data_that_is_not_there_says_what_was_looked_for(data: str, text: str) -> None:
     with pytest.raises(DataError, match=text):
         read_samples(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import a_library_that_is_absent", "ModuleNotFoundError: No module named 'a_library_that_is_absent'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_error_inside_the_module_of_the_data_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    (tmp_path / "broken_data.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=f"data 'broken_data:f': its module cannot be imported; {told}"):
+        read_samples("broken_data:f")
 
 
 def test_a_folder_without_images_says_what_it_found(tmp_path: Path) -> None:

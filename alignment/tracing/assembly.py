@@ -29,7 +29,7 @@ def assemble(derivation: Derivation, buffers: frozenset[str]) -> PermutationSpec
         groups={names[dim]: dim.size for dim in dims},
         axes=axes,
         parents={names[dim]: names[parent] for dim, parent in parents.items()},
-        buffers=buffers & frozenset(state),
+        buffers=buffers & frozenset(derivation.recording.state),
         fixed=_reasons(state),
     )
 

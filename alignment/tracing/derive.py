@@ -53,10 +53,11 @@ def _told_by(error: Exception) -> str:
 
 
 def _nothing_moves(runnable: Bench, buffers: frozenset[str], reason: str) -> PermutationSpec:
-    shapes = {key: tensor.shape for key, tensor in runnable.state().items() if tensor.ndim}
+    state = runnable.state()
+    shapes = {key: tensor.shape for key, tensor in state.items() if tensor.ndim}
     return PermutationSpec(
         groups={},
         axes={key: tuple(((Factor(size),),) for size in shape) for key, shape in shapes.items()},
-        buffers=buffers & frozenset(shapes),
+        buffers=buffers & frozenset(state),
         fixed={(key, axis): reason for key, shape in shapes.items() for axis in range(len(shape))},
     )
