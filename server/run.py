@@ -198,7 +198,7 @@ class Run:
             return state, self._void_record(number, nothing, watch)
         state = merged
         with watch.phase("evaluate"):
-            answers = evaluate(self.sites, {MERGED: state}, number)
+            answers = evaluate(self.sites, {MERGED: state}, number, own=True)
         notes = list(self.sites.notes)
         told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
@@ -231,7 +231,7 @@ class Run:
         if self._is_broken(number, state):
             return before, self._void_record(number, collected, watch)
         with watch.phase("evaluate"):
-            answers = evaluate(self.sites, {MERGED: state}, number)
+            answers = evaluate(self.sites, {MERGED: state}, number, own=True)
         score = _score(answers)
         if search.steps:
             with watch.phase("alone"):
