@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.batches import Batch, joined, network_with, peeked
-from alignment.channels import named_modules
+from alignment.channels import key_of, named_modules
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
@@ -64,7 +64,7 @@ def write_moments(state: State, moments: Moments) -> dict[str, Tensor]:
         if count < 2:
             raise StateError(f"moments of {layer!r}: {count:g} values have no variance")
         for name, value in (("running_mean", mean), ("running_var", variance * count / (count - 1))):
-            key = f"{layer}.{name}".removeprefix(".")
+            key = key_of(layer, name)
             if key not in state or state[key].shape != value.shape:
                 raise StateError(f"moments of {layer!r}: the state has no {key!r} of shape {tuple(value.shape)}")
             written[key] = value.to(state[key].device, state[key].dtype)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked, reusable
-from alignment.channels import named_modules
+from alignment.channels import key_of, named_modules
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.moments import accumulate
@@ -59,7 +59,7 @@ def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
     }
     # What holds its weights in another form, as `parametrizations` do, has none that could be set.
     weights = network.state_dict()
-    layers = {name: layer for name, layer in layers.items() if f"{name}.weight".removeprefix(".") in weights}
+    layers = {name: layer for name, layer in layers.items() if key_of(name, "weight") in weights}
     called = untied(model, calls_of(network, layers, first_inputs([example], network)))
     return {name: prod(layers[name].weight.shape[1:]) + (layers[name].bias is not None) for name in called}
 
@@ -200,7 +200,7 @@ def _parts(like: State, layer: str, matrix: Tensor) -> dict[str, Tensor]:
 
 
 def _keys(layer: str) -> tuple[str, str]:
-    return f"{layer}.weight".removeprefix("."), f"{layer}.bias".removeprefix(".")
+    return key_of(layer, "weight"), key_of(layer, "bias")
 
 
 def _solve(layer: str, networks: Iterable[tuple[Tensor, Tensor]], alpha: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import BATCH_NORMS, watch_batch_norms, write_moments
 from alignment.batches import Batch, first_inputs, inputs_of, joined, network_with, reusable
-from alignment.channels import along, channel_axes, named_modules
+from alignment.channels import PARTS, along, channel_axes, key_of, named_modules
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
 from alignment.partial_run import every_call
 from alignment.precision import as_double
@@ -105,7 +105,7 @@ def fold(merged: State, measured: Moments, goals: Mapping[str, Tensor]) -> dict[
     for layer in layers_of(measured):
         _, mean, variance = mean_and_variance(measured, layer)
         scale, shift = _goal(goals, layer).map_from(mean, variance)
-        weight, bias = (f"{layer}.{name}".removeprefix(".") for name in ("weight", "bias"))
+        weight, bias = (key_of(layer, part) for part in PARTS)
         folded[weight] = _mapped(merged[weight], scale)
         folded[bias] = _mapped(merged[bias], scale, shift)
     return folded

@@ -10,6 +10,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from alignment.channels import key_of
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
@@ -83,7 +84,7 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
 def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
     """Says how much each site would send of sums over layers' inputs, and what there is no room for."""
     if found.solves_head or found.variants:
-        rows = model.state_dict()[f"{head_name(model)}.weight"].shape[1] + 1
+        rows = model.state_dict()[key_of(head_name(model), "weight")].shape[1] + 1
         size = rows * (rows + found.classes) * FEATURE_BYTES / MEGABYTE
         called = f"head = {found.head!r}" if found.solves_head else "variants"
         _tell(f"{called}: each site sends sums over the last layer's inputs, {size:.3g} MB for each network")
