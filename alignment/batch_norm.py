@@ -89,18 +89,15 @@ def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: Exi
 
     From now on they are in train mode, or, ``settled``, in eval mode.
     """
-    for name, layer in train_batch_norms(network).items():
+    for name, layer in batch_norms(network).items():
         layer.train(not settled)
         hooks.enter_context(watch_inputs(layer, partial(add_moments, moments, name, axis=1)))
 
 
-def train_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """The BatchNorm layers that keep running statistics, by name, put into train mode: they use those of the batch.
+def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorm layers that keep running statistics, by name: those that a mean of networks leaves stale.
 
     One under several names is there under each: a state has its statistics as often.
     """
     layers = {name: layer for name, layer in named_modules(network, once=False) if isinstance(layer, BATCH_NORMS)}
-    kept = {name: layer for name, layer in layers.items() if layer.running_mean is not None}
-    for layer in kept.values():
-        layer.train()
-    return dict(kept)
+    return {name: layer for name, layer in layers.items() if layer.running_mean is not None}

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from alignment.batch_norm import batch_norms
 from alignment.channels import PARTS, key_of
 from alignment.tied import tied_names
 from models import head_name
@@ -34,5 +35,5 @@ def _written(model: nn.Module, settings: Settings) -> Iterator[tuple[str, str, s
     if settings.variants:
         yield from (("variants", "variants = false", key_of(head_name(model), part)) for part in PARTS)
     # Of every network that keeps them, statistics are renewed.
-    statistics = [name for name in model.state_dict() if name.endswith(("running_mean", "running_var"))]
-    yield from (("model", "another model", name) for name in statistics)
+    for layer in batch_norms(model):
+        yield from (("model", "another model", key_of(layer, part)) for part in ("running_mean", "running_var"))
