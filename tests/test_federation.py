@@ -14,6 +14,7 @@ from client.app import app as client_app
 from client.own import load_own
 from client.site import Site
 from server.app import main
+from server.given import first_state
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
@@ -93,6 +94,16 @@ def test_a_file_of_other_numbers_is_refused_before_anybody_trains(
     path = write_tensors(tmp_path / "other.safetensors", {**state, "fc.bias": change(state["fc.bias"])})
     with pytest.raises(CheckpointError, match=f"setting '{setting}': .*tensor 'fc.bias' {told}"):
         play_in_process(quick_settings(tmp_path / "second", **{setting: str(path)}))
+
+
+def test_a_file_of_fp8_is_refused_for_what_is_not_finite_alone(tmp_path: Path) -> None:
+    like = {"fc.weight": torch.ones(2, 3).to(torch.float8_e4m3fn)}
+    path = write_tensors(tmp_path / "fp8.safetensors", like)
+    settings = quick_settings(tmp_path, initial=str(path))
+    assert first_state(settings, like).keys() == like.keys()
+    write_tensors(path, {name: undefined(tensor.float()).to(tensor.dtype) for name, tensor in like.items()})
+    with pytest.raises(CheckpointError, match=r"tensor 'fc\.weight' has NaN or infinite values"):
+        first_state(settings, like)
 
 
 def test_the_record_shows_the_barrier_naive_and_aligned(tmp_path: Path) -> None:
