@@ -265,8 +265,8 @@ class Run:
         if settings.merge == "sequential":
             with watch.phase("sequential"):
                 state = merge_in_sequence(self.sites, self.model, state, merged.aligned, number)
-        with watch.phase("head"):
-            if settings.head == "counts":
+        if settings.head == "counts":
+            with watch.phase("head"):
                 state = average_by_counts(self.model, state, merged.aligned, merged.replies, settings.classes)
         if settings.mix == "search":
             with watch.phase("search"):
