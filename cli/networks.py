@@ -15,7 +15,7 @@ from alignment.batch_norm import batch_norms
 from cli.options import OptionError
 from cli.room import shortfall
 from client.sources import Samples, describe_samples, scaled
-from models import FAMILIES, Architecture, build
+from models import FAMILIES, Architecture, build, example_inputs
 from models.imported import import_function
 from models.inferred import MADE_UP, infer
 from strategies.checkpoints import read_checkpoint
@@ -176,7 +176,7 @@ def _example(said: Description, architecture: Architecture, samples: Samples | N
         return tuple(cast(Sequence[Any], given)) if isinstance(given, tuple | list) else (given,)
     if samples is not None:
         return (scaled(samples.inputs[:2]),)
-    return (torch.randn(2, *architecture.shape, generator=torch.Generator().manual_seed(seed)),)
+    return example_inputs(architecture, seed)
 
 
 def _count_outputs(architecture: Architecture, module: nn.Module, example: tuple[Any, ...]) -> int:

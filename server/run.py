@@ -48,6 +48,7 @@ from strategies.settings import Settings
 from strategies.spool import SpooledState
 
 logger = getLogger("fedrebasin")
+FLAT_POINTS = 3
 NOTHING = MergedRound("", {}, {}, {}, {}, {})
 
 
@@ -218,7 +219,7 @@ class Run:
     ) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
             paths = self._probe(number, collected)
-        guarding = self.settings.guard and self.settings.probe_points > 1
+        guarding = self.settings.guard and self.settings.probes
         merged, decisions = guard(collected, paths if guarding else {})
         if guarding:
             with watch.phase("guard"):
@@ -302,7 +303,7 @@ class Run:
                 found |= measure_baselines(self.sites, self.model, merged, number)
         elif alone:
             found |= alone
-        elif self.settings.probe_points > 1:
+        elif self.settings.probes:
             # Probes send each site's network to all others anyway.
             with watch.phase("alone"):
                 found |= measure_alone(self.sites, merged, number)
@@ -315,10 +316,10 @@ class Run:
         """For each site but the reference's, the line to its network as it came and aligned; one if nothing moved."""
         paths: dict[str, SitePaths] = {}
         reference = merged.network
-        for site in merged.matchings if self.settings.probe_points > 1 else ():
+        for site in merged.matchings if self.settings.probes else ():
             moved = site in merged.moved
-            # Of a network that alignment leaves where it is there is one path, and three points show that it is flat.
-            points = self.settings.probe_points if moved else min(3, self.settings.probe_points)
+            # Of a network that alignment leaves where it is there is one path, and few points show that it is flat.
+            points = self.settings.probe_points if moved else FLAT_POINTS
             aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number)
             naive = aligned
             if moved:

@@ -269,9 +269,14 @@ class Settings(BaseModel, frozen=True):
         return self.align_at in ("site", "both")
 
     @property
+    def probes(self) -> bool:
+        """Whether the lines to the sites' networks are measured, with points between their ends."""
+        return self.probe_points > 0
+
+    @property
     def measures_lines(self) -> bool:
         """Whether sites measure points of lines between networks."""
-        return self.probe_points > 0 or self.mix == "search"
+        return self.probes or self.mix == "search"
 
     @property
     def sends_grams(self) -> bool:
@@ -329,11 +334,6 @@ def _together(settings: Settings) -> Settings:
     if found := conflicts(settings):
         raise SettingsError("\n".join(found))
     return settings
-
-
-def default_config() -> dict[str, bool | int | float | str]:
-    """The run config that says what the defaults say."""
-    return Settings().model_dump(by_alias=True)
 
 
 def settings_table() -> str:

@@ -23,7 +23,7 @@ from strategies.errors import SettingsError
 from strategies.files import write_tensors
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN, State
-from strategies.settings import Settings, default_config
+from strategies.settings import Settings
 from tests.inprocess import InProcessGrid, Tamper, play_in_process, quick_settings
 
 
@@ -253,7 +253,7 @@ def same_network(left: RunStore, right: RunStore) -> bool:
 
 
 def test_a_wrong_setting_leaves_its_reason_in_the_store(tmp_path: Path) -> None:
-    config = {**default_config(), "run": "mine", "runs-dir": str(tmp_path), "epochs": "many"}
+    config = {**Settings().model_dump(by_alias=True), "run": "mine", "runs-dir": str(tmp_path), "epochs": "many"}
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
     with pytest.raises(SettingsError):
         main(InProcessGrid(client_app, Settings(), 1), context)
