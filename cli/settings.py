@@ -1,6 +1,5 @@
 """``fedrebasin settings``: a run config, read as a run would read it, before a run is started."""
 
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +13,7 @@ from alignment.channels import key_of
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
+from cli.toml import read_toml
 from models import Architecture, build, example_inputs, head_name
 from server.heads import check_head
 from server.remarks import network_remarks
@@ -116,15 +116,8 @@ def tell_idle(found: Settings) -> None:
 
 
 def read_run_config(file: Path) -> dict[str, object]:
-    """The keys and values of a TOML file. Raises `SettingsError` when it is none."""
-    try:
-        read = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f'{file}: not TOML: {error}; expected lines such as  rounds = 5  or  split = "iid"  in UTF-8'
-        ) from error
+    """The keys and values of a TOML file without tables. Raises `SettingsError` when it is none."""
+    read = read_toml(file)
     if tables := [key for key, value in read.items() if isinstance(value, dict)]:
         raise SettingsError(f"{file}: [{tables[0]}] is a table; settings stand in none: remove that line")
     return read

@@ -231,6 +231,7 @@ def stage_app(home: Path) -> Path:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
+    """This process's environment for Flower's commands: their files below ``home``, and nobody asked or told."""
     return os.environ | {
         # Functions that the caller's options name lie where the caller is, and the sites must find them too. Ours come
         # first: a folder named `client` there must not be taken for the app's.
