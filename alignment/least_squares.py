@@ -5,8 +5,9 @@ each on its own inputs, min Σ_i ‖W̄ X_i − W_i X_i‖², is W̄ᵀ = (Σ G_
 G_i are shrunk by α (there α = 0.9), since layers are merged each on its own.
 
 Or one layer after another, on the merged network's own features X̄_i, as in RegMean++ (arXiv 2508.03121), and
-fitted to what each network's layer puts out on its own, Y_i = W_i X_i: min Σ_i ‖W̄ X̄_i − Y_i‖², which is solved by
-W̄ᵀ = (Σ X̄_i X̄_iᵀ)⁻¹ Σ X̄_i Y_iᵀ. Layers behind then make up for what those before got wrong.
+fitted to what each network's layer puts out on its own, Y_i = W_i X_i, and held with the strength s where it is, at
+W̄₀: min Σ_i ‖W̄ X̄_i − Y_i‖² + s ‖W̄ − W̄₀‖², which is solved by
+W̄ᵀ = (Σ X̄_i X̄_iᵀ + s)⁻¹ (Σ X̄_i Y_iᵀ + s W̄₀ᵀ). Layers behind then make up for what those before got wrong.
 
 Grams are plain tensors by layer name; a bias is a weight of an input that is always 1. They are sums over samples.
 """

@@ -318,7 +318,7 @@ def parse_settings(run_config: Mapping[str, object]) -> Settings:
     """The settings that ``run_config`` holds.
 
     Raises `SettingsError` that names each wrong key, with the nearest known key, or what was expected and got; then,
-    of keys that are right by themselves, each that does not go together with ``privacy``.
+    of keys that are right by themselves, each that does not go together with another; see `strategies.conflicts`.
     """
     # TOML writes 1 for 1.0: an integer is welcome wherever a number is asked for.
     number_keys = {key for key, field in _fields().items() if field is float}
