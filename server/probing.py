@@ -64,10 +64,7 @@ def probe(
     line = measure_line(sites, model, (reference, candidate), lambdas, round_number)
     if line is None:
         return None
-    found = barrier_from_losses(lambdas, line.losses, line.accuracies)
-    return PathRecord(
-        lambdas=lambdas, losses=list(line.losses), accuracies=list(line.accuracies), barrier=found.barrier
-    )
+    return PathRecord.of(barrier_from_losses(lambdas, line.losses, line.accuracies))
 
 
 def measure_line(
