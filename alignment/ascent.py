@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from alignment.copies import recognise_copy
-from alignment.flat import Mover, Position, edges_of, flatten
-from alignment.joint_group import JointGroup, MoverEdge, meets_itself
+from alignment.flat import Mover, MoverEdge, Position, edges_of, flatten
+from alignment.joint_group import JointGroup, meets_itself
 from alignment.outwards import outward_start
 from alignment.pair import Pair
 from alignment.plain_group import PlainGroup

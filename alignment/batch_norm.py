@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.batches import Batch, joined, network_with, peeked
-from alignment.channels import named_modules
+from alignment.channels import key_of, named_modules
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
@@ -64,7 +64,7 @@ def write_moments(state: State, moments: Moments) -> dict[str, Tensor]:
         if count < 2:
             raise StateError(f"moments of {layer!r}: {count:g} values have no variance")
         for name, value in (("running_mean", mean), ("running_var", variance * count / (count - 1))):
-            key = f"{layer}.{name}".removeprefix(".")
+            key = key_of(layer, name)
             if key not in state or state[key].shape != value.shape:
                 raise StateError(f"moments of {layer!r}: the state has no {key!r} of shape {tuple(value.shape)}")
             written[key] = value.to(state[key].device, state[key].dtype)
@@ -89,18 +89,15 @@ def watch_batch_norms(network: nn.Module, moments: dict[str, Tensor], hooks: Exi
 
     From now on they are in train mode, or, ``settled``, in eval mode.
     """
-    for name, layer in train_batch_norms(network).items():
+    for name, layer in batch_norms(network).items():
         layer.train(not settled)
         hooks.enter_context(watch_inputs(layer, partial(add_moments, moments, name, axis=1)))
 
 
-def train_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
-    """The BatchNorm layers that keep running statistics, by name, put into train mode: they use those of the batch.
+def batch_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorm layers that keep running statistics, by name: those that a mean of networks leaves stale.
 
     One under several names is there under each: a state has its statistics as often.
     """
     layers = {name: layer for name, layer in named_modules(network, once=False) if isinstance(layer, BATCH_NORMS)}
-    kept = {name: layer for name, layer in layers.items() if layer.running_mean is not None}
-    for layer in kept.values():
-        layer.train()
-    return dict(kept)
+    return {name: layer for name, layer in layers.items() if layer.running_mean is not None}

@@ -19,6 +19,11 @@ AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm
 PARTS = ("weight", "bias")
 
 
+def key_of(layer: str, part: str) -> str:
+    """The name in a state dict of ``part`` of ``layer``; a network itself is its layer of no name."""
+    return f"{layer}.{part}".removeprefix(".")
+
+
 def named_modules(network: nn.Module, once: bool = True) -> Iterator[tuple[str, nn.Module]]:
     """The modules of ``network``, itself included, by name; of several names the first, or, not ``once``, all."""
     yield from cast(Iterable[tuple[str, nn.Module]], network.named_modules(remove_duplicate=once))
@@ -34,7 +39,7 @@ def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:
     weights = network.state_dict()
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in named_modules(network):
-            if isinstance(layer, AFFINE) and all(f"{name}.{part}".removeprefix(".") in weights for part in PARTS):
+            if isinstance(layer, AFFINE) and all(key_of(name, part) in weights for part in PARTS):
                 hooks.enter_context(watch_inputs(layer, partial(setitem, seen, name)))
         network(inputs)
     layers = dict(named_modules(network))

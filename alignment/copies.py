@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from alignment.certificate import KEEP_ONE_IN, certain_assignment
-from alignment.flat import Edge, Mover, Position
+from alignment.flat import Edge, EdgesOf, Mover, MoverEdge, Position
 from alignment.pair import Pair
 from alignment.permutation import identity_permutation
 
 ALIKE = 0.9
 """Networks whose cosine is below this are no copies, whatever was recognised."""
-
-EdgesOf = Mapping[str, Sequence[tuple[Mover, Edge]]]
 
 
 def recognise_copy(pair: Pair, edges: EdgesOf) -> dict[str, Tensor] | None:
@@ -45,14 +43,12 @@ def recognise_copy(pair: Pair, edges: EdgesOf) -> dict[str, Tensor] | None:
     return position.permutation
 
 
-def _is_usable(edge: tuple[Mover, Edge], unknown: Mapping[str, int]) -> bool:
+def _is_usable(edge: MoverEdge, unknown: Mapping[str, int]) -> bool:
     mover, (_, _, others) = edge
     return len(mover) <= 2 and not any(other[0] in unknown for _, other in others)
 
 
-def _recognise(
-    pair: Pair, root: str, usable: Sequence[tuple[Mover, Edge]], position: Position
-) -> dict[str, Tensor] | None:
+def _recognise(pair: Pair, root: str, usable: Sequence[MoverEdge], position: Position) -> dict[str, Tensor] | None:
     """The certain permutation of ``root`` and its families, if all of ``usable`` agrees on one."""
     changes: dict[str, Tensor] = {}
     for mover in dict.fromkeys(mover for mover, _ in usable):

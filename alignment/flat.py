@@ -1,6 +1,6 @@
 """Blocks seen flat: a parent and the families below it share one axis, so that each axis moves by one index."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,6 +39,11 @@ class Edge(NamedTuple):
         return torch.Size(self.flat.shape).numel() // self.flat.shape[self.axis]
 
 
+MoverEdge = tuple[Mover, Edge]
+EdgesOf = Mapping[str, Sequence[MoverEdge]]
+"""By group, every axis on which it or a family of it moves; see `edges_of`."""
+
+
 def flatten(block: Block) -> FlatBlock:
     """``block`` with every family merged into its parent's axis."""
     merged = [
@@ -51,7 +56,7 @@ def flatten(block: Block) -> FlatBlock:
     return FlatBlock(block, tuple(axis for axes in merged for axis in axes), tuple(sizes), movers)
 
 
-def edges_of(flats: list[FlatBlock], root: str) -> Iterator[tuple[Mover, Edge]]:
+def edges_of(flats: list[FlatBlock], root: str) -> Iterator[MoverEdge]:
     """Every axis on which ``root`` or a family of it moves, with the mover found there."""
     for flat in flats:
         moving = [(axis, mover) for axis, mover in enumerate(flat.movers) if mover is not None]

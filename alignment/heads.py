@@ -15,6 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alignment.batches import labelled, network_with
+from alignment.channels import PARTS, key_of
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.moments import accumulate
@@ -122,8 +123,8 @@ def counts_head(
 def with_head(state: State, head: str, weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
     """``state`` with the layer ``head`` replaced. Raises `StateError` when it has no such layer with a bias."""
     written = dict(state)
-    for part, value in (("weight", weight), ("bias", bias)):
-        key = f"{head}.{part}".removeprefix(".")
+    for part, value in zip(PARTS, (weight, bias), strict=True):
+        key = key_of(head, part)
         if key not in state or state[key].shape != value.shape:
             raise StateError(f"head {head!r}: the state has no {key!r} of shape {tuple(value.shape)}")
         written[key] = value.to(state[key].device, state[key].dtype)
@@ -132,5 +133,5 @@ def with_head(state: State, head: str, weight: Tensor, bias: Tensor) -> dict[str
 
 def scaled_head(state: State, head: str, scale: float) -> dict[str, Tensor]:
     """``state`` with its logits times ``scale``: the inverse of a temperature (arXiv 1706.04599)."""
-    keys = [f"{head}.{part}".removeprefix(".") for part in ("weight", "bias")]
+    keys = [key_of(head, part) for part in PARTS]
     return {name: tensor * scale if name in keys else tensor for name, tensor in state.items()}

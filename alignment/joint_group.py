@@ -6,14 +6,12 @@ from torch import Tensor
 
 from alignment.columns import candidate_rows, reference_rows
 from alignment.families import Coupling, Evidence, joint_assignment
-from alignment.flat import Edge, Mover, Position
+from alignment.flat import Edge, Mover, MoverEdge, Position
 from alignment.pair import Pair
 from alignment.similarity import Similarity
 
 STEPS = (1.0, 0.5)
 """How much of the evidence from tensors that hold the group twice: the gradient, then the mean of its two sides."""
-
-MoverEdge = tuple[Mover, Edge]
 
 
 class JointGroup:

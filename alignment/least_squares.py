@@ -5,8 +5,9 @@ each on its own inputs, min Σ_i ‖W̄ X_i − W_i X_i‖², is W̄ᵀ = (Σ G_
 G_i are shrunk by α (there α = 0.9), since layers are merged each on its own.
 
 Or one layer after another, on the merged network's own features X̄_i, as in RegMean++ (arXiv 2508.03121), and
-fitted to what each network's layer puts out on its own, Y_i = W_i X_i: min Σ_i ‖W̄ X̄_i − Y_i‖², which is solved by
-W̄ᵀ = (Σ X̄_i X̄_iᵀ)⁻¹ Σ X̄_i Y_iᵀ. Layers behind then make up for what those before got wrong.
+fitted to what each network's layer puts out on its own, Y_i = W_i X_i, and held with the strength s where it is, at
+W̄₀: min Σ_i ‖W̄ X̄_i − Y_i‖² + s ‖W̄ − W̄₀‖², which is solved by
+W̄ᵀ = (Σ X̄_i X̄_iᵀ + s)⁻¹ (Σ X̄_i Y_iᵀ + s W̄₀ᵀ). Layers behind then make up for what those before got wrong.
 
 Grams are plain tensors by layer name; a bias is a weight of an input that is always 1. They are sums over samples.
 """
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked, reusable
-from alignment.channels import named_modules
+from alignment.channels import key_of, named_modules
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.moments import accumulate
@@ -59,7 +60,7 @@ def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
     }
     # What holds its weights in another form, as `parametrizations` do, has none that could be set.
     weights = network.state_dict()
-    layers = {name: layer for name, layer in layers.items() if f"{name}.weight".removeprefix(".") in weights}
+    layers = {name: layer for name, layer in layers.items() if key_of(name, "weight") in weights}
     called = untied(model, calls_of(network, layers, first_inputs([example], network)))
     return {name: prod(layers[name].weight.shape[1:]) + (layers[name].bias is not None) for name in called}
 
@@ -200,7 +201,7 @@ def _parts(like: State, layer: str, matrix: Tensor) -> dict[str, Tensor]:
 
 
 def _keys(layer: str) -> tuple[str, str]:
-    return f"{layer}.weight".removeprefix("."), f"{layer}.bias".removeprefix(".")
+    return key_of(layer, "weight"), key_of(layer, "bias")
 
 
 def _solve(layer: str, networks: Iterable[tuple[Tensor, Tensor]], alpha: float) -> Tensor:

@@ -50,6 +50,3 @@ def judged(spec: PermutationSpec, reference: State, candidate: State, permutatio
 
 def _fraction_moved(index: Tensor) -> float:
     return (index != torch.arange(index.shape[-1], device=index.device)).double().mean().item()
-
-
-__all__ = ["Matching", "Permutation"]

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from alignment.assignment import assign
-from alignment.flat import Position
-from alignment.joint_group import JointGroup, MoverEdge, meets_itself
+from alignment.flat import EdgesOf, MoverEdge, Position
+from alignment.joint_group import JointGroup, meets_itself
 from alignment.pair import Pair
 from alignment.permutation import identity_permutation
 from alignment.similarity import Similarity
-
-EdgesOf = Mapping[str, Sequence[MoverEdge]]
 
 
 def outward_start(pair: Pair, edges: EdgesOf) -> Position:

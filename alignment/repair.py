@@ -10,8 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alignment.batch_norm import BATCH_NORMS, watch_batch_norms, write_moments
-from alignment.batches import Batch, first_inputs, inputs_of, joined, network_with, reusable
-from alignment.channels import along, channel_axes, named_modules
+from alignment.batches import Batch, first_inputs, inputs_of, joined, network_with, peeked, reusable
+from alignment.channels import PARTS, along, channel_axes, key_of, named_modules
 from alignment.moments import Moments, add_moments, layers_of, mean_and_variance
 from alignment.partial_run import every_call
 from alignment.precision import as_double
@@ -35,10 +35,9 @@ def repair(
 ) -> dict[str, Tensor]:
     """``merged``, rescaled so that its units vary as those of its two ends.
 
-    REPAIR (arXiv 2211.08403): along a straight path the variance of the units collapses, layer upon layer.
-    With
-    ``merged`` = (1 - w) · ``reference`` + w · ``aligned``, each output of a layer with a bias (linear,
-    convolution, LayerNorm, GroupNorm), the classifier's logits included, gets the mean and standard deviation
+    REPAIR (arXiv 2211.08403): along a straight path the variance of the units collapses, layer upon layer. With
+    ``merged`` = (1 - w) · ``reference`` + w · ``aligned``, each output of a layer with a bias (linear, convolution,
+    LayerNorm, GroupNorm), the classifier's logits included, gets the mean and standard deviation
 
         (1 - w) · μ_ref + w · μ_aligned        (1 - w) · σ_ref + w · σ_aligned
 
@@ -56,8 +55,9 @@ def repair(
     kept = reusable(batches)
     ends = [network_with(model, state) for state in (reference, aligned)]
     axes = _axes(model, ends[0], first_inputs(kept, ends[0])[:2])
-    goals = goals_between([_unit_moments(end, axes, kept) for end in ends], (1 - weight, weight))
-    measured, batch_norm = _measure(network_with(model, merged), axes, goals, kept)
+    goals = goals_between([_unit_moments(end, axes, inputs_of(kept, end)) for end in ends], (1 - weight, weight))
+    network = network_with(model, merged)
+    measured, batch_norm = _measure(network, axes, goals, inputs_of(kept, network))
     return write_moments(fold(merged, measured, goals), batch_norm)
 
 
@@ -66,9 +66,9 @@ def unit_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor
 
     They pool over sites, as all moments do. ``model`` holds the end, and is not touched.
     """
-    kept = reusable(batches)
     network = network_with(model)
-    return _unit_moments(network, _axes_behind(model, network, first_inputs(kept, network)[:2]), kept)
+    first, inputs_by_batch = peeked(batches, network)
+    return _unit_moments(network, _axes_behind(model, network, first[:2]), inputs_by_batch)
 
 
 def corrected_moments(model: nn.Module, goals: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -78,10 +78,10 @@ def corrected_moments(model: nn.Module, goals: Mapping[str, Tensor], batches: It
     normalised there, and corrected it would want new statistics, which no site alone has. ``model`` holds the merged
     network, and is not touched.
     """
-    kept = reusable(batches)
     network = network_with(model)
-    axes = _axes_behind(model, network, first_inputs(kept, network)[:2])
-    return _measure(network, axes, goals, kept, settled=True)[0]
+    first, inputs_by_batch = peeked(batches, network)
+    axes = _axes_behind(model, network, first[:2])
+    return _measure(network, axes, goals, inputs_by_batch, settled=True)[0]
 
 
 def goals_between(ends: Sequence[Moments], weights: Sequence[float]) -> dict[str, Tensor]:
@@ -105,7 +105,7 @@ def fold(merged: State, measured: Moments, goals: Mapping[str, Tensor]) -> dict[
     for layer in layers_of(measured):
         _, mean, variance = mean_and_variance(measured, layer)
         scale, shift = _goal(goals, layer).map_from(mean, variance)
-        weight, bias = (f"{layer}.{name}".removeprefix(".") for name in ("weight", "bias"))
+        weight, bias = (key_of(layer, part) for part in PARTS)
         folded[weight] = _mapped(merged[weight], scale)
         folded[bias] = _mapped(merged[bias], scale, shift)
     return folded
@@ -147,14 +147,14 @@ def _axes_behind(model: nn.Module, network: nn.Module, inputs: Tensor) -> dict[s
     return {name: axis for name, axis in axes.items() if name not in calls[: last + 1]}
 
 
-def _unit_moments(network: nn.Module, axes: Mapping[str, int], batches: Iterable[Batch]) -> dict[str, Tensor]:
+def _unit_moments(network: nn.Module, axes: Mapping[str, int], inputs_by_batch: Iterable[Tensor]) -> dict[str, Tensor]:
     """The moments of the outputs of the layers in ``axes``."""
     moments: dict[str, Tensor] = {}
     layers = dict(named_modules(network))
     with ExitStack() as hooks, torch.no_grad():
         for name, axis in axes.items():
             hooks.enter_context(layers[name].register_forward_hook(_reader(moments, name, axis)))
-        for inputs in inputs_of(batches, network):
+        for inputs in inputs_by_batch:
             network(inputs)
     return moments
 
@@ -163,7 +163,7 @@ def _measure(
     network: nn.Module,
     axes: Mapping[str, int],
     goals: Mapping[str, Tensor],
-    batches: Iterable[Batch],
+    inputs_by_batch: Iterable[Tensor],
     settled: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The moments of the layers' outputs and of the BatchNorm layers' inputs, all layers before them corrected.
@@ -178,7 +178,7 @@ def _measure(
         for name, axis in axes.items():
             corrector = _corrector(moments, name, axis, _goal(goals, name))
             hooks.enter_context(layers[name].register_forward_hook(corrector))
-        for inputs in joined(inputs_of(batches, network)):
+        for inputs in joined(inputs_by_batch):
             network(inputs)
     return moments, batch_norm
 

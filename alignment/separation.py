@@ -16,7 +16,8 @@ from alignment.spec import PermutationSpec, State
 from alignment.validate import check_finite, check_fit
 
 FAR = 0.4
-"""A network that has moved by more than this share of the reference's norm may have a cosine below 0.9 to it."""
+"""A network that has moved by no more than this share of the reference's norm has a cosine of √(1 − 0.4²) = 0.917 or
+more to it: it is a copy, which has 0.9 or more."""
 KEEP_ONE_IN = (64, 8, 1)
 """One column in so many is looked at: at first, and as long as that proves too little."""
 FEW_COLUMNS = 32

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from alignment.barrier import Loss, loss_sums
-from alignment.batch_norm import train_batch_norms
+from alignment.batch_norm import batch_norms
 from alignment.batches import LabelledBatch, joined_rows, labelled, network_with, on_device_of, reusable
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
@@ -129,7 +129,11 @@ class _Guide:
     def __init__(self, task: _Task) -> None:
         self._task = task
         self._network = network_with(task.model, task.reference)
-        self._normalises = bool(train_batch_norms(self._network))
+        norms = batch_norms(self._network)
+        for norm in norms.values():
+            # As in training: by the statistics of the batch.
+            norm.train()
+        self._normalises = bool(norms)
         # A tensor that the network has under several names moves once, under the first.
         self._first = {name: group[0] for name, group in tied_names(self._network).items()}
         names = [name for name, parameter in self._network.named_parameters() if is_continuous(parameter)]

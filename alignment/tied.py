@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from alignment.channels import PARTS
+from alignment.channels import PARTS, key_of
 from alignment.tracing.sharing import memory_of
 
 
@@ -25,4 +25,4 @@ def tied_names(model: nn.Module) -> dict[str, list[str]]:
 def untied(model: nn.Module, layers: Iterable[str]) -> list[str]:
     """Those of ``layers`` whose weight and bias ``model`` has under no other name: they can be set alone."""
     tied = tied_names(model)
-    return [layer for layer in layers if not any(f"{layer}.{part}".removeprefix(".") in tied for part in PARTS)]
+    return [layer for layer in layers if not any(key_of(layer, part) in tied for part in PARTS)]

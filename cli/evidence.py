@@ -79,9 +79,7 @@ def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_s
 
 def _read(name: str, class_names: tuple[str, ...], seed: int, batch_size: int) -> Batches:
     samples = numbered(read_samples(name), name, class_names)
-    if len(samples.inputs) != len(samples) or len(samples) < 2:
-        raise DataError(
-            f"data {name!r}: {len(samples.inputs)} inputs, {len(samples)} targets: expected as many, 2 or more"
-        )
+    if len(samples) < 2:
+        raise DataError(f"data {name!r}: 1 sample, expected 2 or more")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     return Batches(name, samples, order, batch_size)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from alignment.validate import not_finite
 from cli.networks import FitError, Network, NetworkFile, State, describe
 
 
@@ -16,11 +17,10 @@ def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
         more = f" {len(problems) - 1} more tensors do not fit." if len(problems) > 1 else ""
         misfit = f"{file.path} does not fit {describe(network.architecture)}: {problems[0]}."
         raise FitError(f"{misfit}{more} {_remedy(expected, state)}")
-    for name, tensor in state.items():
-        if not bool(tensor.isfinite().all()):
-            raise FitError(
-                f"{file.path}: tensor {name!r} holds NaN or infinity: the training diverged, or the file broke"
-            )
+    if broken := not_finite(state):
+        raise FitError(
+            f"{file.path}: tensor {broken!r} holds NaN or infinity: the training diverged, or the file broke"
+        )
     return {name: state[name] for name in expected}
 
 

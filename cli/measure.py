@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from alignment import Barrier, loss_barrier, write_moments
+from alignment import loss_barrier, write_moments
 from alignment.barrier import loss_sums
 from alignment.batch_norm import batch_norm_moments
 from alignment.batches import network_with
@@ -51,10 +51,4 @@ class Judge:
             again = data.telling(advance) if fresh else None
             batches = held_out.telling(advance)
             path = loss_barrier(self.network.module, reference, other, batches, cross_entropy, points, again)
-        return _record(path)
-
-
-def _record(path: Barrier) -> PathRecord:
-    return PathRecord(
-        lambdas=list(path.lambdas), losses=list(path.losses), accuracies=list(path.accuracies), barrier=path.barrier
-    )
+        return PathRecord.of(path)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from alignment import PermutationSpec, derive_spec
-from alignment.batch_norm import BATCH_NORMS
+from alignment.batch_norm import batch_norms
 from cli.options import OptionError
 from cli.room import shortfall
 from client.sources import Samples, describe_samples, scaled
@@ -74,8 +74,7 @@ class Network:
     @property
     def has_batch_norm(self) -> bool:
         """Whether it keeps running statistics, which a mean of networks leaves stale."""
-        layers = [layer for layer in self.module.modules() if isinstance(layer, BATCH_NORMS)]
-        return any(layer.running_mean is not None for layer in layers)
+        return bool(batch_norms(self.module))
 
     def derive(self) -> PermutationSpec:
         """Its permutation spec, proved."""

@@ -1,6 +1,5 @@
 """``fedrebasin settings``: a run config, read as a run would read it, before a run is started."""
 
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,9 +9,11 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from alignment.channels import key_of
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
+from cli.toml import read_toml
 from models import Architecture, build, example_inputs, head_name, not_taken
 from server.heads import check_head
 from server.remarks import network_remarks
@@ -81,7 +82,7 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
 def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
     """Says how much each site would send of sums over layers' inputs, and what there is no room for."""
     if found.solves_head or found.variants:
-        rows = model.state_dict()[f"{head_name(model)}.weight"].shape[1] + 1
+        rows = model.state_dict()[key_of(head_name(model), "weight")].shape[1] + 1
         size = rows * (rows + found.classes) * FEATURE_BYTES / MEGABYTE
         called = f"head = {found.head!r}" if found.solves_head else "variants"
         _tell(f"{called}: each site sends sums over the last layer's inputs, {size:.3g} MB for each network")
@@ -113,15 +114,8 @@ def tell_idle(found: Settings) -> None:
 
 
 def read_run_config(file: Path) -> dict[str, object]:
-    """The keys and values of a TOML file. Raises `SettingsError` when it is none."""
-    try:
-        read = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f'{file}: not TOML: {error}; expected lines such as  rounds = 5  or  split = "iid"  in UTF-8'
-        ) from error
+    """The keys and values of a TOML file without tables. Raises `SettingsError` when it is none."""
+    read = read_toml(file)
     if tables := [key for key, value in read.items() if isinstance(value, dict)]:
         raise SettingsError(f"{file}: [{tables[0]}] is a table; settings stand in none: remove that line")
     return read

@@ -22,6 +22,7 @@ import tomli_w
 from strategies.errors import OperatorError
 
 packages = ("alignment", "models", "strategies", "client", "server")
+TAIL_LINES = 30
 CONNECTION = "fedrebasin"
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_ANSWER_SECONDS = 120
@@ -103,10 +104,10 @@ class SuperLink:
         """What the run's ServerApp and ClientApps printed."""
         return self._run("log", run_id, CONNECTION, "--show").stdout
 
-    def log_tail(self, lines: int = 30) -> str:
+    def log_tail(self) -> str:
         """The last lines of the SuperLink's own log, less the requests that it served."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return "\n".join([line for line in text.splitlines() if "uvicorn.access" not in line][-lines:])
+        return "\n".join([line for line in text.splitlines() if "uvicorn.access" not in line][-TAIL_LINES:])
 
     def flwr(self, *arguments: str) -> dict[str, object]:
         """What `flwr arguments…` answers, as JSON. Raises `FlowerError` when that is none."""
@@ -230,6 +231,7 @@ def stage_app(home: Path) -> Path:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
+    """This process's environment for Flower's commands: their files below ``home``, and nobody asked or told."""
     return os.environ | {
         # Functions that the caller's options name lie where the caller is, and the sites must find them too. Ours come
         # first: a folder named `client` there must not be taken for the app's.

@@ -66,48 +66,41 @@ def moments_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[s
 
     With ``until`` of the layers before that one alone, and what is behind need not be sent.
     """
-    device = next(model.parameters()).device
     config = config_of(message)
     until = str(config[UNTIL]) if UNTIL in config else None
-    answers: dict[str, ArrayRecord] = {}
-    for name, state in networks(message):
-        model.load_state_dict(dict(state) if until is None else _completed(model, state))
-        batches = samples.batches(batch_size, device)
-        answers[name] = _told(batch_norm_moments(model, batches, bool(config.get(SETTLED, False)), until), samples)
-    return answers
+    settled = bool(config.get(SETTLED, False))
+    return {
+        name: _told(batch_norm_moments(model, batches, settled, until), samples)
+        for name, batches in _loaded(model, message, samples, in_part=until is not None)
+    }
 
 
 def repair_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The moments of the outputs of every layer of each network; with ``goals``, each layer corrected to these."""
-    goals = message.content.array_records.get(GOALS)
-    answers: dict[str, ArrayRecord] = {}
-    for name, state in networks(message):
-        model.load_state_dict(dict(state))
-        batches = [inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device)]
-        measure = unit_moments(model, batches) if goals is None else corrected_moments(model, to_state(goals), batches)
-        answers[name] = _told(measure, samples)
-    return answers
+    given = message.content.array_records.get(GOALS)
+    goals = to_state(given) if given is not None else None
+    return {
+        name: _told(
+            unit_moments(model, batches) if goals is None else corrected_moments(model, goals, batches), samples
+        )
+        for name, batches in _loaded(model, message, samples)
+    }
 
 
 def features_answer(model: nn.Module, message: Message, samples: Drawn, classes: int) -> dict[str, ArrayRecord]:
     """The sums over the features of each network on ``samples``, from which its last layer can be solved."""
-    device = next(model.parameters()).device
-    answers: dict[str, ArrayRecord] = {}
-    for name, state in networks(message):
-        model.load_state_dict(dict(state))
-        sums = feature_sums(model, head_name(model), samples.batches(batch_size, device), classes)
-        answers[name] = _told(sums, samples)
-    return answers
+    return {
+        name: _told(feature_sums(model, head_name(model), batches, classes), samples)
+        for name, batches in _loaded(model, message, samples)
+    }
 
 
 def logistic_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The loss of each network on ``samples`` and its derivative by the last layer."""
-    device = next(model.parameters()).device
-    answers: dict[str, ArrayRecord] = {}
-    for name, state in networks(message):
-        model.load_state_dict(dict(state))
-        answers[name] = _told(logistic_sums(model, head_name(model), samples.batches(batch_size, device)), samples)
-    return answers
+    return {
+        name: _told(logistic_sums(model, head_name(model), batches), samples)
+        for name, batches in _loaded(model, message, samples)
+    }
 
 
 def layers_of(message: Message) -> list[str]:
@@ -118,12 +111,10 @@ def layers_of(message: Message) -> list[str]:
 def gram_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The Gram matrices, in single precision, of the inputs of the layers that are asked for."""
     layers = layers_of(message)
-    answers: dict[str, ArrayRecord] = {}
-    for name, state in networks(message):
-        model.load_state_dict(dict(state))
-        batches = [inputs for inputs, _ in samples.batches(batch_size, next(model.parameters()).device)]
-        answers[name] = _told(gram_sums(model, batches, layers), samples, torch.float32)
-    return answers
+    return {
+        name: _told(gram_sums(model, batches, layers), samples, torch.float32)
+        for name, batches in _loaded(model, message, samples)
+    }
 
 
 def outputs_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
@@ -139,6 +130,20 @@ def outputs_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[s
     grams = {layer: gram for layer, (gram, _) in sums.items()}
     across = {layer: products for layer, (_, products) in sums.items()}
     return {GRAMS: _told(grams, samples, torch.float32), ACROSS: _told(across, samples, torch.float32)}
+
+
+def _loaded(
+    model: nn.Module, message: Message, samples: Drawn, in_part: bool = False
+) -> Iterator[tuple[str, Iterator[tuple[Tensor, Tensor]]]]:
+    """Each network that a message asks about, by name, as soon as ``model`` holds it, and ``samples`` to run it on.
+
+    These batch after batch: all together they would be in memory as floats, where the data may be bytes. Of networks
+    that came ``in_part``, the model keeps the rest of its own.
+    """
+    device = next(model.parameters()).device
+    for name, state in networks(message):
+        model.load_state_dict(_completed(model, state) if in_part else dict(state))
+        yield name, samples.batches(batch_size, device)
 
 
 def _told(sums: Mapping[str, Tensor], samples: Drawn, dtype: torch.dtype = torch.float64) -> ArrayRecord:

@@ -30,13 +30,16 @@ def evaluate(
     round_number: int,
     log_priors: Mapping[str, list[float]] | None = None,
     ensemble: list[str] | None = None,
+    own: bool = False,
 ) -> dict[str, dict[str, LossSums]]:
-    """By site, the sums of each network; with a log prior also corrected; and of an ensemble."""
+    """By site, the sums of each network; with a log prior also corrected; of an ensemble; and of the site's ``own``.
+
+    The last costs each site one more pass, and is not asked with privacy around it.
+    """
     content = RecordDict({name: to_arrays(state) for name, state in networks.items()})
     config = {LOG_PRIOR + name: prior for name, prior in (log_priors or {}).items()}
-    # Without baselines to measure, each site also says how its own network does at home; not with privacy around it.
-    asked = {ENSEMBLE: ensemble} if ensemble else {OWN: sites.settings.privacy == "none"}
-    content[CONFIG] = ConfigRecord({**config, **asked})
+    asked = {ENSEMBLE: ensemble} if ensemble else {}
+    content[CONFIG] = ConfigRecord({**config, **asked, OWN: own and sites.settings.privacy == "none"})
     corrected = [name + CORRECTED for name in log_priors or {}]
     names = [*networks, *corrected, *([ENSEMBLE] if ensemble else ())]
     return sites.answers(EVALUATE, content, round_number, sums_reader(names))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from alignment.validate import not_finite
 from strategies.checkpoints import CheckpointError, read_checkpoint
 from strategies.protocol import State
 from strategies.settings import Settings
@@ -50,7 +51,7 @@ def _check_like(setting: str, path: str, found: State, like: State) -> None:
                 f"setting {setting!r}: {path}: tensor {name!r} is {tensor.dtype}, the run's network has "
                 f"{like[name].dtype}; convert the file"
             )
-        if not bool(tensor.isfinite().all()):
-            raise CheckpointError(
-                f"setting {setting!r}: {path}: tensor {name!r} has NaN or infinite values: name another file"
-            )
+    if broken := not_finite(found):
+        raise CheckpointError(
+            f"setting {setting!r}: {path}: tensor {broken!r} has NaN or infinite values: name another file"
+        )

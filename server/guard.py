@@ -85,7 +85,6 @@ def _decide(merged: MergedRound, site: str, paths: SitePaths | None) -> GuardRec
 
 
 def _loss_at(lam: float, path: PathRecord) -> float:
-    # Not at an end where there is another point: both lines have the same network there.
-    between = range(1, len(path.lambdas) - 1) or range(len(path.lambdas))
-    nearest = min(between, key=lambda k: abs(path.lambdas[k] - lam))
+    # Not at an end: both lines have the same network there.
+    nearest = min(range(1, len(path.lambdas) - 1), key=lambda k: abs(path.lambdas[k] - lam))
     return path.losses[nearest]

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor, nn
 
 from alignment.barrier import LossSums
+from alignment.channels import PARTS, key_of
 from alignment.errors import StateError
 from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
 from alignment.validate import not_finite
@@ -59,7 +60,7 @@ def check_head(model: nn.Module, settings: Settings) -> None:
     key, instead = ("variants", "variants = false") if settings.head == "mean" else ("head", "head = 'mean'")
     head = head_name(model)
     state = model.state_dict()
-    n_outputs, has_bias = len(state[f"{head}.weight"]), f"{head}.bias" in state
+    n_outputs, has_bias = len(state[key_of(head, "weight")]), key_of(head, "bias") in state
     if not has_bias or n_outputs != settings.classes:
         raise SettingsError(
             f"setting {key!r}: the last layer, {head!r}, must have a bias and {settings.classes} outputs, one for each "
@@ -80,7 +81,7 @@ def average_by_counts(
     head = head_name(model)
     counts = torch.tensor([class_counts(site, one.metrics, classes) for site, one in replies.items()]).double()
     shares = torch.tensor([one.weight for one in replies.values()]).double()
-    keys = [f"{head}.{part}" for part in ("weight", "bias")]
+    keys = [key_of(head, part) for part in PARTS]
     weight, bias = (counts_head([aligned[site][key] for site in replies], counts, shares) for key in keys)
     return with_head(mean, head, weight, bias)
 
@@ -131,7 +132,8 @@ def solve_layers(
 ) -> dict[str, dict[str, Tensor]]:
     """The last layer, alone, by ridge regression, of each network whose ``features`` give a finite one."""
     head = head_name(model)
-    like = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(f"{head}.")}
+    state = model.state_dict()
+    like = {key: state[key] for key in (key_of(head, part) for part in PARTS)}
     solved = {name: with_head(like, head, *ridge_head(sums)) for name, sums in features.items()}
     finite = {name: layer for name, layer in solved.items() if not not_finite(layer)}
     if solved.keys() - finite.keys():
@@ -173,7 +175,7 @@ def best_scales(pooled: Mapping[str, LossSums], names: Sequence[str]) -> dict[st
 def _reader(
     model: nn.Module, head: str, classes: int, asked: Sequence[str]
 ) -> Callable[[str, Message], dict[str, dict[str, Tensor]]]:
-    width = model.state_dict()[f"{head}.weight"].shape[1] + 1
+    width = model.state_dict()[key_of(head, "weight")].shape[1] + 1
 
     def read(site: str, reply: Message) -> dict[str, dict[str, Tensor]]:
         check_asked(site, reply.content.array_records.keys(), asked)

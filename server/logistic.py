@@ -7,6 +7,7 @@ from logging import getLogger
 from flwr.app import Message, RecordDict
 from torch import Tensor, nn
 
+from alignment.channels import key_of
 from alignment.errors import StateError
 from alignment.heads import GRAM, TARGETS, with_head
 from alignment.logistic import GRADIENT, LOSS, Layer, logistic_head
@@ -42,7 +43,7 @@ def fit_head(
         return dict(state), None
     ridge, sums = scaled[MERGED]
     gradients = Gradients(sites, ridge, head, _most_gradient(features[MERGED]), round_number)
-    start = (ridge[f"{head}.weight"], ridge[f"{head}.bias"])
+    start = (ridge[key_of(head, "weight")], ridge[key_of(head, "bias")])
     try:
         layer = logistic_head(start, features[MERGED][GRAM], gradients, sites.settings.head_trips)
     except StateError:

@@ -12,7 +12,7 @@ from logging import getLogger
 
 from torch import nn
 
-from alignment.channels import PARTS
+from alignment.channels import PARTS, key_of
 from models import head_name
 from server.baselines import measure_alone
 from server.probing import Line, measure_line
@@ -53,7 +53,7 @@ class Search:
         if not self.steps:
             return mean
         # Whatever is mixed of these is solved anew at each point.
-        solved = [f"{head_name(self.model)}.{part}" for part in PARTS]
+        solved = [key_of(head_name(self.model), part) for part in PARTS]
         for stage, keys in stages(self.model):
             if self.sites.settings.solves_head and all(key in solved for key in keys):
                 continue

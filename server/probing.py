@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from alignment.barrier import barrier_from_losses
 from alignment.batch_norm import write_moments
+from alignment.channels import key_of
 from alignment.heads import scaled_head
 from alignment.interpolate import interpolate
 from alignment.moments import Moments, layers_of
@@ -63,10 +64,7 @@ def probe(
     line = measure_line(sites, model, (reference, candidate), lambdas, round_number)
     if line is None:
         return None
-    found = barrier_from_losses(lambdas, line.losses, line.accuracies)
-    return PathRecord(
-        lambdas=lambdas, losses=list(line.losses), accuracies=list(line.accuracies), barrier=found.barrier
-    )
+    return PathRecord.of(barrier_from_losses(lambdas, line.losses, line.accuracies))
 
 
 def measure_line(
@@ -115,5 +113,5 @@ def measure_line(
 def running_statistics(like: State, moments: Moments) -> dict[str, Tensor]:
     """The running means and variances that ``moments`` give, alone: what changes from one λ to the next."""
     layers = layers_of(moments)
-    keys = [f"{layer}.{part}".removeprefix(".") for layer in layers for part in ("running_mean", "running_var")]
+    keys = [key_of(layer, part) for layer in layers for part in ("running_mean", "running_var")]
     return {key: tensor for key, tensor in write_moments(like, moments).items() if key in keys}

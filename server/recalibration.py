@@ -10,7 +10,7 @@ from functools import lru_cache
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 
-from alignment.batch_norm import batch_norm_moments, write_moments
+from alignment.batch_norm import batch_norm_moments, batch_norms, write_moments
 from alignment.errors import StateError
 from alignment.moments import Moments, pool_moments
 from alignment.partial_run import needed
@@ -120,4 +120,4 @@ def front_of(model: nn.Module, settings: Settings, layer: str) -> tuple[str, ...
 
 def keeps_statistics(model: nn.Module) -> bool:
     """Whether the network has running statistics that a merge must renew."""
-    return any(name.endswith("running_mean") for name in model.state_dict())
+    return bool(batch_norms(model))

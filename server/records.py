@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignment import Matching
-from alignment.barrier import DEFINITION, LossSums
+from alignment.barrier import DEFINITION, Barrier, LossSums
 from strategies.alignments import Reported
 
 
@@ -40,6 +40,12 @@ class PathRecord(Record, frozen=True):
     """The accuracy at each."""
     barrier: float
     """The greatest excess of the loss over the mean of both ends."""
+
+    @classmethod
+    def of(cls, path: Barrier) -> "PathRecord":
+        """The path with its barrier, without the definition of it."""
+        lambdas, losses, accuracies = map(list[float], (path.lambdas, path.losses, path.accuracies))
+        return cls(lambdas=lambdas, losses=losses, accuracies=accuracies, barrier=path.barrier)
 
 
 class SitePaths(Record, frozen=True):

@@ -48,6 +48,7 @@ from strategies.settings import Settings
 from strategies.spool import SpooledState
 
 logger = getLogger("fedrebasin")
+FLAT_POINTS = 3
 NOTHING = MergedRound("", {}, {}, {}, {}, {})
 
 
@@ -198,7 +199,7 @@ class Run:
             return state, self._void_record(number, nothing, watch)
         state = merged
         with watch.phase("evaluate"):
-            answers = evaluate(self.sites, {MERGED: state}, number)
+            answers = evaluate(self.sites, {MERGED: state}, number, own=True)
         notes = list(self.sites.notes)
         told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
@@ -218,7 +219,7 @@ class Run:
     ) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
             paths = self._probe(number, collected)
-        guarding = self.settings.guard and self.settings.probe_points > 1
+        guarding = self.settings.guard and self.settings.probes
         merged, decisions = guard(collected, paths if guarding else {})
         if guarding:
             with watch.phase("guard"):
@@ -231,7 +232,7 @@ class Run:
         if self._is_broken(number, state):
             return before, self._void_record(number, collected, watch)
         with watch.phase("evaluate"):
-            answers = evaluate(self.sites, {MERGED: state}, number)
+            answers = evaluate(self.sites, {MERGED: state}, number, own=True)
         score = _score(answers)
         if search.steps:
             with watch.phase("alone"):
@@ -265,8 +266,8 @@ class Run:
         if settings.merge == "sequential":
             with watch.phase("sequential"):
                 state = merge_in_sequence(self.sites, self.model, state, merged.aligned, number)
-        with watch.phase("head"):
-            if settings.head == "counts":
+        if settings.head == "counts":
+            with watch.phase("head"):
                 state = average_by_counts(self.model, state, merged.aligned, merged.replies, settings.classes)
         if settings.mix == "search":
             with watch.phase("search"):
@@ -302,7 +303,7 @@ class Run:
                 found |= measure_baselines(self.sites, self.model, merged, number)
         elif alone:
             found |= alone
-        elif self.settings.probe_points > 1:
+        elif self.settings.probes:
             # Probes send each site's network to all others anyway.
             with watch.phase("alone"):
                 found |= measure_alone(self.sites, merged, number)
@@ -315,10 +316,10 @@ class Run:
         """For each site but the reference's, the line to its network as it came and aligned; one if nothing moved."""
         paths: dict[str, SitePaths] = {}
         reference = merged.network
-        for site in merged.matchings if self.settings.probe_points > 1 else ():
+        for site in merged.matchings if self.settings.probes else ():
             moved = site in merged.moved
-            # Of a network that alignment leaves where it is there is one path, and three points show that it is flat.
-            points = self.settings.probe_points if moved else min(3, self.settings.probe_points)
+            # Of a network that alignment leaves where it is there is one path, and few points show that it is flat.
+            points = self.settings.probe_points if moved else FLAT_POINTS
             aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number)
             naive = aligned
             if moved:

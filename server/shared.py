@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from alignment.channels import PARTS
+from alignment.batch_norm import batch_norms
+from alignment.channels import PARTS, key_of
 from alignment.tied import tied_names
 from models import head_name
 from strategies.errors import SettingsError
@@ -30,9 +31,9 @@ def check_shared(model: nn.Module, settings: Settings) -> None:
 def _written(model: nn.Module, settings: Settings) -> Iterator[tuple[str, str, str]]:
     """Each tensor that the run writes after the mean, with the setting that asks for it and what to set instead."""
     if settings.head != "mean":
-        yield from (("head", "head = 'mean'", f"{head_name(model)}.{part}") for part in PARTS)
+        yield from (("head", "head = 'mean'", key_of(head_name(model), part)) for part in PARTS)
     if settings.variants:
-        yield from (("variants", "variants = false", f"{head_name(model)}.{part}") for part in PARTS)
+        yield from (("variants", "variants = false", key_of(head_name(model), part)) for part in PARTS)
     # Of every network that keeps them, statistics are renewed.
-    statistics = [name for name in model.state_dict() if name.endswith(("running_mean", "running_var"))]
-    yield from (("model", "another model", name) for name in statistics)
+    for layer in batch_norms(model):
+        yield from (("model", "another model", key_of(layer, part)) for part in ("running_mean", "running_var"))

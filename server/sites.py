@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class JoinError(OperatorError):
-    """Too few sites, or two of one name."""
+    """Too few sites joined."""
 
     exit_code = 14
 

@@ -12,6 +12,7 @@ from server.tally import Tally
 
 MOST_BYTES = 4 << 20  # at a time: a twentieth of a second's parsing
 LONGEST_LINE_BYTES = 64 << 20
+MOST_SMALL_BYTES = 1 << 20
 
 
 @dataclass
@@ -69,12 +70,12 @@ class Tail:
                 self.unreadable += 1
 
 
-def read_small(path: Path, most_bytes: int = 1 << 20) -> bytes | None:
-    """The content of a regular file of at most ``most_bytes``; None for anything else, without waiting on it."""
+def read_small(path: Path) -> bytes | None:
+    """The content of a regular file of at most `MOST_SMALL_BYTES`; None for anything else, without waiting on it."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             found = os.fstat(file.fileno())
-            return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= most_bytes else None
+            return file.read() if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_SMALL_BYTES else None
     except OSError:
         return None
 

@@ -42,7 +42,7 @@ private = (
     ),
     Rule(
         "probe-points",
-        lambda settings: settings.probe_points == 0,
+        lambda settings: not settings.probes,
         "0",
         "each site's network would be sent to all others, which measure the line to it",
     ),

@@ -126,7 +126,7 @@ def _unguarded(settings: Settings) -> list[str]:
     # With privacy there is none, and nothing to set for one.
     if not settings.guard or settings.align_at == "none" or settings.privacy != "none":
         return []
-    if settings.probe_points == 0:
+    if not settings.probes:
         lacks = "probe-points"
     elif settings.align_at == "site" and not (settings.baselines or settings.variants):
         lacks = "networks as they were trained: align-at = 'both' or 'server', or baselines"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from alignment.batches import Batch
+from alignment.channels import key_of
 from alignment.least_squares import gram_sizes
 from strategies.settings import Settings
 
@@ -51,7 +52,7 @@ def layer_sums(model: nn.Module, example: Batch, settings: Settings, in_sequence
     """The sums for `merge = sequential`, or for `merge = least-squares`, of ``model``, which runs on ``example``."""
     every = gram_sizes(model, example)
     weights = model.state_dict()
-    outputs = {name: len(weights[f"{name}.weight".removeprefix(".")]) for name in every} if in_sequence else {}
+    outputs = {name: len(weights[key_of(name, "weight")]) for name in every} if in_sequence else {}
     limit = settings.gram_limit_megabytes
     return LayerSums(every, outputs, affordable(every, limit, outputs), limit)
 

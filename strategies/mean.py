@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from alignment.interpolate import normalised
 from alignment.precision import is_continuous
 from alignment.spec import State
 from strategies.pieces import pieces
@@ -17,7 +18,7 @@ def exact_mean(states: Sequence[State], weights: Sequence[float], reference: Sta
 
     Integers are counters (``num_batches_tracked``) or tables: their mean means nothing.
     """
-    factors = _normalised(weights)
+    factors = normalised(weights, len(states))
     return {
         name: _sum(name, states, factors, torch.float64).to(like.dtype) if is_continuous(like) else like.clone()
         for name, like in reference.items()
@@ -30,18 +31,13 @@ def fedavg_mean(states: Sequence[State], weights: Sequence[float], reference: St
     Half precision goes through fp64 all the same, since summing it in half loses percents. Integers are
     ``reference``'s.
     """
-    factors = _normalised(weights)
+    factors = normalised(weights, len(states))
     others = {name: like for name, like in reference.items() if like.dtype not in own_arithmetic}
     exact = exact_mean(states, weights, others)
     return {
         name: exact[name] if name in exact else _sum(name, states, factors, like.dtype)
         for name, like in reference.items()
     }
-
-
-def _normalised(weights: Sequence[float]) -> list[float]:
-    total = sum(weights)
-    return [weight / total for weight in weights]
 
 
 def _sum(name: str, states: Sequence[State], factors: Sequence[float], dtype: torch.dtype) -> Tensor:

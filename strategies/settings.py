@@ -269,9 +269,14 @@ class Settings(BaseModel, frozen=True):
         return self.align_at in ("site", "both")
 
     @property
+    def probes(self) -> bool:
+        """Whether the lines to the sites' networks are measured, with points between their ends."""
+        return self.probe_points > 0
+
+    @property
     def measures_lines(self) -> bool:
         """Whether sites measure points of lines between networks."""
-        return self.probe_points > 0 or self.mix == "search"
+        return self.probes or self.mix == "search"
 
     @property
     def sends_grams(self) -> bool:
@@ -313,7 +318,7 @@ def parse_settings(run_config: Mapping[str, object]) -> Settings:
     """The settings that ``run_config`` holds.
 
     Raises `SettingsError` that names each wrong key, with the nearest known key, or what was expected and got; then,
-    of keys that are right by themselves, each that does not go together with ``privacy``.
+    of keys that are right by themselves, each that does not go together with another; see `strategies.conflicts`.
     """
     # TOML writes 1 for 1.0: an integer is welcome wherever a number is asked for.
     number_keys = {key for key, field in _fields().items() if field is float}
@@ -329,11 +334,6 @@ def _together(settings: Settings) -> Settings:
     if found := conflicts(settings):
         raise SettingsError("\n".join(found))
     return settings
-
-
-def default_config() -> dict[str, bool | int | float | str]:
-    """The run config that says what the defaults say."""
-    return Settings().model_dump(by_alias=True)
 
 
 def settings_table() -> str:

@@ -302,6 +302,10 @@ def _diverged(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**state, "fc.bias": torch.full((10,), torch.nan)}
 
 
+def _diverged_in_fp8(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(torch.float8_e4m3fn) for name, tensor in _diverged(state).items()}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -310,6 +314,7 @@ def _diverged(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (_with_stranger, ["tensor 'stranger' is not of this network"]),
         (_wrapped, ["begins with 'module.'", "save the wrapped network"]),
         (_diverged, ["b.safetensors: tensor 'fc.bias' holds NaN or infinity"]),
+        (_diverged_in_fp8, ["b.safetensors: tensor 'fc.bias' holds NaN or infinity"]),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_with_its_tensor(

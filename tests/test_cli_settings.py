@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from models import Architecture
-from strategies.settings import default_config
+from strategies.settings import Settings
 from tests.commands import run, run_settings
 
 
 def test_without_a_file_the_defaults_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert json.loads(run(capsys, "settings", "--format", "json").out) == default_config()
+    assert json.loads(run(capsys, "settings", "--format", "json").out) == Settings().model_dump(by_alias=True)
 
 
 def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

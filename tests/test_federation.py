@@ -14,6 +14,7 @@ from client.app import app as client_app
 from client.own import load_own
 from client.site import Site
 from server.app import main
+from server.given import first_state
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
@@ -22,7 +23,7 @@ from strategies.errors import SettingsError
 from strategies.files import write_tensors
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN, State
-from strategies.settings import Settings, default_config
+from strategies.settings import Settings
 from tests.inprocess import InProcessGrid, Tamper, play_in_process, quick_settings
 
 
@@ -109,6 +110,16 @@ def test_a_file_of_other_numbers_is_refused_before_anybody_trains(
     path = write_tensors(tmp_path / "other.safetensors", {**state, "fc.bias": change(state["fc.bias"])})
     with pytest.raises(CheckpointError, match=f"setting '{setting}': .*tensor 'fc.bias' {told}"):
         play_in_process(quick_settings(tmp_path / "second", **{setting: str(path)}))
+
+
+def test_a_file_of_fp8_is_refused_for_what_is_not_finite_alone(tmp_path: Path) -> None:
+    like = {"fc.weight": torch.ones(2, 3).to(torch.float8_e4m3fn)}
+    path = write_tensors(tmp_path / "fp8.safetensors", like)
+    settings = quick_settings(tmp_path, initial=str(path))
+    assert first_state(settings, like).keys() == like.keys()
+    write_tensors(path, {name: undefined(tensor.float()).to(tensor.dtype) for name, tensor in like.items()})
+    with pytest.raises(CheckpointError, match=r"tensor 'fc\.weight' has NaN or infinite values"):
+        first_state(settings, like)
 
 
 def test_the_record_shows_the_barrier_naive_and_aligned(tmp_path: Path) -> None:
@@ -258,7 +269,7 @@ def same_network(left: RunStore, right: RunStore) -> bool:
 
 
 def test_a_wrong_setting_leaves_its_reason_in_the_store(tmp_path: Path) -> None:
-    config = {**default_config(), "run": "mine", "runs-dir": str(tmp_path), "epochs": "many"}
+    config = {**Settings().model_dump(by_alias=True), "run": "mine", "runs-dir": str(tmp_path), "epochs": "many"}
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=config)
     with pytest.raises(SettingsError):
         main(InProcessGrid(client_app, Settings(), 1), context)

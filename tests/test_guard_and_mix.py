@@ -21,7 +21,7 @@ from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
 from strategies.files import write_tensors
-from strategies.protocol import ARRAYS, EVALUATE, METRICS, PROBE, TRAIN, to_state, unpack_sums
+from strategies.protocol import ARRAYS, EVALUATE, MERGED, METRICS, OWN, PROBE, TRAIN, to_state, unpack_sums
 from strategies.rounds import MergedRound
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
@@ -105,6 +105,21 @@ def test_a_shared_start_with_few_steps_gives_fedavgs_bytes(
     buffers = [name for name in ours if "running" in name or "batches" in name]
     assert bool(buffers) is bool(network)
     assert all(torch.equal(ours[name], flowers[name]) for name in ours.keys() - set(buffers))
+
+
+def test_sites_measure_their_own_network_once_a_round_however_much_they_are_asked(tmp_path: Path) -> None:
+    asked: list[set[str]] = []
+
+    def keep(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == EVALUATE:
+            asked.append(set(reply.content.metric_records[METRICS]))
+        return reply
+
+    # Of three sites the guard asks about means, and then each is measured alone.
+    store = play_in_process(quick_settings(tmp_path, split="iid", width=32), 3, keep)
+    assert set[str]().union(*asked) == {MERGED, OWN, "naive", "aligned", *one_round(store).weights}
+    assert [names for names in asked if OWN in names] == [{MERGED, OWN}] * 3
+    assert one_round(store).own.keys() == one_round(store).weights.keys()
 
 
 def test_without_the_guard_alignment_stands_whatever_the_probes_see(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from flwr.app import Array, Message, MetricRecord
 from torch import Tensor, nn
 
 from alignment.barrier import LossSums
+from cli.settings import checked_settings
+from client.sources import DIGITS, read_samples, scaled
 from models import Architecture, build
 from server.heads import average_by_counts, best_scales, check_head, scales
 from server.records import RoundRecord
@@ -382,6 +384,28 @@ def test_a_last_layer_that_cannot_be_renewed_is_told_before_anybody_trains(
     with pytest.raises(SettingsError, match=f"setting '{next(iter(asked))}'") as error:
         check_head(model, parse_settings(asked))
     assert told in str(error.value)
+
+
+def one_layer(architecture: Architecture) -> nn.Module:
+    """A classifier that is the whole network: its layer has no name."""
+    return nn.Linear(64, architecture.classes)
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    """The digits as rows of numbers, which a linear layer takes."""
+    digits = read_samples(DIGITS)
+    return scaled(digits.inputs).flatten(1), digits.targets
+
+
+@pytest.mark.parametrize("asked", [{"head": "counts", "merge": "sequential"}, {"head": "ridge"}, {"head": "logistic"}])
+def test_a_network_may_be_its_last_layer(tmp_path: Path, asked: dict[str, object]) -> None:
+    given: dict[str, object] = {"model": "tests.test_head:one_layer", "shape": "64", "data": "tests.test_head:rows"}
+    asked = {"width": 0, "depth": 0, "split": "disjoint", "align_at": "site", "mix": "search", "variants": True} | asked
+    settings = quick_settings(tmp_path, **given, **asked)
+    checked_settings(settings.model_dump(by_alias=True), simulated=True)
+    record = one_round(play_in_process(settings))
+    assert score(record)[0] > 0.8
+    assert not record.notes
 
 
 class Tied(nn.Module):

@@ -116,6 +116,13 @@ def test_a_round_says_what_it_cost_and_whether_variance_collapsed(tmp_path: Path
     assert set(record.inputs_sha256) == set(record.weights)
 
 
+@pytest.mark.parametrize(("head", "phases"), [("mean", set[str]()), ("counts", {"head"}), ("ridge", {"ridge"})])
+def test_a_phase_is_told_where_there_is_something_to_do(tmp_path: Path, head: str, phases: set[str]) -> None:
+    settings = quick_settings(tmp_path, head=head, epochs=1, width=16, probe_points=0, recalibrate_passes=1)
+    seconds = one_round(play_in_process(settings)).seconds
+    assert seconds.keys() - {"join", "train", "merge", "probe", "mean", "recalibrate", "evaluate"} == phases
+
+
 def test_the_hash_of_an_input_is_that_of_the_file_that_the_site_keeps(tmp_path: Path) -> None:
     store = play_in_process(quick_settings(tmp_path))
     kept = {site: store.directory / "sites" / site for site in one_round(store).weights}

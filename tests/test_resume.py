@@ -16,7 +16,7 @@ from tests.inprocess import play_in_process, quick_settings
 from tests.killed import BEFORE_RENAME, HALF_A_LINE, N_SITES, play_until_killed
 from tests.stores import COMPLETE, write_run
 
-PHASES = ("join", "train", "merge", "probe", "mean", "head", "recalibrate", "evaluate", "keep")
+PHASES = ("join", "train", "merge", "probe", "mean", "recalibrate", "evaluate", "keep")
 
 
 def three_rounds(directory: Path, **changes: object) -> Settings:

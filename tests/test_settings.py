@@ -8,14 +8,14 @@ import pytest
 
 from models import FAMILIES
 from strategies.errors import SettingsError
-from strategies.settings import Settings, default_config, parse_settings, settings_table
+from strategies.settings import Settings, parse_settings, settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_app_config_in_pyproject_says_what_the_defaults_say() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["tool"]["flwr"]["app"]["config"] == default_config()
+    assert project["tool"]["flwr"]["app"]["config"] == Settings().model_dump(by_alias=True)
 
 
 def test_the_page_of_settings_names_every_network_that_is_shipped() -> None:

@@ -1,16 +1,20 @@
 """What leaves a site: networks, sums and moments; never a sample, and never an exception's text."""
 
+import weakref
 from math import log, prod
 from pathlib import Path
 
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
 
+from alignment.repair import goals_between, unit_moments
 from client.app import app
 from client.bench import set_up
 from client.own import load_own
 from client.site import Site
+from client.sources import Samples, scaled
 from models import Architecture, build
 from server.baselines import log_priors
 from server.recalibration import example_of
@@ -26,6 +30,7 @@ from strategies.protocol import (
     EVALUATE,
     FEATURES,
     FIRST,
+    GOALS,
     GRAM,
     LAYERS,
     LOGISTIC,
@@ -159,6 +164,48 @@ def test_in_half_precision_each_network_is_judged_with_its_own_weights(tmp_path:
     for name in ("first", "second"):
         assert half[name].loss == pytest.approx(wide[name].loss, rel=0.02)
     assert wide["first"].loss != half["first"].loss
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes"),
+    [
+        (RECALIBRATE, {"norm": "batch"}),
+        (REPAIR, {"repair": True}),
+        (REPAIR, {"repair": True, "goals": True}),
+        (FEATURES, {"head": "ridge"}),
+        (LOGISTIC, {"head": "logistic"}),
+        (GRAM, {"merge": "least-squares"}),
+        (OUTPUTS, {"merge": "sequential"}),
+    ],
+)
+def test_no_answer_has_all_samples_as_floats_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, changes: dict[str, object]
+) -> None:
+    in_memory: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def counted(samples: Samples, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        nonlocal most
+        inputs = scaled(samples.inputs[rows]).to(device)
+        in_memory.append(weakref.ref(inputs))
+        most = max(most, sum(each() is not None for each in in_memory))
+        return inputs, samples.targets[rows]
+
+    monkeypatch.setattr(Samples, "batch", counted)
+    monkeypatch.setattr("client.answers.batch_size", 32)
+    settings = quick_settings(tmp_path, **{key: value for key, value in changes.items() if key != "goals"})
+    model = build(Architecture(*settings.network), 0)
+    network = to_arrays(model.state_dict())
+    content = RecordDict({MERGED: network, CONFIG: ConfigRecord({LAYERS: ["fc"]})})
+    if "goals" in changes:
+        ends = [unit_moments(model, [example_of(settings)])] * 2
+        content[GOALS] = to_arrays(goals_between(ends, (0.5, 0.5)))
+    if asked == OUTPUTS:
+        content[OWN] = network
+    assert not ask(settings, asked, content).has_error()
+    assert len(in_memory) == 45
+    # The first, by which the network's calls are known, and those that a lone sample could join.
+    assert most <= 5
 
 
 def test_an_exceptions_text_stays_at_the_site(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
 from alignment.moments import Moments, pool_moments
 from alignment.repair import goals_between
+from models import Architecture
 from server import recalibration
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
-from strategies.protocol import REPAIR
+from strategies.protocol import EVALUATE, PROBE, RECALIBRATE, REPAIR
 from tests.inprocess import play_in_process, quick_settings
 from tests.trained import digits, digits_network
 
@@ -51,6 +52,27 @@ def test_each_pass_comes_nearer_to_the_statistics_of_all_data_and_as_many_as_lay
     assert off[0] > off[1] > off[2]
     # Batches are normalised by the biased variance, and running statistics hold the unbiased one.
     assert off[2] < 3e-4
+
+
+def instance_norm(architecture: Architecture) -> nn.Module:
+    """A network whose statistics are no BatchNorm's: a merge renews none."""
+    norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    layers = (nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(144, architecture.classes))
+    return nn.Sequential(*layers)
+
+
+def test_statistics_that_no_merge_renews_are_not_asked_for_nor_counted(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def keep(partition: int, reply: Message) -> Message:
+        asked.append(reply.metadata.message_type)
+        return reply
+
+    network: dict[str, object] = {"model": "tests.test_statistics:instance_norm", "width": 0, "depth": 0}
+    record = one_round(play_in_process(quick_settings(tmp_path, epochs=1, **network), 2, keep))
+    assert {PROBE, EVALUATE} < set(asked)
+    assert RECALIBRATE not in asked
+    assert record.recalibration_samples == 0
 
 
 def test_a_run_can_take_several_passes(tmp_path: Path) -> None:

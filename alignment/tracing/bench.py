@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alignment.precision import is_continuous
 from alignment.spec import State
 from alignment.tracing.recording import tensors_in
-from alignment.tracing.switches import evaluation, plain_operations
+from alignment.tracing.switches import in_mode, plain_operations
 
 WIDE = (torch.float64, torch.complex128)
 NARROW_COMPLEX = (torch.complex32, torch.complex64)
@@ -99,7 +99,7 @@ def _own_precision(model: nn.Module, inputs: Sequence[Any]) -> Generator[Bench]:
         return
     borrowed = Bench(model, _converted(inputs, dtype), dtype)
     before = borrowed.state()
-    with evaluation(model):
+    with in_mode(model, training=False):
         try:
             yield borrowed
         finally:

@@ -25,15 +25,16 @@ def plain_operations() -> Generator[None]:
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Generator[None]:
-    """Puts every module into evaluation mode, and back to the mode that it was in."""
+def in_mode(model: nn.Module, training: bool) -> Generator[None]:
+    """Puts every module into ``training`` or evaluation mode, and back to the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        # A module may have an `eval` or a `train` of its own, which may fail half-way.
+        _ = model.train() if training else model.eval()
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextmanager

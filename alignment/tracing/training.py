@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import OpOverload
 
 from alignment.tracing.bench import Bench, seeded
@@ -15,6 +14,7 @@ from alignment.tracing.derivation import Derivation, derive, fix_values, meet
 from alignment.tracing.recorder import record
 from alignment.tracing.rules.table import decomposition
 from alignment.tracing.sharing import Sharing
+from alignment.tracing.switches import in_mode
 
 READ_IN_TRAINING = "a tensor that only training reads goes with it"
 
@@ -40,7 +40,7 @@ def keep_for_training(bench: Bench, derivation: Derivation, shared: Sharing) -> 
 def _in_training(bench: Bench, shared: Sharing) -> Derivation | None:
     before = bench.state()
     try:
-        with seeded(bench.model), _training(bench.model):
+        with seeded(bench.model), in_mode(bench.model, training=True):
             recording = record(bench.model, bench.inputs, _quiet)
         # A loss kept aside is not among the outputs.
         recording.told += [value for call in recording.calls for value in call.outputs]
@@ -49,17 +49,6 @@ def _in_training(bench: Bench, shared: Sharing) -> Derivation | None:
         return None
     finally:
         bench.load(before)
-
-
-@contextmanager
-def _training(model: nn.Module) -> Generator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.train()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _quiet(op: OpOverload) -> Callable[..., Any] | None:

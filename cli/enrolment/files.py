@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import tomllib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cli.toml import read_toml
 from strategies.errors import OperatorError, SettingsError
 from strategies.explain import problems
 from strategies.files import write_bytes
@@ -84,10 +84,4 @@ def parsed(model: type[S], values: Mapping[str, object], place: str = "") -> S:
 
 def read_settings(path: Path, model: type[S]) -> S:
     """The settings in a TOML file. Raises `SettingsError` as `parsed` does, or where it is no such file."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from error
-    return parsed(model, values, f"{path}: ")
+    return parsed(model, read_toml(path), f"{path}: ")
