@@ -193,12 +193,13 @@ class Run:
             return state, self._void_record(number, nothing, watch)
         self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):
-            merged = self._recalibrate(opened.mean, watch)
-        if self._is_broken(number, merged):
-            return state, self._void_record(number, nothing, watch)
-        state = merged
+            before, state = state, self._recalibrate(opened.mean, watch)
+        if self._is_broken(number, state):
+            return before, self._void_record(number, nothing, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number)
+        if self._has_no_loss(number, answers):
+            return before, self._void_record(number, nothing, watch)
         notes = list(self.sites.notes)
         told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
@@ -212,6 +213,19 @@ class Run:
         if broken:
             self.sites.note(number, f"void: tensor {broken!r} of the merge is not finite; the network before it stays")
         return bool(broken)
+
+    def _has_no_loss(self, number: int, answers: dict[str, dict[str, LossSums]]) -> bool:
+        """Whether the merged network has no finite loss at most of the sites that answered: then the round is void.
+
+        Its tensors may be finite and what they compute not: no site that starts from it ever comes back. Most, not
+        one: else one site that says so would void every round.
+        """
+        without = sorted(site for site, found in answers.items() if not _is_known(found.get(MERGED)))
+        diverged = 2 * len(without) > len(answers)
+        if diverged:
+            words = f"void: the merge has no finite loss at {len(without)} of {len(answers)} sites"
+            self.sites.note(number, f"{words}; the network before it stays")
+        return diverged
 
     def _finish(
         self, number: int, collected: MergedRound, before: State, first: bool, watch: Stopwatch
@@ -236,6 +250,9 @@ class Run:
         if search.steps:
             with watch.phase("alone"):
                 state, score = search.settle(merged, state, score)
+        # With a score it is another network than these answers are about: the search took a site's own.
+        if score is None and self._has_no_loss(number, answers):
+            return before, self._void_record(number, collected, watch)
         # Of the merge alone: what is measured beside it may lack a site that the merge had.
         notes = list(self.sites.notes)
         baselines = self._baselines(number, collected, search.alone, watch) if first else {}
