@@ -245,12 +245,14 @@ class Settings(BaseModel, frozen=True):
     @property
     def reference_is_file(self) -> bool:
         """Whether the reference of round 1 is a file's network."""
-        return self.reference.endswith(".safetensors") or "/" in self.reference
+        is_path = self.reference.endswith(".safetensors") or "/" in self.reference
+        return is_path and self.align_at != "none"
 
     @property
     def reference_is_site(self) -> bool:
         """Whether the reference of round 1 is the network of a site that the setting names."""
-        return not self.reference_is_file and self.reference not in REFERENCES
+        named = not self.reference_is_file and self.reference not in REFERENCES
+        return named and self.align_at != "none"
 
     @property
     def reference_is_known(self) -> bool:
