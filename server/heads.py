@@ -22,7 +22,7 @@ from server.sums import GRAM_ROUNDING, MOST_SQUARED, check_asked, check_finite_s
 from strategies.admission import Admitted
 from strategies.bounds import MOST_EXAMPLES
 from strategies.decoding import read_state
-from strategies.errors import Reason, RefusedReply, SettingsError
+from strategies.errors import OverflowReply, Reason, RefusedReply, SettingsError
 from strategies.protocol import (
     CLASS_COUNTS,
     CONFIG,
@@ -190,9 +190,12 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     check_gram(site, sums[GRAM], "feature sums")
     check_finite_sums(site, sums[TARGETS], "feature sums of the classes")
     count = sums[GRAM][-1, -1].item()
-    if not 0 < count <= MOST_EXAMPLES or sums[GRAM].diagonal().max().item() / count > MOST_SQUARED:
-        detail = f"{count:g} samples, expected 1 to {MOST_EXAMPLES:,}, and mean squares of {MOST_SQUARED:g} at most"
-        raise RefusedReply(Reason.MOMENTS, site, detail, "feature sums")
+    if not 0 < count <= MOST_EXAMPLES:
+        raise RefusedReply(
+            Reason.MOMENTS, site, f"{count:g} samples, expected 1 to {MOST_EXAMPLES:,}", "feature sums"
+        )
+    if sums[GRAM].diagonal().max().item() / count > MOST_SQUARED:
+        raise OverflowReply(Reason.MOMENTS, site, f"a mean square above {MOST_SQUARED:g}", "feature sums")
     if bool((sums[TARGETS][-1] < 0).any()):
         raise RefusedReply(Reason.MOMENTS, site, "a class has fewer than no samples", "feature sums")
     # Over all classes they are the sums of the features themselves, of which none is above √(n Σφ²).
