@@ -191,9 +191,7 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     check_finite_sums(site, sums[TARGETS], "feature sums of the classes")
     count = sums[GRAM][-1, -1].item()
     if not 0 < count <= MOST_EXAMPLES:
-        raise RefusedReply(
-            Reason.MOMENTS, site, f"{count:g} samples, expected 1 to {MOST_EXAMPLES:,}", "feature sums"
-        )
+        raise RefusedReply(Reason.MOMENTS, site, f"{count:g} samples, expected 1 to {MOST_EXAMPLES:,}", "feature sums")
     if sums[GRAM].diagonal().max().item() / count > MOST_SQUARED:
         raise OverflowReply(Reason.MOMENTS, site, f"a mean square above {MOST_SQUARED:g}", "feature sums")
     if bool((sums[TARGETS][-1] < 0).any()):
