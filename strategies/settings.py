@@ -218,7 +218,7 @@ class Settings(BaseModel, frozen=True):
     repair: bool = False
     """Give what the merge's units put out the means and deviations that the sites' have (REPAIR); with BatchNorm, after
     its statistics are renewed, in the layers behind the last of them alone, often the one that `head` solves. Every
-    site is sent all sites' networks for it."""
+    site is sent all sites' networks for it, one a trip."""
     probe_points: OrUsual = 25
     """Points on the path between two networks, 3 or more with its ends; 0: no probing. A network that alignment does
     not move gets 3. With any, each site's network is also measured alone in the first round that merges."""
