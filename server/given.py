@@ -17,11 +17,11 @@ def first_reference(settings: Settings, like: State) -> str | State:
     """What round 1 aligns to: of sites that start apart, that with most samples; else the network they start from.
 
     A path is that of a network in a safetensors file. Raises `CheckpointError` when it cannot be read, or is another
-    network's.
+    network's. Where nothing is aligned the setting has no say: probes and searches start where they do by default.
     """
     if settings.reference_is_file:
         return _read("reference", settings.reference, like)
-    if settings.reference != "auto":
+    if settings.reference != "auto" and settings.align_at != "none":
         return settings.reference
     return "global" if settings.start == "shared" else "largest"
 

@@ -14,16 +14,17 @@ from alignment.barrier import LossSums
 from alignment.channels import PARTS, key_of
 from alignment.errors import StateError
 from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
+from alignment.moments import accumulate
 from alignment.validate import not_finite
 from models import head_name
 from server.evaluation import pool, sums_reader
-from server.recalibration import example_of, pool_answers
+from server.recalibration import example_of
 from server.sites import Sites
 from server.sums import GRAM_ROUNDING, MOST_SQUARED, check_asked, check_finite_sums, check_gram, check_headers
 from strategies.admission import Admitted
 from strategies.bounds import MOST_EXAMPLES
 from strategies.decoding import read_state
-from strategies.errors import Reason, RefusedReply, SettingsError
+from strategies.errors import OverflowReply, Reason, RefusedReply, SettingsError
 from strategies.protocol import (
     CLASS_COUNTS,
     CONFIG,
@@ -148,13 +149,17 @@ def pooled_features(
     sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str], round_number: int
 ) -> dict[str, dict[str, Tensor]]:
     """The sums over the features of each network that ``content`` asks about, over all sites; see `solved_layers`."""
-    answers = sites.answers(
-        FEATURES, content, round_number, _reader(model, head_name(model), sites.settings.classes, asked)
-    )
+    read = _reader(model, head_name(model), sites, asked)
+    answers = sites.answers(FEATURES, content, round_number, read)
     # Without a site's samples it would not know their classes.
     if not sites.all_told(answers, sites.merging, "the last layer is not solved", round_number):
         return {}
-    return pool_answers(answers)
+    pooled: dict[str, dict[str, Tensor]] = {name: {} for name in asked}
+    # In the order of the sites' names, and one site's at a time.
+    for told in answers.values():
+        for name, sums in pooled.items():
+            accumulate(sums, told[name])
+    return pooled if answers else {}
 
 
 def scaled_names(names: Iterable[str]) -> list[str]:
@@ -173,13 +178,16 @@ def best_scales(pooled: Mapping[str, LossSums], names: Sequence[str]) -> dict[st
 
 
 def _reader(
-    model: nn.Module, head: str, classes: int, asked: Sequence[str]
-) -> Callable[[str, Message], dict[str, dict[str, Tensor]]]:
+    model: nn.Module, head: str, sites: Sites, asked: Sequence[str]
+) -> Callable[[str, Message], dict[str, State]]:
+    """What reads the sums of each network ``asked`` about, and has them wait in the spool."""
     width = model.state_dict()[key_of(head, "weight")].shape[1] + 1
 
-    def read(site: str, reply: Message) -> dict[str, dict[str, Tensor]]:
-        check_asked(site, reply.content.array_records.keys(), asked)
-        return {name: _sums(site, record, width, classes) for name, record in reply.content.array_records.items()}
+    def read(site: str, reply: Message) -> dict[str, State]:
+        records = reply.content.array_records
+        check_asked(site, records.keys(), asked)
+        sums = {name: _sums(site, record, width, sites.settings.classes) for name, record in records.items()}
+        return {name: sites.spool.add(f"{site}, features of {name}", each) for name, each in sums.items()}
 
     return read
 
@@ -192,9 +200,10 @@ def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str,
     check_gram(site, sums[GRAM], "feature sums")
     check_finite_sums(site, sums[TARGETS], "feature sums of the classes")
     count = sums[GRAM][-1, -1].item()
-    if not 0 < count <= MOST_EXAMPLES or sums[GRAM].diagonal().max().item() / count > MOST_SQUARED:
-        detail = f"{count:g} samples, expected 1 to {MOST_EXAMPLES:,}, and mean squares of {MOST_SQUARED:g} at most"
-        raise RefusedReply(Reason.MOMENTS, site, detail, "feature sums")
+    if not 0 < count <= MOST_EXAMPLES:
+        raise RefusedReply(Reason.MOMENTS, site, f"{count:g} samples, expected 1 to {MOST_EXAMPLES:,}", "feature sums")
+    if sums[GRAM].diagonal().max().item() / count > MOST_SQUARED:
+        raise OverflowReply(Reason.MOMENTS, site, f"a mean square above {MOST_SQUARED:g}", "feature sums")
     if bool((sums[TARGETS][-1] < 0).any()):
         raise RefusedReply(Reason.MOMENTS, site, "a class has fewer than no samples", "feature sums")
     # Over all classes they are the sums of the features themselves, of which none is above √(n Σφ²).

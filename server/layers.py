@@ -1,17 +1,19 @@
 """Layers merged in closed form, from the Gram matrices of their inputs at every site."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import getLogger
+from math import fsum, sqrt
+from statistics import median_low
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 
+from alignment.channels import PARTS, key_of
 from alignment.least_squares import fit_layers, merge_layers
 from alignment.moments import accumulate
 from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram, check_headers
-from strategies.bounds import MOST_NORM, update_norm
 from strategies.decoding import read_state
 from strategies.layer_sums import DTYPE, LayerSums, layer_sums
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
@@ -20,6 +22,10 @@ from strategies.spool import Spool
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
 MEAN_INSTEAD = "layers are merged by their mean"
+# Of a layer's norm in the usual site's network. Fitting makes up for what averaging took from the layer's inputs: one
+# to seven times the norm, by trial. A hundred times comes of sums that no samples gave, and what runs behind the layer
+# would overflow at every honest site.
+MOST_GROWTH = 100.0
 
 
 def merge_by_least_squares(
@@ -41,7 +47,8 @@ def merge_by_least_squares(
     if not sites.all_told(grams, aligned, MEAN_INSTEAD, round_number):
         return dict(mean)
     shrinkage = sites.settings.gram_shrinkage
-    return merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], shrinkage)
+    merged = merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], shrinkage)
+    return merged if _could_be(sites, merged, mean, aligned, sums.chosen, round_number) else dict(mean)
 
 
 def merge_in_sequence(
@@ -73,13 +80,33 @@ def merge_in_sequence(
         for site in aligned:
             accumulate(pooled, {name: each.double() for name, each in answers[site].items()})
         fitted = fit_layers(state, [{layer: (pooled[GRAMS], pooled[ACROSS])}])
-        before = {name: tensor for name, tensor in state.items() if fitted[name] is not tensor}
-        if not update_norm(fitted, before) <= MOST_NORM:
-            # Sums that no network's layer has, or not a finite one; whose they are cannot be told from the solution.
-            sites.note(round_number, f"{MEAN_INSTEAD}: the sums of {layer} give weights that no network has")
+        if not _could_be(sites, fitted, state, aligned, [layer], round_number):
             return dict(mean)
         state = fitted
     return state
+
+
+def _could_be(
+    sites: Sites, fitted: State, before: State, aligned: Mapping[str, State], layers: Iterable[str], round_number: int
+) -> bool:
+    """Whether none of ``layers`` is `MOST_GROWTH` times as large as in the usual site's network; else notes which is.
+
+    The usual one is the middle of their norms, the lower of two: one site makes no more room for itself.
+    """
+    for layer in layers:
+        keys = [key_of(layer, part) for part in PARTS]
+        # What was not fitted is the mean, however large that is.
+        moved = [key for key in keys if key in fitted and fitted[key] is not before[key]]
+        usual = median_low([_norm(state, moved) for state in aligned.values()])
+        if not _norm(fitted, moved) <= MOST_GROWTH * usual:
+            # Not finite, or so large; whose sums it was cannot be told from the solution.
+            sites.note(round_number, f"{MEAN_INSTEAD}: the sums of {layer} give weights that no network has")
+            return False
+    return True
+
+
+def _norm(state: State, keys: Iterable[str]) -> float:
+    return sqrt(fsum(state[key].double().square().sum().item() for key in keys))
 
 
 def _part(state: State, keys: Sequence[str]) -> State:

@@ -51,16 +51,19 @@ def repair(
 ) -> dict[str, Tensor]:
     """``merged`` with its units' means and deviations those of its ends, on average (REPAIR, arXiv 2211.08403).
 
-    Two trips: the ends' moments, pooled over all sites, are the goals; then the merged network's, each layer fed by
-    corrected ones. With BatchNorm it comes after `recalibrate`, and corrects the layers behind the last of them.
-    Unchanged where not every site of the merge answers both, since moments of other samples are no goals, and where the
-    moments give weights that no network has.
+    A trip for each of the ends, so that no message holds more than one network: their moments, pooled over all sites,
+    are the goals. One more for the merged network's, each layer fed by corrected ones. With BatchNorm it comes after
+    `recalibrate`, and corrects the layers behind the last of them. Unchanged where not every site of the merge answers
+    all, since moments of other samples are no goals, and where the moments give weights that no network has.
     """
-    asked = RecordDict({name: to_arrays(state) for name, state in ends.items()})
-    moments = _of_all(sites, asked, number, moments_reader(unit_moments, model, sites.settings, list(ends)))
-    if moments is None:
-        return dict(merged)
-    goals = goals_between([moments[name] for name in ends], [weight / sum(weights) for weight in weights])
+    moments: list[Moments] = []
+    for name, state in ends.items():
+        read = moments_reader(unit_moments, model, sites.settings, [name])
+        found = _of_all(sites, RecordDict({name: to_arrays(state)}), number, read)
+        if found is None:
+            return dict(merged)
+        moments.append(found[name])
+    goals = goals_between(moments, [weight / sum(weights) for weight in weights])
     content = RecordDict({MERGED: to_arrays(merged), GOALS: to_arrays(goals)})
     measured = _of_all(sites, content, number, moments_reader(unit_moments, model, sites.settings, [MERGED]))
     if measured is None:

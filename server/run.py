@@ -49,6 +49,8 @@ from strategies.spool import SpooledState
 
 logger = getLogger("fedrebasin")
 FLAT_POINTS = 3
+# In nats, on average. No training makes a network so wrong, and from there it may not come back: gradients overflow.
+MOST_LOSS = 1e6
 NOTHING = MergedRound("", {}, {}, {}, {}, {})
 
 
@@ -194,12 +196,13 @@ class Run:
             return state, self._void_record(number, nothing, watch)
         self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):
-            merged = self._recalibrate(opened.mean, watch)
-        if self._is_broken(number, merged):
-            return state, self._void_record(number, nothing, watch)
-        state = merged
+            before, state = state, self._recalibrate(opened.mean, watch)
+        if self._is_broken(number, state):
+            return before, self._void_record(number, nothing, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number, own=True)
+        if self._is_lost(number, answers):
+            return before, self._void_record(number, nothing, watch)
         notes = list(self.sites.notes)
         told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
         return state, _record(number, "merged", nothing, watch).model_copy(update=told)
@@ -213,6 +216,19 @@ class Run:
         if broken:
             self.sites.note(number, f"void: tensor {broken!r} of the merge is not finite; the network before it stays")
         return bool(broken)
+
+    def _is_lost(self, number: int, answers: dict[str, dict[str, LossSums]]) -> bool:
+        """Whether the merged network has no loss to speak of at most of the sites that answered: the round is void.
+
+        Its tensors may be finite and what they compute not: no site that starts from it ever comes back. Most, not
+        one: else one site that says so would void every round.
+        """
+        lost = [site for site, found in answers.items() if not _has_loss(found.get(MERGED))]
+        most = 2 * len(lost) > len(answers)
+        if most:
+            words = f"void: the merge has no loss below {MOST_LOSS:,.0f} at {len(lost)} of {len(answers)} sites"
+            self.sites.note(number, f"{words}; the network before it stays")
+        return most
 
     def _finish(
         self, number: int, collected: MergedRound, before: State, first: bool, watch: Stopwatch
@@ -233,10 +249,13 @@ class Run:
             return before, self._void_record(number, collected, watch)
         with watch.phase("evaluate"):
             answers = evaluate(self.sites, {MERGED: state}, number, own=True)
-        score = _score(answers)
+        mixed, score = state, _score(answers)
         if search.steps:
             with watch.phase("alone"):
                 state, score = search.settle(merged, state, score)
+        # Else the search took a site's own network, which these answers are not about.
+        if state is mixed and self._is_lost(number, answers):
+            return before, self._void_record(number, collected, watch)
         # Of the merge alone: what is measured beside it may lack a site that the merge had.
         notes = list(self.sites.notes)
         baselines = self._baselines(number, collected, search.alone, watch) if first else {}
@@ -371,6 +390,10 @@ def _own(answers: dict[str, dict[str, LossSums]]) -> dict[str, Score]:
 
 def _is_known(sums: LossSums | None) -> bool:
     return sums is not None and isfinite(sums.loss)
+
+
+def _has_loss(sums: LossSums | None) -> bool:
+    return sums is not None and sums.loss < MOST_LOSS * sums.count
 
 
 def _greatest(paths: dict[str, SitePaths]) -> BarrierRecord | None:

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from server.joining import Introductions, names_of
 from server.live import waiting_for
 from strategies.admission import sound
-from strategies.errors import OperatorError, Reason, RefusedReply
+from strategies.errors import OperatorError, OverflowReply, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
 from strategies.protocol import request
 from strategies.settings import Settings
@@ -197,14 +197,27 @@ class Sites:
         read: Callable[[str, Message], T],
         only: Collection[str] | None = None,
     ) -> dict[str, T]:
-        """What ``read`` makes of each site's reply, in site order; the refused are logged and left out."""
+        """What ``read`` makes of each site's reply, in site order; the refused are logged and left out.
+
+        Where several sites' sums are not finite, or too large, it is what they were asked about that overflows: a note
+        says so, and nobody is out. One site alone is.
+        """
         found: dict[str, T] = {}
+        overflows: list[RefusedReply] = []
         for site, reply in self.ask(message_type, content, round_number, only):
             try:
                 found[site] = read(site, sound(site, reply))
             except RefusedReply as verdict:
                 logger.warning("%s: %s", message_type, verdict)
-                self.leave_out(verdict)
+                if isinstance(verdict, OverflowReply):
+                    overflows.append(verdict)
+                else:
+                    self.leave_out(verdict)
+        if len(overflows) > 1:
+            where = f"{len(overflows)} of {len(found) + len(overflows)} sites"
+            self.note(round_number, f"{message_type}: what is asked about overflows at {where}: nobody is out for it")
+        elif overflows:
+            self.leave_out(*overflows)
         self.answered = sorted(found)
         return dict(sorted(found.items()))
 

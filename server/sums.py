@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from alignment.moments import Moments, layers_of
 from models import Architecture, example_inputs
 from strategies.decoding import read_state
-from strategies.errors import Reason, RefusedReply
+from strategies.errors import OverflowReply, Reason, RefusedReply
 from strategies.settings import Settings
 
 # Σx² · n is at least (Σx)², but for rounding.
@@ -91,7 +91,7 @@ def check_moments(site: str, moments: Moments) -> None:
         if not FEWEST_VALUES <= float(count) <= MOST_VALUES:
             raise RefusedReply(Reason.MOMENTS, site, f"{float(count):g} values", f"moments of {layer}")
         if float(squares.max()) / float(count) > MOST_SQUARED:
-            raise RefusedReply(Reason.MOMENTS, site, f"a mean square above {MOST_SQUARED:g}", f"moments of {layer}")
+            raise OverflowReply(Reason.MOMENTS, site, f"a mean square above {MOST_SQUARED:g}", f"moments of {layer}")
         # Of means: products of sums may be infinite, and infinity is not less than itself.
         if bool((squares / count * (1 + ROUNDING) + ROUNDING / count**2 < (sums / count).square()).any()):
             raise RefusedReply(Reason.MOMENTS, site, "a variance is negative", f"moments of {layer}")
@@ -112,6 +112,6 @@ def check_gram(site: str, gram: Tensor, what: str) -> None:
 
 
 def check_finite_sums(site: str, tensor: Tensor, what: str) -> None:
-    """Raises `RefusedReply` for NaN or infinity."""
+    """Raises `OverflowReply` for NaN or infinity."""
     if not bool(torch.isfinite(tensor).all()):
-        raise RefusedReply(Reason.NOT_FINITE, site, "expected finite values", what)
+        raise OverflowReply(Reason.NOT_FINITE, site, "expected finite values", what)

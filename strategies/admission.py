@@ -12,6 +12,7 @@ from strategies.alignments import Reported, unpack_matching, unpack_permutation
 from strategies.bounds import MOST_EXAMPLES, MOST_NORM, update_norm
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
+from strategies.exchange import UNREADABLE
 from strategies.protocol import MATCHING, PERMUTATION
 
 # What Flower answers in a node's stead.
@@ -59,7 +60,8 @@ def sound(site: str, reply: Message | None) -> Message:
     if reply is None:
         raise RefusedReply(Reason.LATE, site, "silent")
     if reply.has_error():
-        known = {NO_NODE: Reason.GONE, CRASHED: Reason.GONE, **dict.fromkeys(EXPIRED, Reason.LATE)}
+        ended = {NO_NODE: Reason.GONE, CRASHED: Reason.GONE, UNREADABLE: Reason.MALFORMED}
+        known = {**ended, **dict.fromkeys(EXPIRED, Reason.LATE)}
         reason = known.get(reply.error.code, Reason.CLIENT_ERROR)
         # The text is the site's, may be missing, and is no longer than a line of a log should be.
         raise RefusedReply(reason, site, f"code {reply.error.code}: {reply.error.reason or 'no reason given':.200}")

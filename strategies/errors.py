@@ -3,6 +3,7 @@
 OperatorError     the set-up is wrong: what, where, expected and got, and what to do next; ends the command
 └── SettingsError a setting is unknown, of the wrong type or out of range
 RefusedReply      one site's fault: logged and counted; never ends a round
+└── OverflowReply so is this, unless other sites say the same of what they were asked about
 """
 
 from enum import Enum
@@ -70,3 +71,10 @@ class RefusedReply(Exception):  # noqa: N818 - the name is the architecture's: a
         self.site = site
         self.detail = about + detail
         self.tensor = tensor
+
+
+class OverflowReply(RefusedReply):
+    """A reply with values that are not finite, or too large to be a network's.
+
+    A site can make them up, or it was asked about a network that overflows: then every honest site says so.
+    """

@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 
-from flwr.app import Message
+import httpx
+from flwr.app import Error, Message, Metadata
+from flwr.app.message import make_message
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 logger = getLogger("fedrebasin")
+# The code of a reply that Flower cannot put together; none of Flower's own codes.
+UNREADABLE = 1000
+# What the way to the SuperLink raises; all else that a pull raises comes of what a site sent.
+TRANSPORT = (httpx.HTTPError, ObjectPushError, OSError)
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,44 @@ def receive(
     while waiting:
         # One at a time: a pull of several would hold them all in memory at once.
         for message_id in list(waiting):
-            for reply in grid.pull_messages([message_id]):
+            for reply in _pull(grid, message_id):
                 if message_id in waiting and reply.metadata.reply_to_message_id == message_id:
                     yield waiting.pop(message_id), reply
         if waiting and over():
             break
         if waiting:
             clock.sleep(0.1)
+
+
+def _pull(grid: Grid, message_id: str) -> Iterable[Message]:
+    """The reply to a message, if it is there; an error in its place where Flower cannot put it together.
+
+    Flower believes each part of a reply to be what it says it is, and has taken the reply from the SuperLink by then:
+    there is nothing to ask for again.
+    """
+    try:
+        return grid.pull_messages([message_id])
+    except TRANSPORT:
+        raise
+    except Exception as error:
+        logger.warning("a reply cannot be put together", exc_info=True)
+        return [_unreadable(message_id, type(error).__name__)]
+
+
+def _unreadable(message_id: str, kind: str) -> Message:
+    """What stands for a reply that cannot be read; only the kind of the failure, since its text is the site's."""
+    metadata = Metadata(
+        run_id=0,
+        message_id="",
+        src_node_id=0,
+        dst_node_id=0,
+        reply_to_message_id=message_id,
+        group_id="",
+        created_at=time.time(),
+        ttl=1.0,
+        message_type="query",
+    )
+    return make_message(metadata, error=Error(UNREADABLE, f"Flower cannot put the reply together: {kind}"))
 
 
 def _push(grid: Grid, messages: Sequence[Message], ends: float, clock: Clock) -> list[str]:

@@ -27,7 +27,7 @@ from strategies.protocol import N_EXAMPLES, to_arrays, to_state
 from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, nearest_first, the_site
 from strategies.rounds import Collected, MergedRound
 from strategies.rules import Rule, robust
-from strategies.spool import PermutedState, Spool
+from strategies.spool import PermutedState, Spool, in_memory
 
 logger = getLogger("fedrebasin")
 AlignAt = Literal["server", "site", "both"]
@@ -155,7 +155,7 @@ class FedRebasin(FedAvg):
     def collect(
         self, server_round: int, replies: Iterable[tuple[str, Message | None]], reference: str | None = None
     ) -> None:
-        """Judges, spools and, where the reference is known, matches each reply as it comes; None is a silent site.
+        """Judges and spools each reply as it comes; None is a silent site.
 
         ``reference`` names the site, among those that reply, to which the others have aligned themselves.
         """
@@ -244,9 +244,8 @@ class FedRebasin(FedAvg):
             seconds = {site: one.seconds for site, one in reported.items()}
             return MergedRound(name, reference, admitted, reported, came, raw, refused, seconds)
         done = self._collected.matchings
-        matchings = {
-            site: done.get(site) or self._match(reference, one) for site, one in admitted.items() if site != name
-        }
+        held = in_memory(reference) if self.spec.groups else reference
+        matchings = {site: done.get(site) or self._match(held, one) for site, one in admitted.items() if site != name}
         moved = {
             site: PermutedState(self.spec, matching.permutation, came[site])
             for site, matching in matchings.items()
@@ -281,9 +280,19 @@ class FedRebasin(FedAvg):
         one = self._judged(site, reply)
         known = self._known_reference()
         if known is not None and self.align_at != "site":
-            # While it is in memory: from disk every look at a tensor opens a file.
-            self._collected.matchings[site] = self._match(known, one)
+            self._recognise(known, one)
         self._collected.admitted[site] = replace(one, state=self.spool.add(site, one.state))
+
+    def _recognise(self, reference: State, one: Admitted) -> None:
+        """Matches what a look tells needs no permutation, while it is in memory; all else waits until all are there.
+
+        Replies expire at the deadline wherever they lie, and matching must not use up the time that sites have.
+        """
+        proposes = self.align_at == "both" and one.permutation is not None
+        if self.spec.groups and reference is self._sent and not proposes:
+            start = time.monotonic()
+            if (at_home := self._at_home(one)) is not None:
+                self._keep(one, at_home, start)
 
     def _judged(self, site: str, reply: Message | None) -> Admitted:
         """The reply, where nothing speaks against it by itself; raises `RefusedReply`."""
@@ -294,15 +303,19 @@ class FedRebasin(FedAvg):
     def _match(self, reference: State, one: Admitted) -> Matching:
         """The site's own proposal, kept or refined; else the matching of its weights."""
         start = time.monotonic()
-        matching = self._matching(reference, one)
+        if not self.spec.groups:
+            # With nothing to permute the mean is FedAvg's, at FedAvg's cost: no tensor is looked at.
+            return self._keep(one, Matching({}, 0.0, 0.0, 0, True), start)
+        return self._keep(one, self._matching(reference, replace(one, state=in_memory(one.state))), start)
+
+    def _keep(self, one: Admitted, matching: Matching, start: float) -> Matching:
+        """``matching``, and what it took since ``start``, among those of this round."""
         told = one.reported.seconds if one.reported is not None else 0.0
+        self._collected.matchings[one.site] = matching
         self._collected.seconds[one.site] = told + time.monotonic() - start
         return matching
 
     def _matching(self, reference: State, one: Admitted) -> Matching:
-        if not self.spec.groups:
-            # With nothing to permute the mean is FedAvg's, at FedAvg's cost: no tensor is looked at.
-            return Matching({}, 0.0, 0.0, 0, True)
         if self.align_at != "both" or one.permutation is None:
             return self.match_by_weights(reference, one)
         if self.refine:

@@ -218,7 +218,7 @@ class Settings(BaseModel, frozen=True):
     repair: bool = False
     """Give what the merge's units put out the means and deviations that the sites' have (REPAIR); with BatchNorm, after
     its statistics are renewed, in the layers behind the last of them alone, often the one that `head` solves. Every
-    site is sent all sites' networks for it."""
+    site is sent all sites' networks for it, one a trip."""
     probe_points: OrUsual = 25
     """Points on the path between two networks, 3 or more with its ends; 0: no probing. A network that alignment does
     not move gets 3. With any, each site's network is also measured alone in the first round that merges."""
@@ -245,12 +245,14 @@ class Settings(BaseModel, frozen=True):
     @property
     def reference_is_file(self) -> bool:
         """Whether the reference of round 1 is a file's network."""
-        return self.reference.endswith(".safetensors") or "/" in self.reference
+        is_path = self.reference.endswith(".safetensors") or "/" in self.reference
+        return is_path and self.align_at != "none"
 
     @property
     def reference_is_site(self) -> bool:
         """Whether the reference of round 1 is the network of a site that the setting names."""
-        return not self.reference_is_file and self.reference not in REFERENCES
+        named = not self.reference_is_file and self.reference not in REFERENCES
+        return named and self.align_at != "none"
 
     @property
     def reference_is_known(self) -> bool:

@@ -153,6 +153,11 @@ class Spool:
         return SpooledState(path, tuple(state))
 
 
+def in_memory(state: State) -> State:
+    """``state``, read once if it lies on a disk: there every look at a tensor opens the file."""
+    return dict(state) if isinstance(state, SpooledState) else state
+
+
 def _apart(state: State) -> Iterator[tuple[str, Tensor]]:
     """The tensors, no two of which share memory: Flower sends equal bytes once, and safetensors wants each its own."""
     seen: set[int] = set()

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from server.summary import read_rounds
 from strategies.idle import idle, remarks
 from strategies.settings import parse_settings
 from tests.commands import run_settings
+from tests.inprocess import play_in_process, quick_settings
 
 PRIVATE: dict[str, object] = {"align-at": "site", "reference": "reference.safetensors", "probe-points": 0}
 
@@ -193,6 +195,21 @@ def test_data_that_is_not_here_is_told(
     assert done.code == 0
     line = f"setting 'data' = {data!r}: there is no such file or folder here; the sites must have it"
     assert (line in done.err) is told
+
+
+@pytest.mark.parametrize("reference", ["global", "medoid", "no-such-site", "no/such.safetensors"])
+def test_a_reference_that_is_told_to_change_nothing_changes_nothing(tmp_path: Path, reference: str) -> None:
+    """Not even with a search, which starts from the reference."""
+    quick: dict[str, object] = {"align_at": "none", "mix": "search", "epochs": 1, "width": 16, "probe_points": 0}
+    usual, other = (
+        play_in_process(quick_settings(tmp_path / folder, reference=name, mix_points=3, **quick), 3)
+        for folder, name in (("usual", "auto"), ("other", reference))
+    )
+    assert idle(parse_settings({"reference": reference, "align-at": "none"}))
+    assert [(record.reference, record.mix) for record in read_rounds(other)] == [
+        (record.reference, record.mix) for record in read_rounds(usual)
+    ]
+    assert other.checkpoint_path(1).read_bytes() == usual.checkpoint_path(1).read_bytes()
 
 
 @pytest.mark.parametrize(

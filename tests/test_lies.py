@@ -12,7 +12,19 @@ from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.errors import Reason, RefusedReply
-from strategies.protocol import EVALUATE, FEATURES, METRICS, RECALIBRATE, REPAIR
+from strategies.protocol import (
+    ACROSS,
+    ARRAYS,
+    EVALUATE,
+    FEATURES,
+    GRAMS,
+    MERGED,
+    METRICS,
+    OUTPUTS,
+    RECALIBRATE,
+    REPAIR,
+    TRAIN,
+)
 from tests.inprocess import play_in_process, quick_settings
 
 Lie = Callable[[str, np.ndarray], np.ndarray]
@@ -75,15 +87,12 @@ def test_moments_that_overflow_are_refused(tmp_path: Path, lie: Callable[[Messag
 
 
 def test_moments_of_which_no_network_can_come_leave_units_as_they_were(tmp_path: Path) -> None:
-    asked: list[int] = []
-
-    def second_of_each_round(reply: Message) -> None:
-        asked.append(1)
-        if len(asked) % 2 == 0:
+    def about_the_merge(reply: Message) -> None:
+        if MERGED in reply.content.array_records:
             about_arrays(lambda name, values: np.full_like(values, 1e200 if name.endswith("count") else 0.0))(reply)
 
     settings = quick_settings(tmp_path, **{**QUICK, "width": 16, "repair": True})
-    sound_rounds(play_in_process(settings, 3, of_liars(REPAIR, second_of_each_round, (1,))), {"site-eu"})
+    sound_rounds(play_in_process(settings, 3, of_liars(REPAIR, about_the_merge, (1,))), {"site-eu"})
 
 
 def test_more_samples_than_there_are_are_refused(tmp_path: Path) -> None:
@@ -113,6 +122,37 @@ def test_features_without_measure_are_refused_and_nobody_else_is(tmp_path: Path,
     store = play_in_process(settings, 4, of_liars(FEATURES, lie, (1,)))
     for record in sound_rounds(store, {"site-eu"}):
         assert [(verdict.site, verdict.reason) for verdict in record.refused] == [("site-eu", "MOMENTS")]
+
+
+def test_sums_that_blow_up_one_layer_put_nobody_else_out(tmp_path: Path) -> None:
+    """Behind a layer that is fitted to them, every honest site's sums would overflow."""
+
+    def lie(reply: Message) -> None:
+        grams, across = (reply.content.array_records[name] for name in (GRAMS, ACROSS))
+        for layer in list(across):
+            size = float(np.abs(grams[layer].numpy().diagonal()).mean())
+            # What it fits the second layer to; of the third it says nothing.
+            said = 0.0 if layer == "layers.2.0" else 1e10 * size
+            across[layer] = Array(np.full_like(across[layer].numpy(), said))
+            if not said:
+                grams[layer] = Array(np.eye(*grams[layer].shape, dtype=np.float32))
+
+    settings = quick_settings(tmp_path, **{**QUICK, "width": 16, "depth": 3, "merge": "sequential"})
+    for record in sound_rounds(play_in_process(settings, 4, of_liars(OUTPUTS, lie, (1,))), {"site-eu"}):
+        assert any("give weights that no network has" in note for note in record.notes)
+
+
+def test_a_network_that_overflows_at_several_sites_is_no_sites_fault(tmp_path: Path) -> None:
+    """Of two sites one sends a huge network, and the features of the mean are too large for both."""
+    huge = of_liars(TRAIN, about_arrays(lambda name, values: values * np.float32(1e6)), (1,))
+
+    def tamper(partition: int, reply: Message) -> Message:
+        return huge(partition, reply) if ARRAYS in reply.content.array_records else reply
+
+    settings = quick_settings(tmp_path, **{**QUICK, "rounds": 1, "width": 16, "depth": 3, "head": "ridge"})
+    (record,) = read_rounds(play_in_process(settings, 2, tamper))
+    assert record.refused == []
+    assert "query.features: what is asked about overflows at 2 of 2 sites: nobody is out for it" in record.notes
 
 
 def test_a_merge_that_is_not_finite_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

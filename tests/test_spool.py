@@ -1,14 +1,17 @@
 """Replies wait on disk: the merge is the same, in any order of arrival, and memory does not grow with the sites."""
 
 import os
+from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Message
 
 from alignment import permute, random_permutation
+from alignment.weight_matching import match_weights
 from strategies import FedRebasin
 from strategies.decoding import read_state
 from strategies.errors import OperatorError
@@ -99,6 +102,30 @@ def test_a_site_that_answers_twice_is_heard_once() -> None:
     strategy.aggregate_train(1, [train_reply(1, small_state(1)), train_reply(1, small_state(2))])
     assert strategy.merged is not None
     assert [verdict.reason.name for verdict in strategy.merged.refused] == ["DUPLICATE"]
+
+
+def test_matching_takes_no_time_from_sites_whose_replies_lie_there_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is matched when all have come, and its file is read once for that."""
+    happened: list[str] = []
+
+    def arriving() -> Iterator[tuple[str, Message]]:
+        for node, site in enumerate("abc", start=1):
+            happened.append(f"came {site}")
+            yield site, train_reply(node, small_state(node))
+
+    def matched(*args: Any) -> Any:
+        assert isinstance(args[2], dict)
+        happened.append("matched")
+        return match_weights(*args)
+
+    monkeypatch.setattr("strategies.fed_rebasin.match_weights", matched)
+    strategy = ready(FedRebasin(spec=small_spec(), spool=Spool(tmp_path / "spool")), small_state(0))
+    strategy.collect(1, arriving())
+    merged = strategy.align_collected()
+    assert happened == ["came a", "came b", "came c", "matched", "matched", "matched"]
+    assert merged.matchings.keys() == merged.seconds.keys() == {"a", "b", "c"}
 
 
 def test_a_file_that_was_cut_short_is_told_and_not_read_as_numbers(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_repair_leaves_to_batch_norm_what_comes_before_it(tmp_path: Path) -> Non
     assert losses[1] < losses[0]
 
 
-@pytest.mark.parametrize("trip", [1, 2])
+@pytest.mark.parametrize("trip", [1, 2, 4])
 def test_repair_takes_no_goals_of_other_samples_than_it_measures(tmp_path: Path, trip: int) -> None:
     asked: list[int] = []
 
@@ -136,6 +136,18 @@ def test_repair_takes_no_goals_of_other_samples_than_it_measures(tmp_path: Path,
     plain = play_in_process(quick_settings(tmp_path / "plain", **settings), 3)
     assert all(torch.equal(lost.network(1)[name], tensor) for name, tensor in plain.network(1).items())
     assert "units keep the means and deviations of the mean" in one_round(lost).notes[0]
+
+
+def test_repair_asks_about_one_network_at_a_time(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def look(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == REPAIR and partition == 0:
+            asked.append(list(reply.content.array_records))
+        return reply
+
+    play_in_process(quick_settings(tmp_path, repair=True, epochs=1, probe_points=0), 3, look)
+    assert asked == [["site-3"], ["site-eu"], ["site-us"], ["merged"]]
 
 
 def test_the_goals_of_repair_are_of_every_network_on_the_samples_of_all_sites(

@@ -11,7 +11,7 @@ from cli.settings import checked_settings
 from models import Architecture, ModelError, build, example_inputs
 from server.summary import read_rounds
 from strategies.errors import SettingsError
-from strategies.settings import default_config
+from strategies.settings import Settings
 from tests.inprocess import play_in_process, quick_settings
 
 N_WORDS = 11
@@ -87,7 +87,7 @@ def test_without_an_example_the_run_says_what_to_do(tmp_path: Path, align_at: st
 
 def test_without_an_example_its_settings_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"setting 'shape': .* define untold_example"):
-        checked_settings({**default_config(), **told("untold")})
+        checked_settings({**Settings().model_dump(by_alias=True), **told("untold")})
 
 
 @pytest.mark.parametrize(
