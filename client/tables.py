@@ -9,6 +9,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from datasets import load_dataset as untyped_load_dataset  # pyright: ignore[reportUnknownVariableType]
 
+from client.folders import how_to_read
 from client.sources import DataError, Samples
 
 load_dataset = cast(Callable[..., object], untyped_load_dataset)
@@ -51,13 +52,15 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def _load(path: Path) -> Dataset:
-    name, files = ("parquet", {"data_files": str(path)}) if path.is_file() else (str(path), {})
     try:
-        loaded = load_dataset(name, **files)
+        name, options = ("parquet", {"data_files": str(path)}) if path.is_file() else how_to_read(path)
+        loaded = load_dataset(str(name), **options)
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(f"data {str(path)!r}: datasets.load_dataset failed: {error}") from error
     assert isinstance(loaded, DatasetDict)
-    # A folder with a split of its own for testing keeps it to itself: only training data is cut up over sites.
+    # A split of its own for testing is kept to itself: only training data is cut up over sites.
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))
 
 

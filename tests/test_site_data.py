@@ -103,6 +103,88 @@ def test_a_folder_of_images_is_read(tmp_path: Path) -> None:
     assert bool((samples.inputs[samples.targets == 0][:, 2] == 255).all())
 
 
+def save(*paths: Path) -> None:
+    """A grey image at each of ``paths``."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.new("L", (8, 8)).save(path)
+
+
+@pytest.mark.parametrize("name", ["test_{}.png", "val {}.png", "train.{}.png"])
+def test_an_image_whose_name_is_like_a_splits_leaves_no_other_out(tmp_path: Path, name: str) -> None:
+    for label in ("normal", "pneumonia"):
+        save(*(tmp_path / label / f"{number:04}.png" for number in range(10)))
+        save(tmp_path / label / name.format(label))
+    assert class_counts(read_samples(str(tmp_path)), 2) == [11, 11]
+
+
+@pytest.mark.parametrize("label", ["positive test", "train", "test"])
+def test_a_class_may_be_called_like_a_split(tmp_path: Path, label: str) -> None:
+    save(tmp_path / "bus" / "0.png", tmp_path / label / "0.png", tmp_path / label / "1.png")
+    samples = read_samples(str(tmp_path))
+    assert (samples.names, class_counts(samples, 2)) == (("bus", label), [1, 2])
+
+
+@pytest.mark.parametrize("split", ["train", "Train", "training"])
+def test_a_folder_for_testing_beside_the_one_for_training_is_not_read(tmp_path: Path, split: str) -> None:
+    for part, n in ((split, 3), ("test", 2)):
+        save(*(tmp_path / part / label / f"{number}.png" for label in ("cat", "dog") for number in range(n)))
+    assert class_counts(read_samples(str(tmp_path)), 2) == [3, 3]
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("ward-train", "ward-test"), ("train/0", "test/0")])
+def test_parquet_for_testing_beside_that_for_training_is_not_read(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Path(write_table(tmp_path, kind=(Value("int64"), AS_TOLD))).rename(tmp_path / f"{name}.parquet")
+    assert len(read_samples(str(tmp_path))) == 6
+
+
+def test_one_parquet_file_whose_name_is_like_a_splits_leaves_no_other_out(tmp_path: Path) -> None:
+    for name in ("ward-a", "ward-test"):
+        Path(write_table(tmp_path, kind=(Value("int64"), AS_TOLD))).rename(tmp_path / f"{name}.parquet")
+    assert len(read_samples(str(tmp_path))) == 12
+
+
+def test_images_beside_a_table_of_their_classes_need_no_folders(tmp_path: Path) -> None:
+    save(tmp_path / "train" / "0.png", tmp_path / "train" / "1.png")
+    (tmp_path / "train" / "metadata.jsonl").write_text(
+        '{"file_name": "0.png", "label": 1}\n{"file_name": "1.png", "label": 0}\n'
+    )
+    assert read_samples(str(tmp_path)).targets.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["0.png", "1.png"], r"0\.png lies in no folder of a class. Expected one folder per class, such as .*normal"),
+        (["0.png", "cat/1.png"], r"0\.png lies in no folder of a class"),
+        (["train/0.png", "test/1.png"], r"test is named like a split, and images lie in it without"),
+        (["cat/0.png", "dog/new/1.png"], r"several depths, such as .*0\.png and .*1\.png. Expected one folder"),
+        (
+            ["train_1/cat/0.png", "test_1/cat/1.png"],
+            r"test_1 is named like a split, which would be called .*train. Give .* or rename it",
+        ),
+        (["x/train/cat/0.png", "x/test/cat/1.png"], r"test is named like a split, .*such as data = "),
+    ],
+)
+def test_images_whose_classes_no_folder_tells_are_refused(tmp_path: Path, files: list[str], told: str) -> None:
+    save(*(tmp_path / file for file in files))
+    with pytest.raises(DataError, match=told):
+        read_samples(str(tmp_path))
+
+
+def test_a_single_class_is_a_class(tmp_path: Path) -> None:
+    save(*(tmp_path / "pictures" / "dog" / f"{number}.png" for number in range(5)), tmp_path / ".cat" / "0.png")
+    samples = read_samples(str(tmp_path / "pictures"))
+    assert (samples.names, samples.targets.tolist()) == (("dog",), [0] * 5)
+    settings = parse_settings({"shape": "1x8x8", "classes": 2, "class-names": "cat,dog"})
+    assert (
+        load_site_data(Site("site-us", tmp_path, str(tmp_path / "pictures")), settings).train.targets.tolist()
+        == [1] * 4
+    )
+
+
 def test_a_parquet_file_is_read(tmp_path: Path) -> None:
     save_images(tmp_path / "pictures")
     pictures = [{"path": str(path)} for path in sorted((tmp_path / "pictures").rglob("*.png"))]
