@@ -15,7 +15,7 @@ from cli.evidence import Evidence, read_evidence
 from cli.fitting import fitting_state
 from cli.match import Matcher
 from cli.measure import Judge
-from cli.networks import Description, find_network, read_file
+from cli.networks import Description, check_samples, find_network, read_file
 from cli.options import Method
 from cli.output import Format, people, print_json, print_table, warn
 from cli.paths import OutputError, check_output, labels, picture_form
@@ -114,6 +114,8 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     """Matches the two networks and measures both lines."""
     files = [read_file(path) for path in (plan.reference, plan.other)]
     network = find_network(plan.said, files[0], plan.evidence.data.samples)
+    if plan.evidence.apart is not None:
+        check_samples(network, plan.evidence.apart.samples, "--held-out")
     reference, other = (fitting_state(network, file) for file in files)
     with shown.stretch("deriving the permutation spec"):
         spec = network.derive()

@@ -64,6 +64,8 @@ class Evidence:
 def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_size: int) -> Evidence | None:
     """What ``--data`` and ``--held-out`` name, classes numbered as ``--class-names`` says; None without data.
 
+    Without ``--class-names`` held-out samples are numbered as those of ``--data`` are.
+
     Raises `DataError`, and `OptionError` for held-out samples alone, and for class names of which two are the same.
     """
     if not data and held_out:
@@ -73,12 +75,26 @@ def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_s
     names = split_names(class_names)
     if len(set(names)) < len(names) or not all(names):
         raise OptionError(f"--class-names: expected different names with commas in between, got {class_names!r}")
-    batches = _read(data, names, seed, batch_size)
-    return Evidence(batches, _read(held_out, names, seed, batch_size) if held_out else batches)
+    samples = numbered(read_samples(data), data, names)
+    batches = _batches(data, samples, seed, batch_size)
+    if not held_out:
+        return Evidence(batches, batches)
+    others = read_samples(held_out)
+    others = numbered(others, held_out, names) if names else _numbered_alike(others, held_out, samples)
+    return Evidence(batches, _batches(held_out, others, seed, batch_size))
 
 
-def _read(name: str, class_names: tuple[str, ...], seed: int, batch_size: int) -> Batches:
-    samples = numbered(read_samples(name), name, class_names)
+def _numbered_alike(others: Samples, held_out: str, samples: Samples) -> Samples:
+    """``others``, whose classes may be fewer, with the numbers that ``samples`` gave to the same names."""
+    if samples.names and (unknown := [name for name in others.names if name not in samples.names]):
+        raise DataError(
+            f"--held-out {held_out!r}: class {unknown[0]!r} is none of --data's, {', '.join(samples.names)}. Name all "
+            "classes, in the order of the network's outputs, with --class-names, or take this one away"
+        )
+    return numbered(others, held_out, samples.names)
+
+
+def _batches(name: str, samples: Samples, seed: int, batch_size: int) -> Batches:
     if len(samples) < 2:
         raise DataError(f"data {name!r}: 1 sample, expected 2 or more")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))

@@ -16,7 +16,7 @@ from cli.evidence import Batches, Evidence
 from cli.fitting import fitting_state
 from cli.match import Matcher
 from cli.measure import Judge
-from cli.networks import Description, Network, NetworkFile, State, find_network, read_file
+from cli.networks import Description, Network, NetworkFile, State, check_samples, find_network, read_file
 from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
@@ -80,6 +80,8 @@ def align(plan: Plan, shown: Bars) -> Aligned:
         files = [_read(path, advance) for path in plan.inputs]
     samples = plan.evidence.data.samples if plan.evidence is not None else None
     network = find_network(plan.said, files[0], samples)
+    if plan.evidence is not None and plan.evidence.apart is not None:
+        check_samples(network, plan.evidence.apart.samples, "--held-out")
     states = [fitting_state(network, file) for file in files]
     with shown.stretch("deriving the permutation spec"):
         spec = network.derive()

@@ -23,6 +23,7 @@ from strategies.errors import OperatorError
 from strategies.files import sha256_of
 
 State = Mapping[str, Tensor]
+HOW_TO_SAY_INPUTS = "Give --shape, or --example with a function that returns its inputs"
 
 
 class FitError(OperatorError):
@@ -101,19 +102,35 @@ def find_network(
     module = build(architecture, seed).eval()
     example = _example(said, architecture, samples, seed)
     is_a_guess = said.model in MADE_UP and not said.shape and not said.example and samples is None
-    network = Network(architecture, module, example, _count_outputs(architecture, module, example), is_a_guess)
-    if samples is not None and int(samples.targets.max()) >= network.n_outputs:
+    outputs = _run(architecture, module, example)
+    n_outputs = int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim > 1 else 0
+    network = Network(architecture, module, example, n_outputs, is_a_guess)
+    if samples is not None:
+        check_samples(network, samples, "the data")
+    return network
+
+
+def check_samples(network: Network, samples: Samples, what: str) -> None:
+    """Raises `FitError` unless ``network`` runs on ``samples``, called ``what``, and has an output for each class."""
+    architecture, inputs = network.architecture, scaled(samples.inputs[:2])
+    remedy = f"{what} must be what the network takes"
+    outputs = _run(architecture, network.module, (inputs,), remedy)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
         raise FitError(
-            f"the data has class {int(samples.targets.max())}, but {describe(architecture)} has {network.n_outputs} "
-            "outputs, for classes from 0"
+            f"{describe(architecture)} returns {_kind(outputs)} for {len(inputs)} samples of {what}; expected one "
+            "tensor (samples, classes). Wrap it in a module whose forward returns that"
         )
-    if samples is not None and samples.names and len(samples.names) != network.n_outputs:
+    n_outputs, greatest = outputs.shape[1], int(samples.targets.max())
+    if greatest >= n_outputs:
+        raise FitError(
+            f"{what} has class {greatest}, but {describe(architecture)} has {n_outputs} outputs, for classes from 0"
+        )
+    if samples.names and len(samples.names) != n_outputs:
         # Numbered by their order, a class that the data lack would move all others.
         raise FitError(
-            f"the data has {len(samples.names)} classes, {', '.join(samples.names)}, but {describe(architecture)} has "
-            f"{network.n_outputs} outputs; name all, in the order of the outputs, with --class-names"
+            f"{what} has {len(samples.names)} classes, {', '.join(samples.names)}, but {describe(architecture)} has "
+            f"{n_outputs} outputs; name all, in the order of the outputs, with --class-names"
         )
-    return network
 
 
 def describe(architecture: Architecture) -> str:
@@ -179,14 +196,24 @@ def _example(said: Description, architecture: Architecture, samples: Samples | N
     return example_inputs(architecture, seed)
 
 
-def _count_outputs(architecture: Architecture, module: nn.Module, example: tuple[Any, ...]) -> int:
+def _run(
+    architecture: Architecture, module: nn.Module, example: tuple[Any, ...], remedy: str = HOW_TO_SAY_INPUTS
+) -> object:
     try:
         with torch.no_grad():
-            outputs: Any = module(*example)
+            return module(*example)
     except Exception as error:
         shapes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves(example) if isinstance(t, Tensor))
         raise FitError(
-            f"{describe(architecture)} does not run on inputs of shape {shapes}: {error}. Give --shape, or --example "
-            "with a function that returns its inputs"
+            f"{describe(architecture)} does not run on inputs of shape {shapes}: {error}. {remedy}"
         ) from error
-    return int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim > 1 else 0
+
+
+def _kind(outputs: object) -> str:
+    if isinstance(outputs, Tensor):
+        return f"a tensor of shape {'x'.join(str(size) for size in outputs.shape) or '()'}"
+    if isinstance(outputs, Mapping):
+        return "dict with " + ", ".join(repr(key) for key in cast(Mapping[object, object], outputs))
+    if isinstance(outputs, tuple | list):
+        return f"{type(cast(object, outputs)).__name__} of {len(cast(Sequence[object], outputs))}"
+    return type(outputs).__name__

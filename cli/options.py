@@ -100,7 +100,8 @@ ClassNames = Annotated[
     str,
     typer.Option(
         help="The classes' names in the order of the network's outputs, such as normal,pneumonia: what folders of "
-        "images are called, or a column of parquet holds. Needed where --data lacks a class; else their own order."
+        "images are called, or a column of parquet holds. Needed where --data lacks a class; else their own order, in "
+        "which --held-out is numbered too."
     ),
 ]
 MatchBy = Annotated[

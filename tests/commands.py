@@ -133,3 +133,32 @@ class Sorted(nn.Module):
 def immovable(_: Architecture) -> nn.Module:
     """What ``--model tests.commands:immovable`` builds."""
     return Sorted()
+
+
+class Answering(nn.Module):
+    """A network that answers with more than logits."""
+
+    def __init__(self, shape: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.only = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> object:
+        """The logits, in a dict, in a tuple, or with an axis after the classes."""
+        logits = self.only(x.flatten(1))
+        return {"dict": {"logits": logits}, "tuple": (logits, x), "axis": logits[:, :, None]}[self.shape]
+
+
+def answers_dict(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:answers_dict`` builds."""
+    return Answering("dict")
+
+
+def answers_tuple(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:answers_tuple`` builds."""
+    return Answering("tuple")
+
+
+def answers_axis(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:answers_axis`` builds."""
+    return Answering("axis")
