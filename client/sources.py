@@ -128,11 +128,12 @@ def _from_function(data: str) -> Samples:
         raise DataError(f"data {data!r}: its module cannot be imported; {what}") from error
     try:
         inputs, targets = cast(Iterable[Any], function())
-        samples = Samples(torch.as_tensor(inputs), torch.as_tensor(targets).long())
+        inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"data {data!r}: expected a function that returns inputs and classes; {what}") from error
-    return checked(data, samples)
+    _check_whole(data, targets)
+    return checked(data, Samples(inputs, targets.long()))
 
 
 def checked(data: str, samples: Samples) -> Samples:
@@ -145,6 +146,22 @@ def checked(data: str, samples: Samples) -> Samples:
     if samples.inputs.is_floating_point():
         _check_finite(data, samples.inputs)
     return samples
+
+
+def _check_whole(data: str, targets: Tensor) -> None:
+    """Raises `DataError` for scores and likelihoods, which would be cut to whole numbers without a word."""
+    if targets.is_complex():
+        raise DataError(f"data {data!r}: classes are {targets.dtype}; expected whole numbers from 0")
+    if not targets.is_floating_point() or targets.ndim != 1:
+        return
+    # NaN, too, is unlike what it is rounded to.
+    broken = (targets != targets.round()) | ~targets.isfinite()
+    if bool(broken.any()):
+        number = int(broken.nonzero()[0])
+        raise DataError(
+            f"data {data!r}: sample {number} has class {targets[number].item():g}; classes are whole numbers from 0. "
+            "Round them, if that is meant, or give each the number of its class"
+        )
 
 
 def _check_finite(data: str, inputs: Tensor) -> None:

@@ -404,6 +404,8 @@ def test_palette_images_are_read_as_colours(tmp_path: Path) -> None:
         ("raises", "RuntimeError: no scanner"),
         ("nothing", "expected at least one sample and one class for each, got inputs of shape"),
         ("negative", "classes are numbered from 0, got -1"),
+        ("shares_of_one", r"sample 1 has class 0\.05.*; classes are whole numbers from 0"),
+        ("a_class_that_is_a_gap", r"sample 2 has class nan; classes are whole numbers from 0"),
         ("a_gap_in_the_fourth", "sample 3 holds NaN, .* 1 of 40 do. Fill the gaps"),
         ("too_large_for_single_precision", "sample 0 holds NaN, .* 40 of 40 do"),
     ],
@@ -427,6 +429,22 @@ def nothing() -> object:
 
 def negative() -> object:
     return torch.zeros(2, 1), [0, -1]
+
+
+def shares_of_one() -> object:
+    return torch.zeros(20, 1), torch.linspace(0, 0.99, 20)
+
+
+def a_class_that_is_a_gap() -> object:
+    return torch.zeros(3, 1), [0.0, 1.0, float("nan")]
+
+
+def whole_floats() -> object:
+    return torch.zeros(3, 1), np.array([0.0, 2.0, 1.0])
+
+
+def test_classes_may_be_floats_that_are_whole() -> None:
+    assert read_samples("tests.test_site_data:whole_floats").targets.tolist() == [0, 2, 1]
 
 
 def a_gap_in_the_fourth() -> tuple[torch.Tensor, list[int]]:
