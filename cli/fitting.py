@@ -9,7 +9,8 @@ from cli.networks import FitError, Network, NetworkFile, State, describe
 def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
     """The tensors of ``file`` as the state dict of ``network``, tied ones that the file leaves out filled in.
 
-    Raises `FitError` that names the first tensor that is missing, unknown, of another shape or not finite.
+    Raises `FitError` that names the first tensor that is missing, unknown, of another shape, of whole numbers where the
+    network has floats or the reverse, or not finite.
     """
     expected = {name: t for name, t in network.module.state_dict().items() if isinstance(t, Tensor)}
     state = dict(file.state) | _tied(expected, file.state)
@@ -17,6 +18,13 @@ def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
         more = f" {len(problems) - 1} more tensors do not fit." if len(problems) > 1 else ""
         misfit = f"{file.path} does not fit {describe(network.architecture)}: {problems[0]}."
         raise FitError(f"{misfit}{more} {_remedy(expected, state)}")
+    if strange := next((name for name in expected if _kind(state[name]) != _kind(expected[name])), None):
+        # A mean of whole numbers is the first of them: the merge would be the first file.
+        raise FitError(
+            f"{file.path}: tensor {strange!r} holds {_kind(state[strange])} ({_dtype(state[strange])}), expected "
+            f"{_kind(expected[strange])} ({_dtype(expected[strange])}). Give the file as the network was trained, "
+            "before it was quantised or converted"
+        )
     if broken := not_finite(state):
         raise FitError(
             f"{file.path}: tensor {broken!r} holds NaN or infinity: the training diverged, or the file broke"
@@ -43,6 +51,14 @@ def _problems(expected: State, state: State) -> list[str]:
     ]
     problems += [f"tensor {name!r} is missing" for name in expected if name not in state]
     return problems + [f"tensor {name!r} is not of this network" for name in state if name not in expected]
+
+
+def _kind(tensor: Tensor) -> str:
+    return "complex numbers" if tensor.is_complex() else "floats" if tensor.is_floating_point() else "whole numbers"
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shown(tensor: Tensor) -> str:

@@ -306,9 +306,14 @@ def _diverged_in_fp8(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.to(torch.float8_e4m3fn) for name, tensor in _diverged(state).items()}
 
 
+def _quantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (tensor * 50).to(torch.int8) for name, tensor in state.items()}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (_quantised, ["b.safetensors: tensor '", "holds whole numbers (int8), expected floats (float32)"]),
         (_without_head, ["b.safetensors does not fit mlp", "tensor 'fc.bias' is missing"]),
         (_wide_head, ["tensor 'layers.1.0.weight' has shape 7x16, expected 16x16", "--width"]),
         (_with_stranger, ["tensor 'stranger' is not of this network"]),
@@ -351,6 +356,16 @@ def test_wrong_options_are_refused_with_the_way_out(
     assert (ran.code, ran.out) == (code, "")
     assert words in ran.err
     assert not list(tmp_path.glob("out*"))
+
+
+def test_floats_where_the_network_counts_are_refused(
+    tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys
+) -> None:
+    state = read_tensors(residuals[0])
+    write_state(residuals[0], {name: tensor.half() for name, tensor in state.items()})
+    ran = run(capsys, "merge", *residuals, RESNET, "--shape", "1x8x8", "-o", tmp_path / "out.safetensors")
+    assert ran.code == 17
+    assert "num_batches_tracked' holds floats (float16), expected whole numbers (int64)" in ran.err
 
 
 def test_one_network_alone_is_no_merge(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
