@@ -90,6 +90,8 @@ def parse_weights(weights: str, n_inputs: int) -> list[float]:
         raise OptionError(f"--weights {weights!r}: {len(given)} numbers for {n_inputs} inputs: give one for each")
     if not all(isfinite(weight) and weight > 0 for weight in given):
         raise OptionError(f"--weights {weights!r}: expected positive numbers; leave a network out to give it none")
+    if not isfinite(sum(given)):
+        raise OptionError(f"--weights {weights!r}: their sum is more than a float can hold; only their shares matter")
     return normalised(given, n_inputs)
 
 

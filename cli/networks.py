@@ -16,6 +16,7 @@ from cli.options import OptionError
 from cli.room import shortfall
 from client.sources import Samples, describe_samples, scaled
 from models import FAMILIES, Architecture, build, example_inputs
+from models.errors import ModelError
 from models.imported import import_function
 from models.inferred import MADE_UP, infer
 from strategies.checkpoints import read_checkpoint
@@ -23,6 +24,8 @@ from strategies.errors import OperatorError
 from strategies.files import sha256_of
 
 State = Mapping[str, Tensor]
+# Torch counts in 64 bits.
+MOST = 2**63
 HOW_TO_SAY_INPUTS = "Give --shape, or --example with a function that returns its inputs"
 
 
@@ -154,8 +157,8 @@ def _architecture(said: Description, file: NetworkFile | None, samples: Samples 
     unknown = Architecture(said.model, (), 0)
     found = (infer(said.model, file.shapes) if file is not None else None) or unknown
     if samples is not None:
-        shape, classes = describe_samples(samples)
-        found = replace(found, shape=_sizes(shape), classes=found.classes or classes)
+        _, classes = describe_samples(samples)
+        found = replace(found, shape=tuple(samples.inputs.shape[1:]), classes=found.classes or classes)
     asked = Architecture(said.model, _sizes(said.shape), said.classes, said.width, said.depth, said.norm)
     settled = replace(
         found,
@@ -182,18 +185,37 @@ def _require_known(model: str) -> None:
 
 def _sizes(shape: str) -> tuple[int, ...]:
     try:
-        return tuple(int(size) for size in shape.split("x")) if shape else ()
+        sizes = tuple(int(size) for size in shape.split("x")) if shape else ()
     except ValueError:
-        raise OptionError(f"--shape {shape!r}: expected sizes with x between them, such as 3x32x32") from None
+        sizes = (0,)
+    if not all(0 < size < MOST for size in sizes):
+        raise OptionError(f"--shape {shape!r}: expected sizes with x between them, such as 3x32x32")
+    return sizes
 
 
 def _example(said: Description, architecture: Architecture, samples: Samples | None, seed: int) -> tuple[Any, ...]:
     if said.example:
-        given = import_function(said.example, "--example")()
-        return tuple(cast(Sequence[Any], given)) if isinstance(given, tuple | list) else (given,)
+        return _given(said.example)
     if samples is not None:
         return (scaled(samples.inputs[:2]),)
-    return example_inputs(architecture, seed)
+    try:
+        return example_inputs(architecture, seed)
+    except RuntimeError as error:
+        raise OptionError(f"--shape {said.shape!r}: two such samples cannot be made: {error}") from error
+
+
+def _given(example: str) -> tuple[Any, ...]:
+    """What the function ``module:function`` of the user's returns."""
+    try:
+        given = import_function(example, "--example")()
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"--example {example!r}: expected a function that takes nothing and returns the tuple of inputs; it raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return tuple(cast(Sequence[Any], given)) if isinstance(given, tuple | list) else (given,)
 
 
 def _run(

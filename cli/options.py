@@ -119,8 +119,9 @@ MergeBy = Annotated[
     ),
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of straight-through.")]
-Seed = Annotated[int, typer.Option(min=0, help="Decides order and ties: one seed, one answer.")]
-Points = Annotated[int, typer.Option(min=2, help="Points on each path, the ends included.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides order and ties: one seed, one answer.")]
+# Both ends are the same with alignment and without, up to rounding: two points would find no difference.
+Points = Annotated[int, typer.Option(min=3, help="Points on each path, the ends included.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Samples at a time; memory grows with it.")]
 Output = Annotated[Format, typer.Option("--format", help="A table for people, or one JSON document for scripts.")]
 Input = Annotated[Path, typer.Argument(show_default=False, help="A safetensors file.")]

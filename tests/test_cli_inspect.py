@@ -62,6 +62,11 @@ def test_a_file_gives_the_sizes_and_the_weights_of_the_proof(tmp_path: Path, cap
             19,
             "--model, --width, --depth, --shape and --classes: 'mlp' of width 999999999 takes",
         ),
+        (
+            ("--model", "tests.commands:immovable", "--shape", "9999999999x9999999999"),
+            19,
+            "--shape '9999999999x9999999999': two such samples cannot be made",
+        ),
         (("missing.safetensors", "--model", "mlp"), 16, "missing.safetensors: no such file"),
     ],
 )

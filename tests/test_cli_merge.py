@@ -194,7 +194,7 @@ def test_the_card_states_no_shape_that_nothing_tells(
 
 def test_data_recalibrate_batch_norm(tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys) -> None:
     output = tmp_path / "out.safetensors"
-    ran = run(capsys, "merge", *residuals, RESNET, "-o", output, DATA, "--points", "2", "--batch-size", "999")
+    ran = run(capsys, "merge", *residuals, RESNET, "-o", output, DATA, "--points", "3", "--batch-size", "999")
     assert "stale" not in ran.err
     assert card_of(output)["statistics"] == "recalibrated"
     merged = read_tensors(output)
@@ -231,7 +231,7 @@ def test_with_data_the_card_says_what_the_merge_is_worth(
 def test_without_held_out_samples_the_card_says_that_it_flatters(
     tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
 ) -> None:
-    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", DATA, "--points", "2")
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", DATA, "--points", "3")
     assert "which flatters it" in ran.err
     assert "which flatters it" in (tmp_path / "out.md").read_text()
 
@@ -252,7 +252,7 @@ def test_tied_tensors_that_a_file_holds_once_are_merged_once(tmp_path: Path, cap
         save_model(Tagger(), str(path))
     output = tmp_path / "out.safetensors"
     tokens = ("--model", "tests.commands:tagger", "--data", "tests.commands:tagged")
-    ran = run(capsys, "merge", *inputs, "-o", output, *tokens, "--points", "2")
+    ran = run(capsys, "merge", *inputs, "-o", output, *tokens, "--points", "3")
     assert ran.code == 0, ran.err
     assert set(read_tensors(output)) == set(read_tensors(inputs[0]))
     assert len(read_tensors(output)) == 3
@@ -338,6 +338,13 @@ def test_a_file_that_does_not_fit_is_named_with_its_tensor(
         (("--weights", "1,2,3"), 19, "3 numbers for 2 inputs"),
         (("--weights", "1,x"), 19, "expected numbers with commas"),
         (("--weights", "1,0"), 19, "expected positive numbers"),
+        (("--weights", "1e308,1e308"), 19, "their sum is more than a float can hold"),
+        (("--points", "2"), 2, "--points"),
+        (("--seed", "99999999999999999999999"), 2, "--seed"),
+        (("--shape=-1x8",), 19, "--shape '-1x8': expected sizes with x between them"),
+        (("--shape", "0x8"), 19, "expected sizes with x between them"),
+        (("--shape", "99999999999999999999x8"), 19, "expected sizes with x between them"),
+        (("--example", "tests.test_cli_merge:fails"), 10, "it raised RuntimeError: no scanner"),
         (("--method", "activations"), 19, "add --data PATH"),
         (("--method", "straight-through"), 19, "add --data PATH"),
         (("--data", "no/such/place"), 12, "no such file or folder"),
@@ -356,6 +363,11 @@ def test_wrong_options_are_refused_with_the_way_out(
     assert (ran.code, ran.out) == (code, "")
     assert words in ran.err
     assert not list(tmp_path.glob("out*"))
+
+
+def fails() -> object:
+    """An ``--example`` that does not work."""
+    raise RuntimeError("no scanner")
 
 
 def test_floats_where_the_network_counts_are_refused(
@@ -405,7 +417,7 @@ def test_a_folder_that_lacks_a_class_is_numbered_by_the_names_that_are_given(
 ) -> None:
     folder = write_images(tmp_path / "pictures", 0, 300)
     shutil.rmtree(folder / "0")
-    asked = ("merge", *pair, MLP, "--data", folder, "-o", tmp_path / "out.safetensors", "--points", "2")
+    asked = ("merge", *pair, MLP, "--data", folder, "-o", tmp_path / "out.safetensors", "--points", "3")
     ran = run(capsys, *asked)
     assert ran.code == 17
     assert "the data has 9 classes, 1, 2, 3, 4, 5, 6, 7, 8, 9, but mlp (shape 1x8x8, classes 10" in ran.err
