@@ -14,12 +14,14 @@ PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
 # torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # Opened by the line itself, since torch.load goes by the name. Training scripts keep the weights under one of these
-# keys, beside the optimiser's state.
+# keys, beside the optimiser's state; DataParallel and torch.compile put a prefix before every name.
 CONVERSION = (
-    "import sys, torch; from safetensors.torch import save_file; "
+    "import os, re, sys, torch; from safetensors.torch import save_file; "
     "d = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); "
     "d = next((d[k] for k in ('state_dict', 'model_state_dict', 'model', 'net') if isinstance(d.get(k), dict)), d); "
-    "save_file({k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
+    "d = {k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}; "
+    "p = re.match(r'((module|_orig_mod)[.])*', os.path.commonprefix(list(d))).end(); "
+    "save_file({k[p:]: v for k, v in d.items()}, sys.argv[2])"
 )
 
 

@@ -66,6 +66,15 @@ def test_the_advice_converts_the_file(tmp_path: Path, key: str) -> None:
     assert all(torch.equal(converted[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.parametrize(
+    ("before", "stays"), [("module.", ""), ("_orig_mod.", ""), ("module._orig_mod.", ""), ("modules.", "modules.")]
+)
+def test_the_advice_takes_off_what_a_wrapper_put_before_every_name(tmp_path: Path, before: str, stays: str) -> None:
+    torch.save({f"{before}{name}": torch.ones(3) for name in ("module.a", "b")}, tmp_path / "x.pt")
+    converted = convert_as_advised(tmp_path / "x.pt", tmp_path / "x.safetensors")
+    assert sorted(converted) == [f"{stays}b", f"{stays}module.a"]
+
+
 def test_the_advice_leaves_a_pickle_under_a_safe_name_where_it_is(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3), "_extra_state": {"seen": 3}}, tmp_path / "x.safetensors")
     before = (tmp_path / "x.safetensors").read_bytes()
