@@ -1,9 +1,12 @@
 """Whether a file's tensors are those of a network."""
 
+from pathlib import Path
+
 from torch import Tensor
 
 from alignment.validate import not_finite
 from cli.networks import FitError, Network, NetworkFile, State, describe
+from strategies.checkpoints import unwrapping
 
 
 def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
@@ -17,7 +20,7 @@ def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
     if problems := _problems(expected, state):
         more = f" {len(problems) - 1} more tensors do not fit." if len(problems) > 1 else ""
         misfit = f"{file.path} does not fit {describe(network.architecture)}: {problems[0]}."
-        raise FitError(f"{misfit}{more} {_remedy(expected, state)}")
+        raise FitError(f"{misfit}{more} {_remedy(expected, state, file.path)}")
     if strange := next((name for name in expected if _kind(state[name]) != _kind(expected[name])), None):
         # A mean of whole numbers is the first of them: the merge would be the first file.
         raise FitError(
@@ -65,10 +68,11 @@ def _shown(tensor: Tensor) -> str:
     return "x".join(str(size) for size in tensor.shape) or "()"
 
 
-def _remedy(expected: State, state: State) -> str:
+def _remedy(expected: State, state: State, path: Path) -> str:
     for prefix in ("module.", "_orig_mod."):
         if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in expected):
             return (
-                f"Every name in the file begins with {prefix!r}, which a wrapper put there: save the wrapped network."
+                f"Every name in the file begins with {prefix!r}, which a wrapper put there: save the wrapped network, "
+                f"or take it off:\n{unwrapping(path)}"
             )
     return "Say how the network was built: --model, --classes, --width, --depth, --norm, --shape."

@@ -13,15 +13,23 @@ from strategies.files import read_tensors
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
 # torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+# DataParallel and torch.compile put a prefix before every name.
+_SAVING = (
+    "p = re.match(r'((module|_orig_mod)[.])*', os.path.commonprefix(list(d))).end(); "
+    "save_file({k[p:]: v for k, v in d.items()}, sys.argv[2])"
+)
 # Opened by the line itself, since torch.load goes by the name. Training scripts keep the weights under one of these
-# keys, beside the optimiser's state; DataParallel and torch.compile put a prefix before every name.
+# keys, beside the optimiser's state.
 CONVERSION = (
     "import os, re, sys, torch; from safetensors.torch import save_file; "
     "d = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); "
     "d = next((d[k] for k in ('state_dict', 'model_state_dict', 'model', 'net') if isinstance(d.get(k), dict)), d); "
     "d = {k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}; "
-    "p = re.match(r'((module|_orig_mod)[.])*', os.path.commonprefix(list(d))).end(); "
-    "save_file({k[p:]: v for k, v in d.items()}, sys.argv[2])"
+    f"{_SAVING}"
+)
+# For a safetensors file with such names.
+UNWRAPPING = (
+    f"import os, re, sys; from safetensors.torch import load_file, save_file; d = load_file(sys.argv[1]); {_SAVING}"
 )
 
 
@@ -47,6 +55,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"{path}: not a readable safetensors file ({error}). Was it copied whole? Compare its SHA-256 with the "
             "sender's: sha256sum FILE"
         ) from error
+
+
+def unwrapping(path: Path) -> str:
+    """The command that takes off what a wrapper put before every name in the safetensors file ``path``."""
+    return shlex.join(["python", "-c", UNWRAPPING, str(path), str(_output_for(path))])
 
 
 def _refuse_pickle(path: Path) -> None:

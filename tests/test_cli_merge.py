@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -363,6 +366,15 @@ def test_wrong_options_are_refused_with_the_way_out(
     assert (ran.code, ran.out) == (code, "")
     assert words in ran.err
     assert not list(tmp_path.glob("out*"))
+
+
+def test_the_advice_unwraps_a_file_of_wrapped_names(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    write_state(pair[1], _wrapped(read_tensors(pair[1])))
+    output = tmp_path / "out.safetensors"
+    ran = run(capsys, "merge", *pair, MLP, "-o", output)
+    _, *command = shlex.split(ran.err.splitlines()[-1])
+    subprocess.run([sys.executable, *command], check=True, timeout=120)
+    assert run(capsys, "merge", pair[0], tmp_path / "b.converted.safetensors", MLP, "-o", output).code == 0
 
 
 def fails() -> object:
