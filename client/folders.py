@@ -67,7 +67,15 @@ def _check_classes(path: Path, folder: Path, images: list[Path]) -> None:
     if len(depths) > 1:
         one, other = sorted(depths.values())[:2]
         raise DataError(f"data {str(path)!r}: images lie at several depths, such as {one} and {other}. {expected}")
-    if split := next((split for image in images for split in _splits_above(image, folder)), None):
+    classes = {image.parent for image in images}
+    places = {place for each in classes for place in _between(folder, each)}
+    if link := next((place for place in sorted(places) if place.is_symlink()), None):
+        raise DataError(
+            f"data {str(path)!r}: folder {link} is a link, which datasets.load_dataset passes over. Put the folder "
+            f"itself in its place: {link.resolve()}"
+        )
+    above = {place for each in classes for place in _between(folder, each.parent)}
+    if split := next((place for place in sorted(above) if SPLIT_IN_NAME.fullmatch(place.name)), None):
         raise DataError(
             f"data {str(path)!r}: folder {split} is named like a split, which would be called "
             f"{folder / 'train'}. Give the folder to train on itself, such as data = {str(split)!r}, or rename it"
@@ -79,7 +87,6 @@ def _check_classes(path: Path, folder: Path, images: list[Path]) -> None:
         )
 
 
-def _splits_above(image: Path, folder: Path) -> list[Path]:
-    """The folders of an image, but for the one of its class, that `datasets` would take for splits."""
-    inside = [place for place in image.parent.parents if place.is_relative_to(folder) and place != folder]
-    return [place for place in inside if SPLIT_IN_NAME.fullmatch(place.name)]
+def _between(folder: Path, inner: Path) -> list[Path]:
+    """The folders below ``folder`` down to ``inner``."""
+    return [place for place in (inner, *inner.parents) if place != folder and place.is_relative_to(folder)]

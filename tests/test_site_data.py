@@ -174,6 +174,18 @@ def test_images_whose_classes_no_folder_tells_are_refused(tmp_path: Path, files:
         read_samples(str(tmp_path))
 
 
+def test_a_class_whose_folder_is_a_link_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    save(*(tmp_path / place / "0.png" for place in ("data/cat", "data/dog", "elsewhere")))
+    (tmp_path / "data" / "eel").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        DataError, match=r"eel is a link, which .* passes over. Put the folder itself in its place: .*where"
+    ):
+        read_samples(str(tmp_path / "data"))
+    (tmp_path / "linked").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "eel").unlink()
+    assert len(read_samples(str(tmp_path / "linked"))) == 2
+
+
 def test_a_single_class_is_a_class(tmp_path: Path) -> None:
     save(*(tmp_path / "pictures" / "dog" / f"{number}.png" for number in range(5)), tmp_path / ".cat" / "0.png")
     samples = read_samples(str(tmp_path / "pictures"))
