@@ -27,6 +27,7 @@ Folder = Annotated[Path, typer.Option(help="The server's folder: keys and the li
 Kit = Annotated[Path | None, typer.Option(help="Where to write the kit; by default NAME.kit in the current folder.")]
 Image = Annotated[str, typer.Option(envvar="FEDREBASIN_IMAGE", help="The container image that sites run, from now on.")]
 HERE = Path("federation")
+OWNER = "run this as the folder's owner; in containers, as the service `enrolment`, which mounts all of it"
 
 
 @app.command()
@@ -87,8 +88,8 @@ def approve(
     asked = read_request(request)
     compare(expected, asked.key, str(request))
     where = kit or Path(f"{asked.name}.kit")
-    entry, told = server.approve(asked, where)
-    server.keep_settings()
+    with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
+        entry, told = server.approve(asked, where)
     _tell_kit(entry, where, told, output)
 
 
@@ -139,16 +140,16 @@ def renew(
     """
     server = Server.open(folder).telling(image, _run_config(run_config) if run_config is not None else None)
     if name == RESERVED:
-        server.keep_settings()
-        sign_servers(server.folder, server.federation, server.authority)
+        with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
+            sign_servers(server.folder, server.federation, server.authority)
         if output is Format.JSON:
             print_json({"name": name})
         else:
             people.print("proxy and SuperLink have new keys; the proxy takes its own by itself, restart the SuperLink")
         return
     where = kit or Path(f"{name}.kit")
-    entry, told = server.renew(name, where)
-    server.keep_settings()
+    with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
+        entry, told = server.renew(name, where)
     _tell_kit(entry, where, told, output)
 
 

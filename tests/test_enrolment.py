@@ -536,6 +536,52 @@ def test_a_renewal_that_fails_leaves_the_federation_as_it_was(
     assert (server / "federation.toml").read_bytes() == before
 
 
+def written_since(folder: Path, before: dict[Path, int]) -> set[str]:
+    """The folders, as ``folder`` sees them, in which files were replaced."""
+    now = {path: path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+    changed = (path for path, number in now.items() if before.get(path) != number)
+    return {path.parent.relative_to(folder).as_posix() for path in changed}
+
+
+def test_in_containers_all_that_the_operators_commands_write_is_on_a_volume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = {path: path.stat().st_ino for path in server.rglob("*") if path.is_file()}
+    renewed(capsys, server, "--image", "registry.example/fedrebasin:8")
+    assert run(capsys, "server", "renew", "server", "--folder", server).code == 0
+    written = written_since(server, before)
+    assert written == {".", "proxy", "superlink", "issued", "operator"}
+    compose = yaml.safe_load((Path(__file__).parents[1] / "compose.yml").read_text())
+    volumes = [each.split(":") for each in compose["services"]["enrolment"]["volumes"]]
+    mounted = {each[1] for each in volumes}
+    for place in written:
+        assert Path("/federation", place).as_posix() in mounted, place
+    # Each beside the others' owner, so that none falls back on the mount point that the engine left.
+    certificates = compose["services"]["certificates"]["volumes"]
+    assert {each for each in compose["services"]["enrolment"]["volumes"] if "/federation" in each} <= set(certificates)
+
+
+@pytest.mark.parametrize("name", ["site-us", "server"])
+def test_settings_that_cannot_be_written_are_told_before_anything_is_signed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    shutil.rmtree(server / "operator")
+    # Not even root writes below a file.
+    (server / "operator").write_text("")
+    files = ("federation.toml", "sites.json", "proxy/proxy.crt")
+    before = [(server / each).read_bytes() for each in files]
+    kit = () if name == "server" else ("--kit", tmp_path / "new.kit")
+    done = run(capsys, "server", "renew", name, *kit, "--image", "x", "--folder", server)
+    assert done.code == 30
+    assert f"{server / 'operator'}" in done.err
+    assert "cannot be read or written" in done.err
+    assert "run this as the folder's owner; in containers, as the service `enrolment`" in done.err
+    assert [(server / each).read_bytes() for each in files] == before
+    assert not (tmp_path / "new.kit").exists()
+
+
 def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:
     membership = membership_of(FEDERATION, "site-us", "1")
     assert isinstance(membership, Membership)

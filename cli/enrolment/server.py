@@ -44,7 +44,11 @@ def make_server(folder: ServerFolder, federation: Federation) -> None:
 
 def write_settings(folder: ServerFolder, federation: Federation) -> None:
     """Writes ``federation.toml``: for who submits runs, and for the server itself, there last."""
-    settings = tomli_w.dumps(federation.model_dump(by_alias=True)).encode()
+    put_settings(folder, tomli_w.dumps(federation.model_dump(by_alias=True)).encode())
+
+
+def put_settings(folder: ServerFolder, settings: bytes) -> None:
+    """Replaces both copies of ``federation.toml`` by ``settings``."""
     write_public(folder.operator / "federation.toml", settings)
     write_public(folder.settings, settings)
 
