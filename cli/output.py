@@ -1,8 +1,13 @@
 """What commands print: a table for people, one JSON document for scripts."""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
+from math import isfinite
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,6 +15,7 @@ from rich.table import Table
 
 people = Console()
 progress = Console(stderr=True)
+_answers = ContextVar[TextIO | None]("answers", default=None)
 
 
 def warn(text: str) -> None:
@@ -24,9 +30,49 @@ class Format(StrEnum):
     JSON = "json"
 
 
+@contextmanager
+def own_output() -> Generator[None]:
+    """Ends what `answer_alone` began inside."""
+    stdout, answers = sys.stdout, _answers.get()
+    try:
+        yield
+    finally:
+        sys.stdout = stdout
+        _answers.set(answers)
+
+
+def answer_alone(answer: Format) -> Format:
+    """Itself. As JSON it has standard output to itself: what else is printed there, by a module of the user's or by a
+    site's code, goes to standard error from now on.
+    """
+    if answer is Format.JSON:
+        _answers.set(sys.stdout)
+        sys.stdout = sys.stderr
+    return answer
+
+
 def print_json(document: object) -> None:
-    """One JSON document, alone on standard output."""
-    print(json.dumps(document, indent=1, ensure_ascii=False))  # noqa: T201
+    """One JSON document, alone on standard output. JSON knows no numbers that are not finite: they are null."""
+    lost: list[str] = []
+    text = json.dumps(_finite(document, "", lost), indent=1, ensure_ascii=False, allow_nan=False)
+    print(text, file=_answers.get() or sys.stdout)
+    if lost:
+        others = f", and {len(lost) - 1} more are not finite" if len(lost) > 1 else ""
+        warn(f"{lost[0]}{others}: null in the answer, since JSON has no such numbers")
+
+
+def _finite(value: object, place: str, lost: list[str]) -> object:
+    """``value`` with None for what is not finite, whose places are added to ``lost``."""
+    if isinstance(value, Mapping):
+        items = cast(Mapping[str, object], value).items()
+        return {key: _finite(each, f"{place}.{key}" if place else key, lost) for key, each in items}
+    if isinstance(value, list | tuple):
+        several = cast(Sequence[object], value)
+        return [_finite(each, f"{place}[{number}]", lost) for number, each in enumerate(several)]
+    if isinstance(value, float) and not isfinite(value):
+        lost.append(f"{place} is {value}")
+        return None
+    return value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> None:

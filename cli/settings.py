@@ -10,6 +10,7 @@ import typer
 from torch import Tensor, nn
 
 from alignment.channels import key_of
+from cli.options import Output
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
@@ -32,7 +33,7 @@ def settings(
     file: Annotated[
         Path | None, typer.Argument(help="A TOML file for `flwr run --run-config FILE`; without one, the defaults.")
     ] = None,
-    output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
+    output: Output = Format.TABLE,
 ) -> None:
     """Show what every setting of a run would be, or say what is wrong with a run config."""
     found = checked_settings(read_run_config(file) if file is not None else {}).model_dump(by_alias=True)
