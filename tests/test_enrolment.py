@@ -410,7 +410,7 @@ def test_certificates_of_sites_cannot_serve_and_those_of_servers_cannot_call() -
     key = new_key().public_key()
     purposes = x509.ExtendedKeyUsage
     site = AUTHORITY.sign_site(key, "site-us", 1).extensions.get_extension_for_class(purposes).value
-    host = AUTHORITY.sign_server(key, ["proxy"], 1).extensions.get_extension_for_class(purposes).value
+    host = AUTHORITY.sign_server(key, "proxy", ["proxy"], 1).extensions.get_extension_for_class(purposes).value
     assert list(site) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert list(host) == [ExtendedKeyUsageOID.SERVER_AUTH]
 
@@ -623,6 +623,56 @@ def test_what_sites_must_have_and_how_long_certificates_are_good_can_be_said(
     assert told == (30, 90, 200)
     lasts = read_certificate(tmp_path / "server" / "proxy" / "proxy.crt").not_valid_after_utc
     assert 199 < days_left(lasts) <= 200
+
+
+def test_a_host_name_may_be_longer_than_a_common_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = "fl-0123456789abcdef.elb." + "a-region-with-a-long-name." * 3 + "example.com"
+    done = run(capsys, "server", "init", "--proxy", f"{host}:8443", "--name", "x" * 54, "--folder", tmp_path / "server")
+    assert done.code == 0, done.err
+    certificate = read_certificate(tmp_path / "server" / "proxy" / "proxy.crt")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [host, "proxy", "localhost"]
+    assert certificate.subject.rfc4514_string() == "CN=proxy"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--name", "x" * 55, "setting 'name': expected letters, digits, '.', '_' and '-', at most 54, the first"),
+        ("--certificate-days", "3651", "setting 'certificate-days': expected less than or equal to 3650, got 3651.0"),
+        ("--certificate-days", "1e300", "setting 'certificate-days': expected less than or equal to 3650"),
+        ("--server-certificate-days", "nan", "setting 'server-certificate-days': expected"),
+        ("--server-certificate-days", "inf", "setting 'server-certificate-days': expected"),
+    ],
+)
+def test_what_no_certificate_can_say_is_refused_before_a_file_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, told: str
+) -> None:
+    done = run(capsys, "server", "init", "--proxy", "localhost:8443", option, value, "--folder", tmp_path / "server")
+    assert done.code == SettingsError.exit_code
+    assert told in done.err
+    assert not (tmp_path / "server").exists()
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_federation_that_was_not_made_whole_is_not_in_the_way_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounted: bool
+) -> None:
+    folder = ServerFolder(tmp_path / "server")
+    if mounted:
+        folder.proxy.mkdir(parents=True)
+        (folder.path / "notes").write_text("mine")
+
+    def fails(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cli.enrolment.server.publish", fails)
+        with pytest.raises(KeyboardInterrupt):
+            make_server(folder, FEDERATION)
+    left = sorted(each.name for each in folder.path.rglob("*")) if folder.path.exists() else []
+    assert left == (["notes", "proxy"] if mounted else [])
+    make_server(folder, FEDERATION)
 
 
 def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
