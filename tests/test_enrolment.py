@@ -377,6 +377,22 @@ def test_without_a_superlink_nobody_is_let_in_and_no_kit_is_left(
     assert json.loads((server / "sites.json").read_text())["sites"] == []
 
 
+def test_a_site_is_shut_out_though_the_superlink_is_silent_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = tmp_path / "server"
+    address = ("--superlink", f"localhost:{free_port()}")
+    assert run(capsys, "server", "init", "--proxy", "localhost:8443", *address, "--folder", server).code == 0
+    entry = entry_with(AUTHORITY.sign_site(new_key().public_key(), "site-us", 1))
+    write_register(server / "sites.json", Register(sites=[entry]))
+    done = run(capsys, "server", "revoke", "site-us", "--folder", server)
+    assert done.code == 15
+    assert "site-us is refused at the proxy; its key is still known to the SuperLink, which did not answer" in done.err
+    assert "When it is back, say `fedrebasin server revoke site-us` again" in done.err
+    assert [each.status for each in read_register(server / "sites.json").sites] == ["revoked"]
+    assert (server / "proxy" / "sites.map").read_text() == ""
+
+
 def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "site", "request", "../x", "--folder", tmp_path / "site").code != 0
     assert list(tmp_path.iterdir()) == []

@@ -19,6 +19,7 @@ from cli.enrolment.requests import SiteRequest
 from cli.enrolment.server import open_server, publish, put_settings, write_settings
 from cli.enrolment.settings import Federation, RunConfig
 from cli.enrolment.superlink import reach_superlink, register_node, unregister_node
+from cli.superlink import FlowerError
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,21 @@ class Server:
     def revoke(self, name: str) -> Entry:
         """The entry of a site that is shut out: at the proxy first, which works even when the SuperLink is silent.
 
-        Said again, it tells the SuperLink again.
+        Said again, it tells the SuperLink again. Raises `FlowerError` that says so where the SuperLink is silent.
         """
         with exclusively(self.folder.register):
             register = self.register()
             entry = register.newest(name) or register.enrolled_or_raise(name)
             self._publish(register.with_entry(entry.taken_back()))
             (self.folder.issued / f"{name}.site.crt").unlink(missing_ok=True)
-        with reach_superlink(self.folder, self.federation) as link:
-            unregister_node(link, entry.node_id)
+        try:
+            with reach_superlink(self.folder, self.federation) as link:
+                unregister_node(link, entry.node_id)
+        except FlowerError as error:
+            raise FlowerError(
+                f"{name} is refused at the proxy; its key is still known to the SuperLink, which did not answer "
+                f"({error}). When it is back, say `fedrebasin server revoke {name}` again"
+            ) from error
         return entry
 
     def _with(self, changes: Mapping[str, object]) -> "Server":
