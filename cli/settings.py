@@ -20,6 +20,7 @@ from server.heads import check_head
 from server.remarks import network_remarks
 from server.shared import check_shared
 from strategies.errors import SettingsError
+from strategies.files import out_of_sight
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.noise import budget
@@ -109,7 +110,7 @@ def tell_idle(found: Settings) -> None:
     if meant:
         warn(f"setting 'reference' = {found.reference!r} is a site's name; if it is a misspelling, set {meant[0]!r}")
     for setting, path in found.paths.items():
-        if not Path(path).exists():
+        if out_of_sight(Path(path)) or not Path(path).exists():
             what, who = ("file or folder", "sites") if setting == "data" else ("file", "server")
             warn(f"setting {setting!r} = {path!r}: there is no such {what} here; the {who} must have it")
 

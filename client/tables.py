@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from datasets import load_dataset as untyped_load_dataset  # pyright: ignore[reportUnknownVariableType]
 
 from client.sources import DataError, Samples
+from strategies.files import out_of_sight
 
 load_dataset = cast(Callable[..., object], untyped_load_dataset)
 
@@ -21,6 +22,8 @@ WITHOUT_SHADES = {"P": "RGB", "1": "L"}
 
 def read_table(path: Path) -> Samples:
     """All samples of ``path``. Raises `DataError` that says what was looked for and where."""
+    if why := out_of_sight(path):
+        raise DataError(f"data {str(path)!r}: {why}")
     if not path.exists():
         raise DataError(
             f"data {str(path)!r}: no such file or folder. Expected 'digits', 'module:function', or a path that "

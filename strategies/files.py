@@ -119,6 +119,18 @@ def numbered(folder: Path, stem: str) -> dict[Path, int]:
     return {path: int(number) for path, number in numbers.items() if number.isdigit()}
 
 
+def out_of_sight(path: Path) -> str:
+    """Why it cannot be told whether anything is at ``path``, such as a folder that may not be entered; else empty.
+
+    `Path.exists`, `is_file` and `is_dir` raise an error then, unlike where there is nothing.
+    """
+    try:
+        path.exists()
+    except OSError as error:
+        return f"cannot be looked at: {error.strerror}; may this user enter every folder on the way?"
+    return ""
+
+
 def sha256_of(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Of a safetensors file these depend on the tensors alone, not their order."""
     with path.open("rb") as file:
