@@ -185,6 +185,7 @@ def test_a_renewed_kit_leaves_the_sites_own_settings_and_secrets(tmp_path: Path)
             "data = 'digits'\nmemory = '4 GB'",
             "setting 'memory': expected megabytes or gigabytes such as 512m or 4g, got '4 GB' (str)",
         ),
+        ("data = 'digits'\nmemory = '0m'", "setting 'memory': expected megabytes or gigabytes such as 512m or 4g"),
     ],
 )
 def test_what_is_wrong_in_a_sites_settings_is_said(tmp_path: Path, line: str, told: str) -> None:

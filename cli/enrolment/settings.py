@@ -14,7 +14,7 @@ from strategies.settings import NAME, pattern_words
 # 1 to 65535.
 PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 ADDRESS = rf"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):{PORT}$"
-MEMORY = r"^\d+[mg]$"
+MEMORY = r"^[1-9]\d*[mg]$"
 # Compose takes what begins otherwise for a volume's name and cuts at ':'; its generations read the rest differently.
 WHOLE_PATH = r"^(/[^:$'\\\x00-\x1f]*)?$"
 # " authority" after it, it is the common name of the authority, which holds 64 letters.
