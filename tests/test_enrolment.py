@@ -67,6 +67,20 @@ def test_the_request_holds_no_secret_and_the_key_is_its_owners_alone(tmp_path: P
     assert site.keys.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_request_shuts_no_folder_but_those_that_it_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    folder = tmp_path / "place"
+    if there:
+        folder.mkdir()
+        folder.chmod(0o755)
+        monkeypatch.chdir(folder)
+    assert run(capsys, "site", "request", "site-us", "--folder", "." if there else folder).code == 0
+    assert folder.stat().st_mode & 0o777 == (0o755 if there else 0o700)
+    assert SiteFolder(folder).keys.stat().st_mode & 0o777 == 0o700
+
+
 def test_both_files_hold_one_key_and_the_fingerprint_is_that_of_ssh_keygen(tmp_path: Path) -> None:
     site = SiteFolder(tmp_path)
     make_request(site, "site-us")
@@ -137,6 +151,13 @@ def test_a_kit_that_was_changed_on_its_way_is_refused(tmp_path: Path, name: str)
     with pytest.raises(KitError, match="Do not use this kit"):
         install_kit(kit, site, told)
     assert not site.membership.exists()
+
+
+def test_what_a_site_keeps_is_its_owners_alone_wherever_its_folder_is(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    for folder in (site.keys, site.inside, site.state):
+        assert folder.stat().st_mode & 0o777 == 0o700, folder
 
 
 def test_a_kit_with_a_file_too_many_is_none(tmp_path: Path) -> None:
