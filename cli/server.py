@@ -14,7 +14,7 @@ from cli.enrolment.requests import RESERVED, compare, read_request
 from cli.enrolment.server import days_left, make_server, sign_servers
 from cli.enrolment.settings import LEAST_SAMPLES, SERVER_DAYS, SITE_DAYS, Federation, RunConfig, default_image
 from cli.enrolment.superlink import nodes, reach_superlink
-from cli.options import Output
+from cli.options import OptionError, Output
 from cli.output import Format, people, print_json, print_table, warn
 from cli.rehearse import rehearse
 from cli.serve import run
@@ -138,6 +138,8 @@ def renew(
     What --image and --run-config say stands in federation.toml from then on, for every kit to come. The old certificate
     is good until it expires, so that the site can install the new kit while a run goes on.
     """
+    if name == RESERVED and kit is not None:
+        raise OptionError(f"--kit {kit}: proxy and SuperLink take no kit; leave it out, or name a site")
     server = Server.open(folder).telling(image, _run_config(run_config) if run_config is not None else None)
     if name == RESERVED:
         with writing(folder, OWNER, EnrolmentError), server.keeping_settings():

@@ -36,6 +36,7 @@ from cli.enrolment.requests import compare, make_request, read_request
 from cli.enrolment.server import days_left, make_server, open_server
 from cli.enrolment.settings import Federation, Membership, SiteSettings, host_of
 from cli.enrolment.units import write_units
+from cli.options import OptionError
 from cli.superlink import free_port
 from strategies.errors import SettingsError
 from tests.commands import run
@@ -572,6 +573,15 @@ def test_a_renewal_that_fails_leaves_the_federation_as_it_was(
     done = run(capsys, "server", "renew", "site-us", "--run-config", tmp_path / "run.toml", "--folder", server)
     assert "resnet21" in done.err
     assert (server / "federation.toml").read_bytes() == before
+
+
+def test_a_kit_for_the_server_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = (server / "proxy" / "proxy.crt").read_bytes()
+    done = run(capsys, "server", "renew", "server", "--kit", tmp_path / "x", "--folder", server)
+    assert done.code == OptionError.exit_code
+    assert "x: proxy and SuperLink take no kit; leave it out, or name a site" in done.err
+    assert (server / "proxy" / "proxy.crt").read_bytes() == before
 
 
 def written_since(folder: Path, before: dict[Path, int]) -> set[str]:
