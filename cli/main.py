@@ -11,7 +11,7 @@ from cli.exporter import exporter
 from cli.inspect import inspect
 from cli.merge import merge
 from cli.networks import search_current_folder
-from cli.output import own_output, progress
+from cli.output import progress
 from cli.server import app as server
 from cli.settings import settings
 from cli.site import app as site
@@ -46,8 +46,7 @@ def root() -> None:
 def main() -> None:
     """Runs the command; a wrong set-up ends with its own exit code."""
     try:
-        with own_output():
-            app()
+        app()
     except OperatorError as error:
         _fail(str(error), error.exit_code)
     except (ModelError, AlignmentError) as error:

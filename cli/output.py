@@ -3,12 +3,13 @@
 import json
 import sys
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from enum import StrEnum
 from math import isfinite
 from typing import TextIO, cast
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -30,25 +31,23 @@ class Format(StrEnum):
     JSON = "json"
 
 
-@contextmanager
-def own_output() -> Generator[None]:
-    """Ends what `answer_alone` began inside."""
-    stdout, answers = sys.stdout, _answers.get()
-    try:
-        yield
-    finally:
-        sys.stdout = stdout
-        _answers.set(answers)
-
-
-def answer_alone(answer: Format) -> Format:
-    """Itself. As JSON it has standard output to itself: what else is printed there, by a module of the user's or by a
-    site's code, goes to standard error from now on.
+def answer_alone(context: typer.Context, answer: Format) -> Format:
+    """Itself. As JSON it has standard output to itself until the command ends: what else is printed there, by a module
+    of the user's or by a site's code, goes to standard error.
     """
     if answer is Format.JSON:
-        _answers.set(sys.stdout)
-        sys.stdout = sys.stderr
+        context.with_resource(_diverted())
     return answer
+
+
+@contextmanager
+def _diverted() -> Generator[None]:
+    before = _answers.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _answers.reset(before)
 
 
 def print_json(document: object) -> None:

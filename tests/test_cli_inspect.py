@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from cli.main import app
 from tests.commands import perceptron, run, write
@@ -111,6 +112,11 @@ def test_what_a_module_prints_does_not_stand_before_the_answer(
     # For people nothing changes, nor for what runs in the same process afterwards.
     ran = run(capsys, "inspect", "--model", "talks:make", "--shape", "4")
     assert ran.out.startswith("making")
+
+
+def test_the_answer_is_whole_where_only_the_command_itself_is_run() -> None:
+    done = CliRunner().invoke(app, [*FRESH, "--format", "json"])
+    assert json.loads(done.stdout)["groups"]
 
 
 def test_every_command_that_answers_in_json_keeps_its_answer_alone() -> None:
