@@ -14,7 +14,7 @@ import typer
 
 from cli.beforehand import check_data, check_files, from_here
 from cli.interrupts import Interrupted, tell_interrupted, terminable
-from cli.options import OptionError
+from cli.options import OptionError, Output
 from cli.output import Format, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
@@ -83,7 +83,7 @@ def demo(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The SuperLink's port on 127.0.0.1; 0 takes a free one.")
     ] = 0,
-    output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
+    output: Output = Format.TABLE,
 ) -> None:
     """Run a federation of sites that trained apart, merge them, and show what the merge is worth."""
     read = {} if run_config is None else read_run_config(run_config)

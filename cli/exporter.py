@@ -11,6 +11,7 @@ from cli.output import progress, warn
 from server.certificates import unusable
 from server.exporter import ExporterError, Listening, RunCollector, start_exporter
 from server.follow import Follower
+from strategies.files import out_of_sight
 
 TLS = "TLS"
 ENDINGS = {signal.SIGINT, signal.SIGTERM}
@@ -36,6 +37,8 @@ def exporter(
     if (certificate is None) != (key is None) or (client_ca is not None and certificate is None):
         raise OptionError("--certificate and --key go together, and --client-ca needs both")
     watched = tuple(watch_certificates or ()) + ((certificate,) if certificate is not None else ())
+    if why := out_of_sight(runs):
+        raise ExporterError(f"--runs {runs}: {why}")
     if runs.exists() and not runs.is_dir():
         raise ExporterError(f"--runs {runs}: a file; expected the folder that holds the runs")
     for problem in unusable(tuple(watch_certificates or ())):

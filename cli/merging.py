@@ -21,7 +21,7 @@ from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
 from server.records import BarrierRecord, MatchingRecord
-from strategies.files import sha256_of, write_tensors, write_text
+from strategies.files import sha256_of, tensors_aside, write_aside
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Aligned:
 
 
 def write_merge(plan: Plan, output: Path, shown: Bars) -> Card:
-    """Merges, writes the network and its card, and returns the card."""
+    """Merges, writes the network and its card, all of them or nothing, and returns the card."""
     aligned = align(plan, shown)
     judge = Judge(aligned.network, plan.evidence, shown) if plan.evidence is not None else None
     states = [aligned.brought(k) for k in range(len(aligned.states))]
@@ -64,11 +64,12 @@ def write_merge(plan: Plan, output: Path, shown: Bars) -> Card:
         merged = _fitted(merged, states, plan, aligned.network, shown)
     kept = {name: merged[name] for name in aligned.files[0].state}
     try:
-        write_tensors(output, kept)
-        card = _card(plan, aligned, judge, output, merged)
         page, document = cards_of(output)
-        write_text(page, card.markdown())
-        write_text(document, card.model_dump_json(indent=1) + "\n")
+        # Measuring takes long: broken off, it must not leave a network without a card, or beside another's.
+        with tensors_aside(output, kept, (page, document)) as aside:
+            card = _card(plan, aligned, judge, aside, merged).model_copy(update={"file": output.name})
+            write_aside(page, card.markdown())
+            write_aside(document, card.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"{output}: cannot be written: {error}") from error
     return card

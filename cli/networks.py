@@ -87,7 +87,8 @@ class Network:
 
 def read_file(path: Path) -> NetworkFile:
     """Raises `CheckpointError` when ``path`` is no readable safetensors file."""
-    return NetworkFile(path, sha256_of(path) if path.is_file() else "", read_checkpoint(path))
+    state = read_checkpoint(path)
+    return NetworkFile(path, sha256_of(path), state)
 
 
 def find_network(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.output import Format
+from cli.output import Format, answer_alone
 from models import FAMILIES
 from strategies.errors import OperatorError
 
@@ -123,5 +123,8 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides order and
 # Both ends are the same with alignment and without, up to rounding: two points would find no difference.
 Points = Annotated[int, typer.Option(min=3, help="Points on each path, the ends included.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Samples at a time; memory grows with it.")]
-Output = Annotated[Format, typer.Option("--format", help="A table for people, or one JSON document for scripts.")]
+Output = Annotated[
+    Format,
+    typer.Option("--format", help="A table for people, or one JSON document for scripts.", callback=answer_alone),
+]
 Input = Annotated[Path, typer.Argument(show_default=False, help="A safetensors file.")]

@@ -1,15 +1,22 @@
 """What commands print: a table for people, one JSON document for scripts."""
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from enum import StrEnum
+from math import isfinite
+from typing import TextIO, cast
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 people = Console()
 progress = Console(stderr=True)
+_answers = ContextVar[TextIO | None]("answers", default=None)
 
 
 def warn(text: str) -> None:
@@ -24,9 +31,47 @@ class Format(StrEnum):
     JSON = "json"
 
 
+def answer_alone(context: typer.Context, answer: Format) -> Format:
+    """Itself. As JSON it has standard output to itself until the command ends: what else is printed there, by a module
+    of the user's or by a site's code, goes to standard error.
+    """
+    if answer is Format.JSON:
+        context.with_resource(_diverted())
+    return answer
+
+
+@contextmanager
+def _diverted() -> Generator[None]:
+    before = _answers.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _answers.reset(before)
+
+
 def print_json(document: object) -> None:
-    """One JSON document, alone on standard output."""
-    print(json.dumps(document, indent=1, ensure_ascii=False))  # noqa: T201
+    """One JSON document, alone on standard output. JSON knows no numbers that are not finite: they are null."""
+    lost: list[str] = []
+    text = json.dumps(_finite(document, "", lost), indent=1, ensure_ascii=False, allow_nan=False)
+    print(text, file=_answers.get() or sys.stdout)
+    if lost:
+        others = f", and {len(lost) - 1} more are not finite" if len(lost) > 1 else ""
+        warn(f"{lost[0]}{others}: null in the answer, since JSON has no such numbers")
+
+
+def _finite(value: object, place: str, lost: list[str]) -> object:
+    """``value`` with None for what is not finite, whose places are added to ``lost``."""
+    if isinstance(value, Mapping):
+        items = cast(Mapping[str, object], value).items()
+        return {key: _finite(each, f"{place}.{key}" if place else key, lost) for key, each in items}
+    if isinstance(value, list | tuple):
+        several = cast(Sequence[object], value)
+        return [_finite(each, f"{place}[{number}]", lost) for number, each in enumerate(several)]
+    if isinstance(value, float) and not isfinite(value):
+        lost.append(f"{place} is {value}")
+        return None
+    return value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str] = ()) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from strategies.errors import OperatorError
+from strategies.files import out_of_sight
 
 
 class OutputError(OperatorError):
@@ -15,6 +16,8 @@ class OutputError(OperatorError):
 
 def check_output(path: Path, force: bool) -> None:
     """Raises `OutputError` when ``path`` is there and is not to be replaced, or its folder cannot be."""
+    if why := out_of_sight(path):
+        raise OutputError(f"{path}: {why}")
     if path.is_dir():
         raise OutputError(f"{path}: a folder; name a file in it")
     if path.exists() and not force:

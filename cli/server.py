@@ -14,7 +14,7 @@ from cli.enrolment.requests import RESERVED, compare, read_request
 from cli.enrolment.server import days_left, make_server, sign_servers
 from cli.enrolment.settings import LEAST_SAMPLES, SERVER_DAYS, SITE_DAYS, Federation, RunConfig, default_image
 from cli.enrolment.superlink import nodes, reach_superlink
-from cli.options import Output
+from cli.options import OptionError, Output
 from cli.output import Format, people, print_json, print_table, warn
 from cli.rehearse import rehearse
 from cli.serve import run
@@ -27,6 +27,7 @@ Folder = Annotated[Path, typer.Option(help="The server's folder: keys and the li
 Kit = Annotated[Path | None, typer.Option(help="Where to write the kit; by default NAME.kit in the current folder.")]
 Image = Annotated[str, typer.Option(envvar="FEDREBASIN_IMAGE", help="The container image that sites run, from now on.")]
 HERE = Path("federation")
+OWNER = "run this as the folder's owner; in containers, as the service `enrolment`, which mounts all of it"
 
 
 @app.command()
@@ -87,8 +88,8 @@ def approve(
     asked = read_request(request)
     compare(expected, asked.key, str(request))
     where = kit or Path(f"{asked.name}.kit")
-    entry, told = server.approve(asked, where)
-    server.keep_settings()
+    with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
+        entry, told = server.approve(asked, where)
     _tell_kit(entry, where, told, output)
 
 
@@ -137,18 +138,20 @@ def renew(
     What --image and --run-config say stands in federation.toml from then on, for every kit to come. The old certificate
     is good until it expires, so that the site can install the new kit while a run goes on.
     """
+    if name == RESERVED and kit is not None:
+        raise OptionError(f"--kit {kit}: proxy and SuperLink take no kit; leave it out, or name a site")
     server = Server.open(folder).telling(image, _run_config(run_config) if run_config is not None else None)
     if name == RESERVED:
-        server.keep_settings()
-        sign_servers(server.folder, server.federation, server.authority)
+        with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
+            sign_servers(server.folder, server.federation, server.authority)
         if output is Format.JSON:
             print_json({"name": name})
         else:
             people.print("proxy and SuperLink have new keys; the proxy takes its own by itself, restart the SuperLink")
         return
     where = kit or Path(f"{name}.kit")
-    entry, told = server.renew(name, where)
-    server.keep_settings()
+    with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
+        entry, told = server.renew(name, where)
     _tell_kit(entry, where, told, output)
 
 

@@ -10,6 +10,7 @@ import typer
 from torch import Tensor, nn
 
 from alignment.channels import key_of
+from cli.options import Output
 from cli.output import Format, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
@@ -19,6 +20,7 @@ from server.heads import check_head
 from server.remarks import network_remarks
 from server.shared import check_shared
 from strategies.errors import SettingsError
+from strategies.files import out_of_sight
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.noise import budget
@@ -32,7 +34,7 @@ def settings(
     file: Annotated[
         Path | None, typer.Argument(help="A TOML file for `flwr run --run-config FILE`; without one, the defaults.")
     ] = None,
-    output: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.TABLE,
+    output: Output = Format.TABLE,
 ) -> None:
     """Show what every setting of a run would be, or say what is wrong with a run config."""
     found = checked_settings(read_run_config(file) if file is not None else {}).model_dump(by_alias=True)
@@ -108,7 +110,7 @@ def tell_idle(found: Settings) -> None:
     if meant:
         warn(f"setting 'reference' = {found.reference!r} is a site's name; if it is a misspelling, set {meant[0]!r}")
     for setting, path in found.paths.items():
-        if not Path(path).exists():
+        if out_of_sight(Path(path)) or not Path(path).exists():
             what, who = ("file or folder", "sites") if setting == "data" else ("file", "server")
             warn(f"setting {setting!r} = {path!r}: there is no such {what} here; the {who} must have it")
 

@@ -36,7 +36,9 @@ def request(
     site = SiteFolder(folder)
     check_name(name)
     with writing(folder, ELSEWHERE, EnrolmentError):
-        private_folder(folder)
+        if not folder.exists():
+            # Another, such as the current one, may be others' too; what is secret lies in folders of its own.
+            private_folder(folder)
         made = make_request(site, name)
     key = fingerprint(read_private(site.key).public_key())
     if output is Format.JSON:

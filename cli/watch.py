@@ -17,6 +17,7 @@ from server.follow import Folder
 from server.snapshot import WAITING, SiteNow, Snapshot, snapshot
 from server.store import StoreError
 from strategies.errors import OperatorError
+from strategies.files import out_of_sight
 
 LOOKS_PER_SECOND = 4
 
@@ -57,6 +58,8 @@ def watch(
 def find(run: Path, runs: Path) -> Path:
     """The run's folder. Raises `StoreError` that names the runs that are there."""
     for path in (run, runs / run):
+        if why := out_of_sight(path / "settings.json"):
+            raise StoreError(f"{path}: {why}")
         if (path / "settings.json").is_file():
             return path
     if not runs.is_dir():

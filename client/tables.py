@@ -11,6 +11,7 @@ from datasets import load_dataset as untyped_load_dataset  # pyright: ignore[rep
 
 from client.folders import how_to_read
 from client.sources import DataError, Samples
+from strategies.files import out_of_sight
 
 load_dataset = cast(Callable[..., object], untyped_load_dataset)
 
@@ -22,6 +23,8 @@ WITHOUT_SHADES = {"P": "RGB", "1": "L"}
 
 def read_table(path: Path) -> Samples:
     """All samples of ``path``. Raises `DataError` that says what was looked for and where."""
+    if why := out_of_sight(path):
+        raise DataError(f"data {str(path)!r}: {why}")
     if not path.exists():
         raise DataError(
             f"data {str(path)!r}: no such file or folder. Expected 'digits', 'module:function', or a path that "

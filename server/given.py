@@ -38,13 +38,7 @@ def _read(setting: str, path: str, like: State) -> State:
 
 def _check_like(setting: str, path: str, found: State, like: State) -> None:
     """Raises `CheckpointError` unless the file that a setting names holds the run's network: before anybody trains."""
-    shapes, wanted = ({name: tuple(each.shape) for name, each in state.items()} for state in (found, like))
-    if odd := sorted(set(shapes.items()) ^ set(wanted.items())):
-        name = odd[0][0]
-        raise CheckpointError(
-            f"setting {setting!r}: {path}: tensor {name!r} is {shapes.get(name, 'missing')}, the run's network has "
-            f"{wanted.get(name, 'none of that name')}; name a file of the network that 'model' says"
-        )
+    check_shapes(f"setting {setting!r}: {path}", found, like)
     for name, tensor in found.items():
         if tensor.dtype != like[name].dtype:
             raise CheckpointError(
@@ -54,4 +48,15 @@ def _check_like(setting: str, path: str, found: State, like: State) -> None:
     if broken := not_finite(found):
         raise CheckpointError(
             f"setting {setting!r}: {path}: tensor {broken!r} has NaN or infinite values: name another file"
+        )
+
+
+def check_shapes(where: str, found: State, like: State) -> None:
+    """Raises `CheckpointError`, saying ``where``, unless the tensors of ``found`` are those of ``like``."""
+    shapes, wanted = ({name: tuple(each.shape) for name, each in state.items()} for state in (found, like))
+    if odd := sorted(set(shapes.items()) ^ set(wanted.items())):
+        name = odd[0][0]
+        raise CheckpointError(
+            f"{where}: tensor {name!r} is {shapes.get(name, 'missing')}, the run's network has "
+            f"{wanted.get(name, 'none of that name')}; name a file of the network that 'model' says"
         )

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from strategies.errors import OperatorError
-from strategies.files import read_tensors
+from strategies.files import out_of_sight, read_tensors
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
 # torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.
@@ -45,10 +45,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises `CheckpointError` when it is missing or unreadable. A pickle, by its content or by its name, is refused with
     the command that converts it; nothing of it is loaded.
     """
+    if why := out_of_sight(path):
+        raise CheckpointError(f"{path}: {why}")
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
-    _refuse_pickle(path)
     try:
+        _refuse_pickle(path)
         return read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(

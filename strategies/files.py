@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,12 +42,34 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> Path:
     """Replaces the file by ``state``, as safetensors. Raises `DiskError` where there is no room."""
     partial = _partial(path)
     with room_for(path, partial):
-        partial.touch()
-        mode = partial.stat().st_mode
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-        # safetensors makes a file for its owner alone; who reads a run is for its folder and the umask to say.
-        partial.chmod(mode)
+        _save(state, partial)
         return _settle(partial, path)
+
+
+@contextmanager
+def tensors_aside(path: Path, state: Mapping[str, Tensor], others: Sequence[Path]) -> Generator[Path]:
+    """Writes ``state`` aside, and gives it the name ``path`` after the block; where the block fails, nothing is left.
+
+    ``others`` say what ``path`` holds. The block may write them aside, with `write_aside`: they go with it, and what
+    bears their names goes before it, so that none ever stands beside another's tensors.
+    """
+    partials = {each: _partial(each) for each in (path, *others)}
+    try:
+        with room_for(path):
+            _save(state, partials[path])
+            yield partials[path]
+            for other in others:
+                other.unlink(missing_ok=True)
+            for each, partial in partials.items():
+                _settle(partial, each)
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Writes what `tensors_aside` will call ``path``."""
+    _partial(path).write_text(text, encoding="utf-8")
 
 
 def append_line(path: Path, line: str) -> None:
@@ -97,10 +119,30 @@ def numbered(folder: Path, stem: str) -> dict[Path, int]:
     return {path: int(number) for path, number in numbers.items() if number.isdigit()}
 
 
+def out_of_sight(path: Path) -> str:
+    """Why it cannot be told whether anything is at ``path``, such as a folder that may not be entered; else empty.
+
+    `Path.exists`, `is_file` and `is_dir` raise an error then, unlike where there is nothing.
+    """
+    try:
+        path.exists()
+    except OSError as error:
+        return f"cannot be looked at: {error.strerror}; may this user enter every folder on the way?"
+    return ""
+
+
 def sha256_of(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Of a safetensors file these depend on the tensors alone, not their order."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _save(state: Mapping[str, Tensor], partial: Path) -> None:
+    partial.touch()
+    mode = partial.stat().st_mode
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+    # safetensors makes a file for its owner alone; who reads a run is for its folder and the umask to say.
+    partial.chmod(mode)
 
 
 def _partial(path: Path) -> Path:

@@ -42,6 +42,11 @@ def _not_one(samples: int) -> int:
 AllOrSome = Annotated[int, Field(ge=0), AfterValidator(_not_one)]
 
 
+def is_path(data: str) -> bool:
+    """Whether ``data`` names a file or a folder, and neither the digits nor a function."""
+    return data != "digits" and ":" not in data
+
+
 class Settings(BaseModel, frozen=True):
     """One run's settings. Field names with ``-`` for ``_`` are the keys of the run config."""
 
@@ -237,9 +242,8 @@ class Settings(BaseModel, frozen=True):
     @property
     def paths(self) -> dict[str, str]:
         """Those of the settings `data`, `initial` and `reference` that name a file or a folder."""
-        data_is_path = self.data != "digits" and ":" not in self.data
         reference = self.reference if self.reference_is_file else ""
-        found = {"reference": reference, "initial": self.initial, "data": self.data if data_is_path else ""}
+        found = {"reference": reference, "initial": self.initial, "data": self.data if is_path(self.data) else ""}
         return {key: path for key, path in found.items() if path}
 
     @property

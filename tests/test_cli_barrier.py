@@ -53,6 +53,23 @@ def test_the_table_shows_naive_beside_aligned_and_says_what_a_barrier_is(
     assert "max over λ of L(λ) - ½(L(0) + L(1)), in nats" in ran.out
 
 
+def no_such_number(name: str) -> float:
+    raise AssertionError(f"{name} is no JSON")
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json_and_told(tmp_path: Path, capsys: Capsys) -> None:
+    model = perceptron(0)
+    huge = {name: tensor * 1e30 for name, tensor in model.state_dict().items()}
+    pair = write(tmp_path / "a.safetensors", model), write_state(tmp_path / "b.safetensors", huge)
+    ran = run(capsys, "barrier", *pair, MLP, DATA, "--points", "3", "--format", "json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out, parse_constant=no_such_number)
+    assert found["paths"]["naive"]["losses"][-1] is None
+    assert ran.err.count("warning:") == 1
+    assert "paths.naive.losses[1] is inf, and 5 more are not finite" in ran.err
+    assert "null in the answer, since JSON has no such numbers" in ran.err
+
+
 @pytest.mark.parametrize(
     ("options", "held_out", "flatters"),
     [((), None, False), (("--method", "activations"), None, True), ((HELD_OUT,), "tests.commands:other_digits", False)],

@@ -4,8 +4,12 @@ import json
 import sys
 from pathlib import Path
 
+import click
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from cli.main import app
 from tests.commands import perceptron, run, write
 
 Capsys = pytest.CaptureFixture[str]
@@ -96,6 +100,40 @@ def test_a_network_in_the_current_folder_is_found(
     monkeypatch.setattr(sys, "path", list(sys.path))
     ran = run(capsys, "inspect", "--model", "mine_alone:make", "--shape", "4", "--format", "json")
     assert [group["units"] for group in json.loads(ran.out)["groups"]] == [5]
+
+
+def test_what_a_module_prints_does_not_stand_before_the_answer(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "from torch import nn\nprint('loading')\n"
+    code += "def make(_):\n    print('making')\n    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))\n"
+    (tmp_path / "talks.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    ran = run(capsys, "inspect", "--model", "talks:make", "--shape", "4", "--format", "json")
+    assert [group["units"] for group in json.loads(ran.out)["groups"]] == [5]
+    assert "loading" in ran.err
+    assert "making" in ran.err
+    # For people nothing changes, nor for what runs in the same process afterwards.
+    ran = run(capsys, "inspect", "--model", "talks:make", "--shape", "4")
+    assert ran.out.startswith("making")
+
+
+def test_the_answer_is_whole_where_only_the_command_itself_is_run() -> None:
+    done = CliRunner().invoke(app, [*FRESH, "--format", "json"])
+    assert json.loads(done.stdout)["groups"]
+
+
+def test_every_command_that_answers_in_json_keeps_its_answer_alone() -> None:
+    waiting, found = [typer.main.get_command(app)], 0
+    while waiting:
+        command = waiting.pop()
+        waiting += command.commands.values() if isinstance(command, click.Group) else []
+        for parameter in command.params:
+            if "--format" in parameter.opts:
+                assert parameter.callback is not None, command.name
+                found += 1
+    assert found > 10
 
 
 def test_a_network_of_which_nothing_moves_is_said_to_be_one(capsys: Capsys) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from alignment import match_weights, permute, recalibrate
 from alignment.interpolate import weighted_mean
 from alignment.tracing import derive_spec
+from cli.options import OptionError
 from strategies.files import read_tensors
 from tests.commands import (
     DATA,
@@ -280,6 +281,44 @@ def test_force_replaces_the_output(tmp_path: Path, pair: tuple[Path, Path], caps
     assert run(capsys, "merge", *pair, MLP, "-o", output, "--force").code == 0
     assert len(read_tensors(output)) == len(read_tensors(pair[0]))
     assert card_of(output)["file"] == "out.safetensors"
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(("problem", "code"), [(OptionError("no more"), 19), (KeyboardInterrupt(), 130)])
+def test_a_merge_that_ends_while_it_is_measured_leaves_all_as_it_was(
+    tmp_path: Path,
+    pair: tuple[Path, Path],
+    capsys: Capsys,
+    monkeypatch: pytest.MonkeyPatch,
+    force: bool,
+    problem: BaseException,
+    code: int,
+) -> None:
+    output = tmp_path / "new" / "out.safetensors"
+    if force:
+        output.parent.mkdir()
+        for path in (output, output.with_suffix(".md"), output.with_suffix(".json")):
+            path.write_text("old")
+    before = {path: path.read_bytes() for path in output.parent.glob("*")}
+
+    def fails(*_: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("cli.merging.check_spec", fails)
+    assert run(capsys, "merge", *pair, MLP, "-o", output, *(["--force"] if force else [])).code == code
+    assert {path: path.read_bytes() for path in output.parent.glob("*")} == before
+
+
+def test_a_card_that_cannot_be_written_leaves_no_network(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    output = tmp_path / "new" / "out.safetensors"
+    output.parent.mkdir()
+    # Not even root writes a file where a folder is.
+    (output.parent / ".out.json.partial").mkdir()
+    ran = run(capsys, "merge", *pair, MLP, "-o", output)
+    assert (ran.code, "out.safetensors: cannot be written" in ran.err) == (18, True)
+    assert [path.name for path in output.parent.iterdir()] == [".out.json.partial"]
 
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]

@@ -36,6 +36,7 @@ from cli.enrolment.requests import compare, make_request, read_request
 from cli.enrolment.server import days_left, make_server, open_server
 from cli.enrolment.settings import Federation, Membership, SiteSettings, host_of
 from cli.enrolment.units import write_units
+from cli.options import OptionError
 from cli.superlink import free_port
 from strategies.errors import SettingsError
 from tests.commands import run
@@ -65,6 +66,20 @@ def test_the_request_holds_no_secret_and_the_key_is_its_owners_alone(tmp_path: P
         assert SECRET in path.read_bytes()
         assert path.stat().st_mode & 0o077 == 0
     assert site.keys.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_request_shuts_no_folder_but_those_that_it_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    folder = tmp_path / "place"
+    if there:
+        folder.mkdir()
+        folder.chmod(0o755)
+        monkeypatch.chdir(folder)
+    assert run(capsys, "site", "request", "site-us", "--folder", "." if there else folder).code == 0
+    assert folder.stat().st_mode & 0o777 == (0o755 if there else 0o700)
+    assert SiteFolder(folder).keys.stat().st_mode & 0o777 == 0o700
 
 
 def test_both_files_hold_one_key_and_the_fingerprint_is_that_of_ssh_keygen(tmp_path: Path) -> None:
@@ -139,6 +154,13 @@ def test_a_kit_that_was_changed_on_its_way_is_refused(tmp_path: Path, name: str)
     assert not site.membership.exists()
 
 
+def test_what_a_site_keeps_is_its_owners_alone_wherever_its_folder_is(tmp_path: Path) -> None:
+    site, kit, told = joined(tmp_path)
+    install_kit(kit, site, told)
+    for folder in (site.keys, site.inside, site.state):
+        assert folder.stat().st_mode & 0o777 == 0o700, folder
+
+
 def test_a_kit_with_a_file_too_many_is_none(tmp_path: Path) -> None:
     _, kit, _ = joined(tmp_path)
     (kit / "extra.sh").write_text("")
@@ -185,6 +207,7 @@ def test_a_renewed_kit_leaves_the_sites_own_settings_and_secrets(tmp_path: Path)
             "data = 'digits'\nmemory = '4 GB'",
             "setting 'memory': expected megabytes or gigabytes such as 512m or 4g, got '4 GB' (str)",
         ),
+        ("data = 'digits'\nmemory = '0m'", "setting 'memory': expected megabytes or gigabytes such as 512m or 4g"),
     ],
 )
 def test_what_is_wrong_in_a_sites_settings_is_said(tmp_path: Path, line: str, told: str) -> None:
@@ -377,6 +400,22 @@ def test_without_a_superlink_nobody_is_let_in_and_no_kit_is_left(
     assert json.loads((server / "sites.json").read_text())["sites"] == []
 
 
+def test_a_site_is_shut_out_though_the_superlink_is_silent_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = tmp_path / "server"
+    address = ("--superlink", f"localhost:{free_port()}")
+    assert run(capsys, "server", "init", "--proxy", "localhost:8443", *address, "--folder", server).code == 0
+    entry = entry_with(AUTHORITY.sign_site(new_key().public_key(), "site-us", 1))
+    write_register(server / "sites.json", Register(sites=[entry]))
+    done = run(capsys, "server", "revoke", "site-us", "--folder", server)
+    assert done.code == 15
+    assert "site-us is refused at the proxy; its key is still known to the SuperLink, which did not answer" in done.err
+    assert "When it is back, say `fedrebasin server revoke site-us` again" in done.err
+    assert [each.status for each in read_register(server / "sites.json").sites] == ["revoked"]
+    assert (server / "proxy" / "sites.map").read_text() == ""
+
+
 def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "site", "request", "../x", "--folder", tmp_path / "site").code != 0
     assert list(tmp_path.iterdir()) == []
@@ -410,7 +449,7 @@ def test_certificates_of_sites_cannot_serve_and_those_of_servers_cannot_call() -
     key = new_key().public_key()
     purposes = x509.ExtendedKeyUsage
     site = AUTHORITY.sign_site(key, "site-us", 1).extensions.get_extension_for_class(purposes).value
-    host = AUTHORITY.sign_server(key, ["proxy"], 1).extensions.get_extension_for_class(purposes).value
+    host = AUTHORITY.sign_server(key, "proxy", ["proxy"], 1).extensions.get_extension_for_class(purposes).value
     assert list(site) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert list(host) == [ExtendedKeyUsageOID.SERVER_AUTH]
 
@@ -536,6 +575,61 @@ def test_a_renewal_that_fails_leaves_the_federation_as_it_was(
     assert (server / "federation.toml").read_bytes() == before
 
 
+def test_a_kit_for_the_server_itself_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = (server / "proxy" / "proxy.crt").read_bytes()
+    done = run(capsys, "server", "renew", "server", "--kit", tmp_path / "x", "--folder", server)
+    assert done.code == OptionError.exit_code
+    assert "x: proxy and SuperLink take no kit; leave it out, or name a site" in done.err
+    assert (server / "proxy" / "proxy.crt").read_bytes() == before
+
+
+def written_since(folder: Path, before: dict[Path, int]) -> set[str]:
+    """The folders, as ``folder`` sees them, in which files were replaced."""
+    now = {path: path.stat().st_ino for path in folder.rglob("*") if path.is_file()}
+    changed = (path for path, number in now.items() if before.get(path) != number)
+    return {path.parent.relative_to(folder).as_posix() for path in changed}
+
+
+def test_in_containers_all_that_the_operators_commands_write_is_on_a_volume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    before = {path: path.stat().st_ino for path in server.rglob("*") if path.is_file()}
+    renewed(capsys, server, "--image", "registry.example/fedrebasin:8")
+    assert run(capsys, "server", "renew", "server", "--folder", server).code == 0
+    written = written_since(server, before)
+    assert written == {".", "proxy", "superlink", "issued", "operator"}
+    compose = yaml.safe_load((Path(__file__).parents[1] / "compose.yml").read_text())
+    volumes = [each.split(":") for each in compose["services"]["enrolment"]["volumes"]]
+    mounted = {each[1] for each in volumes}
+    for place in written:
+        assert Path("/federation", place).as_posix() in mounted, place
+    # Each beside the others' owner, so that none falls back on the mount point that the engine left.
+    certificates = compose["services"]["certificates"]["volumes"]
+    assert {each for each in compose["services"]["enrolment"]["volumes"] if "/federation" in each} <= set(certificates)
+
+
+@pytest.mark.parametrize("name", ["site-us", "server"])
+def test_settings_that_cannot_be_written_are_told_before_anything_is_signed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    shutil.rmtree(server / "operator")
+    # Not even root writes below a file.
+    (server / "operator").write_text("")
+    files = ("federation.toml", "sites.json", "proxy/proxy.crt")
+    before = [(server / each).read_bytes() for each in files]
+    kit = () if name == "server" else ("--kit", tmp_path / "new.kit")
+    done = run(capsys, "server", "renew", name, *kit, "--image", "x", "--folder", server)
+    assert done.code == 30
+    assert f"{server / 'operator'}" in done.err
+    assert "cannot be read or written" in done.err
+    assert "run this as the folder's owner; in containers, as the service `enrolment`" in done.err
+    assert [(server / each).read_bytes() for each in files] == before
+    assert not (tmp_path / "new.kit").exists()
+
+
 def test_the_membership_tells_what_the_site_can_try_beforehand() -> None:
     membership = membership_of(FEDERATION, "site-us", "1")
     assert isinstance(membership, Membership)
@@ -577,6 +671,56 @@ def test_what_sites_must_have_and_how_long_certificates_are_good_can_be_said(
     assert told == (30, 90, 200)
     lasts = read_certificate(tmp_path / "server" / "proxy" / "proxy.crt").not_valid_after_utc
     assert 199 < days_left(lasts) <= 200
+
+
+def test_a_host_name_may_be_longer_than_a_common_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    host = "fl-0123456789abcdef.elb." + "a-region-with-a-long-name." * 3 + "example.com"
+    done = run(capsys, "server", "init", "--proxy", f"{host}:8443", "--name", "x" * 54, "--folder", tmp_path / "server")
+    assert done.code == 0, done.err
+    certificate = read_certificate(tmp_path / "server" / "proxy" / "proxy.crt")
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [host, "proxy", "localhost"]
+    assert certificate.subject.rfc4514_string() == "CN=proxy"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--name", "x" * 55, "setting 'name': expected letters, digits, '.', '_' and '-', at most 54, the first"),
+        ("--certificate-days", "3651", "setting 'certificate-days': expected less than or equal to 3650, got 3651.0"),
+        ("--certificate-days", "1e300", "setting 'certificate-days': expected less than or equal to 3650"),
+        ("--server-certificate-days", "nan", "setting 'server-certificate-days': expected"),
+        ("--server-certificate-days", "inf", "setting 'server-certificate-days': expected"),
+    ],
+)
+def test_what_no_certificate_can_say_is_refused_before_a_file_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, told: str
+) -> None:
+    done = run(capsys, "server", "init", "--proxy", "localhost:8443", option, value, "--folder", tmp_path / "server")
+    assert done.code == SettingsError.exit_code
+    assert told in done.err
+    assert not (tmp_path / "server").exists()
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_a_federation_that_was_not_made_whole_is_not_in_the_way_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounted: bool
+) -> None:
+    folder = ServerFolder(tmp_path / "server")
+    if mounted:
+        folder.proxy.mkdir(parents=True)
+        (folder.path / "notes").write_text("mine")
+
+    def fails(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cli.enrolment.server.publish", fails)
+        with pytest.raises(KeyboardInterrupt):
+            make_server(folder, FEDERATION)
+    left = sorted(each.name for each in folder.path.rglob("*")) if folder.path.exists() else []
+    assert left == (["notes", "proxy"] if mounted else [])
+    make_server(folder, FEDERATION)
 
 
 def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

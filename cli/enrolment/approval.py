@@ -1,6 +1,7 @@
 """Letting a site in: its key is registered at the SuperLink, its certificate signed, its kit written."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +16,10 @@ from cli.enrolment.kits import kit_folder, membership_of, write_kit
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry, Issued, Register, read_register
 from cli.enrolment.requests import SiteRequest
-from cli.enrolment.server import open_server, publish, write_settings
+from cli.enrolment.server import open_server, publish, put_settings, write_settings
 from cli.enrolment.settings import Federation, RunConfig
 from cli.enrolment.superlink import reach_superlink, register_node, unregister_node
+from cli.superlink import FlowerError
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,23 @@ class Server:
         """Itself, but its kits name ``image`` and the run config ``run``; empty and None: as it was."""
         return self._with(({"image": image} if image else {}) | ({"run": run} if run is not None else {}))
 
-    def keep_settings(self) -> None:
-        """Has ``federation.toml`` say what kits say, so that those to come say it too."""
-        if read_settings(self.folder.settings, Federation) != self.federation:
+    @contextmanager
+    def keeping_settings(self) -> Generator[None]:
+        """Has ``federation.toml`` say what kits say, so that those to come say it too.
+
+        Before the block, in which certificates are signed: what cannot be written is told first. Where the block
+        fails, the file is again as it was.
+        """
+        before = self.folder.settings.read_bytes()
+        changed = read_settings(self.folder.settings, Federation) != self.federation
+        if changed:
             write_settings(self.folder, self.federation)
+        try:
+            yield
+        except BaseException:
+            if changed:
+                put_settings(self.folder, before)
+            raise
 
     def register(self) -> Register:
         """The list of sites as it is now."""
@@ -79,15 +94,21 @@ class Server:
     def revoke(self, name: str) -> Entry:
         """The entry of a site that is shut out: at the proxy first, which works even when the SuperLink is silent.
 
-        Said again, it tells the SuperLink again.
+        Said again, it tells the SuperLink again. Raises `FlowerError` that says so where the SuperLink is silent.
         """
         with exclusively(self.folder.register):
             register = self.register()
             entry = register.newest(name) or register.enrolled_or_raise(name)
             self._publish(register.with_entry(entry.taken_back()))
             (self.folder.issued / f"{name}.site.crt").unlink(missing_ok=True)
-        with reach_superlink(self.folder, self.federation) as link:
-            unregister_node(link, entry.node_id)
+        try:
+            with reach_superlink(self.folder, self.federation) as link:
+                unregister_node(link, entry.node_id)
+        except FlowerError as error:
+            raise FlowerError(
+                f"{name} is refused at the proxy; its key is still known to the SuperLink, which did not answer "
+                f"({error}). When it is back, say `fedrebasin server revoke {name}` again"
+            ) from error
         return entry
 
     def _with(self, changes: Mapping[str, object]) -> "Server":

@@ -28,10 +28,12 @@ class Authority:
     certificate: x509.Certificate
     key: PrivateKey
 
-    def sign_server(self, key: PublicKey, names: Iterable[str], days: float) -> x509.Certificate:
-        """A certificate for a server that is reached by any of ``names``: host names or IP addresses."""
-        names = list(names)
-        return self._sign(key, names[0], [_general_name(name) for name in names], ExtendedKeyUsageOID.SERVER_AUTH, days)
+    def sign_server(self, key: PublicKey, role: str, names: Iterable[str], days: float) -> x509.Certificate:
+        """A certificate for a server that is reached by any of ``names``: host names or IP addresses.
+
+        ``role`` is its common name, which nobody looks at and which holds 64 letters: a host name may be longer.
+        """
+        return self._sign(key, role, [_general_name(name) for name in names], ExtendedKeyUsageOID.SERVER_AUTH, days)
 
     def sign_site(self, key: PublicKey, name: str, days: float) -> x509.Certificate:
         """A certificate with which the site ``name`` may call, but not serve."""
@@ -123,7 +125,7 @@ def inside_certificate(names: list[str]) -> tuple[PrivateKey, x509.Certificate, 
     The authority's own key is forgotten at once, so that it signs nothing else.
     """
     authority, key = new_authority("inside"), new_key()
-    return key, authority.sign_server(key.public_key(), names, AUTHORITY_DAYS - 1), authority.certificate
+    return key, authority.sign_server(key.public_key(), "inside", names, AUTHORITY_DAYS - 1), authority.certificate
 
 
 def _name(name: str) -> x509.Name:

@@ -139,6 +139,7 @@ def install_kit(kit: Path, folder: SiteFolder, expected: str) -> Membership:
         if name not in OF_THE_SITE or not (folder.path / name).exists():
             write_public(folder.path / name, (kit / name).read_bytes())
     _make_inside(folder)
+    private_folder(folder.state)
     private_folder(folder.state / "no-data")
     folder.code.mkdir(exist_ok=True)
     write_environment(folder)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.enrolment.errors import EnrolmentError, KitError
+from strategies.files import out_of_sight
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class ServerFolder:
 
     def check(self) -> "ServerFolder":
         """Itself. Raises `EnrolmentError` when the folder is no server's."""
+        if why := out_of_sight(self.settings):
+            raise EnrolmentError(f"{self.path}: {why}")
         if not self.settings.is_file():
             raise EnrolmentError(
                 f"{self.path}: no federation.toml; make a federation with `fedrebasin server init --proxy HOST:PORT`, "
@@ -115,6 +118,8 @@ class SiteFolder:
 
     def check(self) -> "SiteFolder":
         """Itself. Raises `KitError` when no kit was installed there."""
+        if why := out_of_sight(self.membership):
+            raise KitError(f"{self.path}: {why}")
         if not self.membership.is_file():
             install = "install the kit that comes back: `fedrebasin site install KIT --fingerprint SHA256:…`"
             if self.key.is_file():

@@ -20,6 +20,7 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.settings import Membership, SiteSettings, tls_name
 from cli.enrolment.templates import render
 from cli.superlink import executable
+from strategies.settings import is_path
 
 
 class Part(StrEnum):
@@ -135,7 +136,20 @@ def read_parts(folder: SiteFolder, scratch: Path, apart: bool = False) -> Parts:
         raise KitError(
             f"{folder.settings}: data is empty; say there where the samples are, then `fedrebasin site check`"
         )
+    check_paths(settings, folder.settings)
     return Parts(folder, settings, read_settings(folder.membership, Membership), scratch, apart)
+
+
+def check_paths(settings: SiteSettings, where: Path) -> None:
+    """Raises `KitError` for a path that leads elsewhere from another folder: systemd and containers have their own."""
+    paths = {"data": settings.data if is_path(settings.data) else "", "checkpoint": settings.checkpoint}
+    for key, path in paths.items():
+        if path and not Path(path).is_absolute():
+            otherwise = ", or 'digits', or module:function" if key == "data" else ""
+            raise KitError(
+                f"{where}: {key} = {path!r}: expected a whole path, which begins with '/'{otherwise}; the site is not "
+                f"started from this folder. Write {str(Path(path).absolute())!r} if that is meant"
+            )
 
 
 def _line(command: str, options: Mapping[str, object]) -> list[str]:

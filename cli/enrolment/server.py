@@ -2,6 +2,8 @@
 
 import re
 import secrets
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +22,33 @@ from cli.enrolment.templates import render
 def make_server(folder: ServerFolder, federation: Federation) -> None:
     """Makes the authority, the certificates of SuperLink and proxy, the secret of the SuperExec, and an empty list.
 
-    Raises `EnrolmentError` where there is a federation: its sites would all have to join anew.
+    Raises `EnrolmentError` where there is a federation: its sites would all have to join anew. What fails leaves
+    nothing that would be in the way of the next try.
     """
     if folder.settings.exists():
         raise EnrolmentError(
             f"{folder.settings} exists: this folder holds a federation already. `fedrebasin server approve` lets sites "
             "in, and `renew` writes their kits anew; for another federation name another --folder"
         )
+    with _removed_on_failure(folder.path):
+        _make(folder, federation)
+
+
+@contextmanager
+def _removed_on_failure(path: Path) -> Generator[None]:
+    """Takes back what the block made below ``path`` where it fails; in containers the folders there are volumes."""
+    before = {path, *path.rglob("*")} if path.exists() else set[Path]()
+    try:
+        yield
+    except BaseException:
+        # The deepest first, so that each folder is empty when its turn comes.
+        for made in sorted({path, *path.rglob("*")} - before, reverse=True):
+            with suppress(OSError):
+                made.rmdir() if made.is_dir() else made.unlink()
+        raise
+
+
+def _make(folder: ServerFolder, federation: Federation) -> None:
     private_folder(folder.path)
     authority = new_authority(f"{federation.name} authority")
     keep_authority(authority, folder.path)
@@ -44,7 +66,11 @@ def make_server(folder: ServerFolder, federation: Federation) -> None:
 
 def write_settings(folder: ServerFolder, federation: Federation) -> None:
     """Writes ``federation.toml``: for who submits runs, and for the server itself, there last."""
-    settings = tomli_w.dumps(federation.model_dump(by_alias=True)).encode()
+    put_settings(folder, tomli_w.dumps(federation.model_dump(by_alias=True)).encode())
+
+
+def put_settings(folder: ServerFolder, settings: bytes) -> None:
+    """Replaces both copies of ``federation.toml`` by ``settings``."""
     write_public(folder.operator / "federation.toml", settings)
     write_public(folder.settings, settings)
 
@@ -56,7 +82,7 @@ def sign_servers(folder: ServerFolder, federation: Federation, authority: Author
         address = federation.superlink if name == "superlink" else federation.proxy
         key = new_key()
         names = list(dict.fromkeys((host_of(address), name, *local)))
-        certificate = authority.sign_server(key.public_key(), names, federation.server_certificate_days)
+        certificate = authority.sign_server(key.public_key(), name, names, federation.server_certificate_days)
         (place / f"{name}.key").unlink(missing_ok=True)
         write_private(place / f"{name}.key", private_pem(key))
         write_public(place / f"{name}.crt", pem(certificate))

@@ -7,24 +7,30 @@ from typing import Annotated
 
 from pydantic import Field
 
+from cli.enrolment.authority import AUTHORITY_DAYS
 from cli.enrolment.files import FileSettings
 from strategies.settings import NAME, pattern_words
 
 # 1 to 65535.
 PORT = r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 ADDRESS = rf"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):{PORT}$"
-MEMORY = r"^\d+[mg]$"
+MEMORY = r"^[1-9]\d*[mg]$"
 # Compose takes what begins otherwise for a volume's name and cuts at ':'; its generations read the rest differently.
 WHOLE_PATH = r"^(/[^:$'\\\x00-\x1f]*)?$"
+# " authority" after it, it is the common name of the authority, which holds 64 letters.
+FEDERATION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,53}$"
 DEFAULT_IMAGE = re.compile(r"fedrebasin:\d+(\.\w+)+")
 PATTERNS = {
     **pattern_words,
+    FEDERATION: "letters, digits, '.', '_' and '-', at most 54, the first a letter or a digit",
     ADDRESS: "host:port, an IPv6 address in brackets, the port from 1 to 65535",
     MEMORY: "megabytes or gigabytes such as 512m or 4g",
     WHOLE_PATH: "the whole path of a folder such as /srv/x-rays, without ':', '$', \\ and single quotes",
 }
 Address = Annotated[str, Field(pattern=ADDRESS)]
 Name = Annotated[str, Field(pattern=NAME)]
+# A certificate is of no use once that of the authority which signed it has expired.
+Days = Annotated[float, Field(gt=0, le=AUTHORITY_DAYS, allow_inf_nan=False)]
 OrNone = Annotated[int, Field(ge=0)] | None
 Port = Annotated[int, Field(ge=1, le=65535)]
 SITE_DAYS, SERVER_DAYS, LEAST_SAMPLES = 365.0, 825.0, 10
@@ -63,16 +69,16 @@ class Federation(FileSettings, frozen=True):
 
     patterns = PATTERNS
 
-    name: Name = "fedrebasin"
+    name: Annotated[str, Field(pattern=FEDERATION)] = "fedrebasin"
     proxy: Address
     """Where the sites dial."""
     listen: Address = "0.0.0.0:8443"
     """Where the proxy listens."""
     superlink: Address = "superlink:8000"
     """Where the SuperLink is, as the proxy and the operator see it."""
-    certificate_days: Annotated[float, Field(gt=0)] = SITE_DAYS
+    certificate_days: Days = SITE_DAYS
     """How long a site's certificate is good."""
-    server_certificate_days: Annotated[float, Field(gt=0)] = SERVER_DAYS
+    server_certificate_days: Days = SERVER_DAYS
     """How long the proxy's and the SuperLink's are."""
     least_samples: Annotated[int, Field(ge=3)] = LEAST_SAMPLES
     """Fewest samples that a site must have."""

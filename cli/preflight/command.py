@@ -29,6 +29,7 @@ CHECKS = (
     Check("key enrolled", enrolled.enrolled, "see 'proxy reachable'"),
     Check("architecture", work.architecture, "ask the server's operator what network the runs train"),
     Check("data", work.data, "put data in site.toml right, or the samples"),
+    Check("checkpoint", work.checkpoint, "put checkpoint in site.toml right, or the file"),
     Check("training step", work.training, "see 'data'"),
     Check("upload", network.upload, "see 'proxy reachable'"),
 )

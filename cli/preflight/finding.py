@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from cli.enrolment.files import read_settings
 from cli.enrolment.layout import SiteFolder
@@ -53,6 +54,7 @@ class Subject:
             partition=settings.partition or 0,
             n_partitions=settings.partitions or 1,
             threads=settings.threads,
+            checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
         )
 
     @cached_property

@@ -7,6 +7,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from cli.enrolment.authority import SITE_URI, read_certificate
 from cli.enrolment.keys import fingerprint, read_private
+from cli.enrolment.parts import check_paths
 from cli.enrolment.server import days_left
 from cli.preflight.finding import Problem, Subject
 
@@ -15,9 +16,10 @@ RENEW = "ask the server's operator for `fedrebasin server renew {site}`, and ins
 
 
 def configuration(subject: Subject) -> str:
-    """Whether both files of settings can be read, and the run's settings in them."""
+    """Whether both files of settings can be read, and the run's settings in them, and every path is whole."""
     if not subject.settings.data:
         raise Problem(f"{subject.folder.settings}: data is empty", "say there where the samples are")
+    check_paths(subject.settings, subject.folder.settings)
     return f"{subject.membership.site}, data {subject.settings.data!r}, network {subject.run.model}"
 
 

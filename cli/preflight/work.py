@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import torch
 
+from alignment.validate import not_finite
 from cli.preflight.finding import Problem, Subject
 from client.app import schedule_of
 from client.data import class_counts
+from client.own import load_checkpoint
 from client.site import choose_device
 from client.training import train
 from models import Architecture, build
 from models.fingerprint import fingerprint
+from server.given import check_shapes
 
 UNITS = {"m": 1e6, "g": 1e9}
 MOST_CLASSES = 20
@@ -48,6 +51,23 @@ def _by_class(subject: Subject) -> str:
     names = subject.data.train.names or tuple(f"class {number}" for number in range(subject.run.classes))
     counts = [f"{sum(count)} {name}" for name, count in zip(names, both, strict=True)]
     return ", ".join(counts[:MOST_CLASSES]) + (" …" if len(counts) > MOST_CLASSES else "")
+
+
+def checkpoint(subject: Subject) -> str:
+    """Whether the trained network with which the site would join is one of the run's."""
+    if subject.run.start != "checkpoint":
+        return f"not needed: start is {subject.run.start!r}"
+    if subject.site.checkpoint is None:
+        raise Problem(
+            "start is 'checkpoint', and site.toml names none",
+            "set checkpoint in site.toml to your trained network, a safetensors file",
+        )
+    found = load_checkpoint(subject.site)
+    like = build(Architecture(*subject.run.network), subject.run.seed).state_dict()
+    check_shapes(f"setting 'checkpoint': {subject.site.checkpoint}", found, like)
+    if broken := not_finite(found):
+        raise Problem(f"tensor {broken!r} has NaN or infinite values", "name another file in site.toml")
+    return f"{subject.site.checkpoint}, {len(found)} tensors"
 
 
 def training(subject: Subject) -> str:

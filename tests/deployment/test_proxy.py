@@ -94,7 +94,7 @@ def test_a_name_that_is_not_enrolled_is_refused(server: Deployment, tmp_path: Pa
 
 
 def test_a_servers_certificate_is_no_sites(server: Deployment, tmp_path: Path) -> None:
-    context = signed(server, tmp_path, lambda ca, key: ca.sign_server(key.public_key(), ["site-us"], 1))
+    context = signed(server, tmp_path, lambda ca, key: ca.sign_server(key.public_key(), "site-us", ["site-us"], 1))
     assert status(server, context) in REFUSED
 
 

@@ -1,0 +1,93 @@
+"""`fedrebasin site check`, as far as it needs no server: the site's settings and the network that it joins with."""
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+import torch
+
+from cli.enrolment.authority import new_authority
+from cli.enrolment.errors import KitError
+from cli.enrolment.kits import install_kit, kit_folder, membership_of, write_kit
+from cli.enrolment.layout import SiteFolder
+from cli.enrolment.parts import read_parts
+from cli.enrolment.requests import make_request, read_request
+from cli.enrolment.settings import Federation
+from cli.preflight.command import CHECKS, perform
+from cli.preflight.finding import Finding, Subject
+from models import Architecture, build
+from strategies.files import write_tensors
+
+NETWORK = Architecture("mlp", (1, 8, 8), 10, 16, 2)
+RUN = {"model": "mlp", "shape": "1x8x8", "classes": 10, "width": 16, "depth": 2}
+
+
+def member(tmp_path: Path, start: str = "checkpoint", **settings: object) -> SiteFolder:
+    """A site that joined a federation whose runs begin with ``start``, with these settings of its own."""
+    site, authority = SiteFolder(tmp_path / "site"), new_authority("tests")
+    federation = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={**RUN, "start": start})
+    asked = read_request(make_request(site, "site-us"))
+    with kit_folder(tmp_path / "kit") as folder:
+        membership = membership_of(federation, asked.name, "17")
+        told = write_kit(folder, membership, authority.certificate, authority.sign_site(asked.key, asked.name, 365))
+    install_kit(tmp_path / "kit", site, told)
+    site.settings.write_text(tomli_w.dumps({"data": "digits", **settings}))
+    return site
+
+
+def find(name: str, site: SiteFolder) -> Finding:
+    """How the check ``name`` goes."""
+    (check,) = [each for each in CHECKS if each.name == name]
+    return perform(check, Subject(site))
+
+
+def test_a_checkpoint_of_the_runs_network_passes(tmp_path: Path) -> None:
+    path = write_tensors(tmp_path / "own.safetensors", build(NETWORK, 0).state_dict())
+    found = find("checkpoint", member(tmp_path, checkpoint=str(path)))
+    assert (found.problem, found.found) == ("", f"{path}, 6 tensors")
+
+
+def test_a_run_that_starts_otherwise_needs_no_checkpoint(tmp_path: Path) -> None:
+    assert find("checkpoint", member(tmp_path, "seed")) == Finding("checkpoint", "not needed: start is 'seed'")
+
+
+def test_a_checkpoint_that_is_not_named_is_told(tmp_path: Path) -> None:
+    found = find("checkpoint", member(tmp_path))
+    assert found.problem == "start is 'checkpoint', and site.toml names none"
+    assert found.fix == "set checkpoint in site.toml to your trained network, a safetensors file"
+
+
+def test_a_checkpoint_with_which_the_first_round_would_fail_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    site = member(tmp_path, checkpoint=str(path))
+    assert find("checkpoint", site).problem == f"{path}: no such file"
+    path.write_bytes(b"nothing")
+    assert "not a readable safetensors file" in find("checkpoint", site).problem
+    write_tensors(path, build(Architecture("mlp", (1, 8, 8), 10, 32, 2), 0).state_dict())
+    assert f"{path}: tensor " in (problem := find("checkpoint", site).problem)
+    assert "the run's network has" in problem
+    state = build(NETWORK, 0).state_dict()
+    name = next(iter(state))
+    write_tensors(path, {**state, name: torch.full_like(state[name], torch.nan)})
+    assert find("checkpoint", site).problem == f"tensor {name!r} has NaN or infinite values"
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "path"),
+    [({"data": "scans"}, "data", "scans"), ({"checkpoint": "../own.safetensors"}, "checkpoint", "../own.safetensors")],
+)
+def test_a_path_that_another_folder_would_not_lead_to_is_told_and_the_site_does_not_start(
+    tmp_path: Path, settings: dict[str, object], key: str, path: str
+) -> None:
+    site = member(tmp_path, "seed", **settings)
+    words = f"{key} = {path!r}: expected a whole path, which begins with '/'"
+    assert words in find("configuration", site).problem
+    with pytest.raises(KitError, match="is not started from this folder"):
+        read_parts(site, tmp_path)
+
+
+@pytest.mark.parametrize("data", ["digits", "ward:samples", "/data"])
+def test_what_is_found_from_anywhere_is_taken(tmp_path: Path, data: str) -> None:
+    site = member(tmp_path, "seed", data=data)
+    assert find("configuration", site).problem == ""
+    assert read_parts(site, tmp_path).settings.data == data
