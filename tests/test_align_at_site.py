@@ -392,7 +392,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return sum((one[name] - other[name]).square().sum().item() for name in one)
 
 
-@pytest.mark.parametrize("align_at", ["server", "site", "both", "none"])
+@pytest.mark.parametrize("align_at", ["server", "site", "both"])
 def test_a_reference_that_is_no_site_of_the_run_is_told_before_anybody_trains(tmp_path: Path, align_at: str) -> None:
     asked: list[str] = []
 
