@@ -106,11 +106,11 @@ def _by_seed(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, Sc
 
 
 def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequence[Played]]], list[str]]) -> None:
-    print("\n| " + " | ".join(titles) + " |")
-    print("| --- " * len(titles) + "|")
-    for row, played in rows.items():
-        if any(found := cells(played)):
-            print(f"| {row} | " + " | ".join(found) + " |")
+    lines = [f"| {row} | " + " | ".join(found) + " |" for row, played in rows.items() if any(found := cells(played))]
+    if lines:
+        print("\n| " + " | ".join(titles) + " |")
+        print("| --- " * len(titles) + "|")
+        print(*lines, sep="\n")
 
 
 def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
