@@ -25,6 +25,7 @@ PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "merges.svg"
 # Of each network: its title in the tables, marker and colour.
 SHOWN = (
     ("best site, corrected", "s", GREY),
+    ("best site + logistic", "v", GREY),
     ("ensemble", "D", GREY),
     ("naive, recalibrated", "o", RED),
     ("joint", "o", NAIVE_COLOUR),
@@ -51,8 +52,10 @@ def main() -> None:
         axes[-1].set_xlabel(
             "accuracy on the union of held-out samples; mean, least and greatest of the seeds; hollow: of fewer seeds"
         )
-        # Not every network is in both panels.
-        shown = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        # Not every network is in both panels. Hollow markers come first, and are replaced where there are others.
+        pairs = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+        pairs.sort(key=lambda pair: pair[0].get_markerfacecolor() != "none")
+        shown = {name: handle for handle, name in pairs}
         titles = [title for title, _, _ in SHOWN if title in shown]
         figure.legend(
             [shown[title] for title in titles],
@@ -74,8 +77,8 @@ def _draw(ax: Axes, data: str, rows: Rows) -> None:
                 ax.plot([min(found), max(found)], [place, place], color=colour, linewidth=1.5)
                 # The mean of fewer seeds is that of other trainings: not to be read against its neighbours.
                 whole = len(found) == len(scores_of(played, "ensemble"))
-                style: dict[str, Any] = {"label": title} if whole else {"markerfacecolor": "none"}
-                ax.plot([mean(found)], [place], marker, color=colour, markersize=6, alpha=0.9, **style)
+                style: dict[str, Any] = {} if whole else {"markerfacecolor": "none"}
+                ax.plot([mean(found)], [place], marker, color=colour, markersize=6, alpha=0.9, label=title, **style)
     ax.set_yticks(list(places), [_said(row) for row in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(0, 1)
