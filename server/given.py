@@ -21,8 +21,8 @@ def first_reference(settings: Settings, like: State) -> str | State:
     """
     if settings.reference_is_file:
         return _read("reference", settings.reference, like)
-    if settings.reference != "auto" and settings.align_at != "none":
-        return settings.reference
+    if settings.led_by != "auto":
+        return settings.led_by
     return "global" if settings.start == "shared" else "largest"
 
 

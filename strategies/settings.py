@@ -247,16 +247,19 @@ class Settings(BaseModel, frozen=True):
         return {key: path for key, path in found.items() if path}
 
     @property
+    def led_by(self) -> str:
+        """The setting `reference`, which has no say where nothing is aligned: there as if it were left out."""
+        return self.reference if self.align_at != "none" else "auto"
+
+    @property
     def reference_is_file(self) -> bool:
         """Whether the reference of round 1 is a file's network."""
-        is_path = self.reference.endswith(".safetensors") or "/" in self.reference
-        return is_path and self.align_at != "none"
+        return self.led_by.endswith(".safetensors") or "/" in self.led_by
 
     @property
     def reference_is_site(self) -> bool:
         """Whether the reference of round 1 is the network of a site that the setting names."""
-        named = not self.reference_is_file and self.reference not in REFERENCES
-        return named and self.align_at != "none"
+        return not self.reference_is_file and self.led_by not in REFERENCES
 
     @property
     def reference_is_known(self) -> bool:

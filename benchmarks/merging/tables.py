@@ -66,9 +66,9 @@ def show(found: Iterable[Played]) -> None:
     for quantity in ("accuracy", "loss"):
         _networks(quantity, rows)
     for head in HEADS:
-        merge, others = f"joint + sequential + {head}", (*ALONE, f"best site + {head}", "ensemble")
-        titles = ["best alone", "nats above it", *others[2:]]
-        _table([f"{merge}, points above", *titles], rows, partial(_above, merge, others))
+        merge, others = f"joint + sequential + {head}", (f"best site + {head}", "ensemble")
+        titles = [f"{merge}, points above", "best alone", "nats above it", *others]
+        _table(titles, rows, partial(_above, merge, others))
     _table(["barrier", "naive", *PROBED], rows, _barriers)
     ways = [method for method in ONCE if any(method in played for played in rows.values())]
     _table([f"cost: {COST}", *ways], rows, lambda played: [_cost(played.get(method, ())) for method in ways])
@@ -129,15 +129,16 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
 def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Played]]) -> list[str]:
     """By how much a merge is above the best of what a site has alone, in accuracy and in loss, and above the others."""
     scores = _by_seed(played, merge)
-    site, corrected, *rest = (_by_seed(played, title) for title in others)
-    alone = {seed: max(site[seed], corrected[seed], key=lambda score: score.accuracy) for seed in site}
-    by_accuracy = [
+    if not scores:
+        return []
+    alone = [_by_seed(played, title) for title in ALONE]
+    points = {seed: 100 * (score.accuracy - max(one[seed].accuracy for one in alone)) for seed, score in scores.items()}
+    nats = {seed: score.loss - min(one[seed].loss for one in alone) for seed, score in scores.items()}
+    beside = [
         {seed: 100 * (scores[seed].accuracy - other[seed].accuracy) for seed in scores if seed in other}
-        for other in (alone, *rest)
+        for other in (_by_seed(played, title) for title in others)
     ]
-    by_loss = {seed: score.loss - min(site[seed].loss, corrected[seed].loss) for seed, score in scores.items()}
-    said = [_by_seeds(found, 1) for found in by_accuracy]
-    return [said[0], _by_seeds(by_loss, 3), *said[1:]] if scores else []
+    return [_by_seeds(points, 1), _by_seeds(nats, 3), *(_by_seeds(found, 1) for found in beside)]
 
 
 def _by_seeds(found: Mapping[int, float], digits: int) -> str:
