@@ -2,7 +2,6 @@
 
 import torch
 from jaxtyping import Float, Float64, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -15,6 +14,9 @@ def assign(
     most = gain.amax(1, keepdim=True)
     if bool((gain.gather(1, incumbent[:, None]) >= most).all()):
         return incumbent
+    # Half a second, which every message to a site would take longer if this stood above.
+    from scipy.optimize import linear_sum_assignment
+
     # scipy takes an fp64 matrix as it is; asked to maximise it would copy. Reduced rows and columns spare it a fifth.
     cost = (torch.empty_like(gain, dtype=torch.float64) if scratch is None else scratch).copy_(gain)
     cost.neg_().add_(most).sub_(cost.amin(0))

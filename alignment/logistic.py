@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float64
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from alignment.heads import features_of, shrinkage
@@ -108,5 +107,8 @@ def _descend(objective: Callable[[Tensor], tuple[float, Tensor]], zero: Tensor) 
     def scaled(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         at, slope = objective(torch.from_numpy(flat.copy()).view_as(zero) * unit) if flat.any() else (value, gradient)
         return at, (slope * unit).numpy().ravel()
+
+    # Half a second to import: sites, which measure alone, do without.
+    from scipy.optimize import minimize
 
     minimize(scaled, np.zeros(zero.numel()), jac=True, method="L-BFGS-B")

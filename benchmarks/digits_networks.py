@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from client.sources import Samples, read_samples
 from client.training import Schedule, train
 from models import Architecture, build
-from strategies.files import write_tensors
+from strategies.tensor_files import write_tensors
 
 SHAPE = (1, 8, 8)
 CLASSES = 10

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from alignment.barrier import DEFINITION
 from server.exporter import Listening, RunCollector, start_exporter
 from server.follow import Follower
 from server.records import (
@@ -126,7 +127,7 @@ def line(number: int) -> str:
         own={site: Score(accuracy=draw(), loss=draw(), count=200) for site in sites},
         guard={site: GuardRecord(decision="aligned", gain=1, naive_loss=draw(), aligned_loss=draw()) for site in sites},
         paths={site: SitePaths(naive=path(), aligned=path()) for site in sites},
-        barrier=BarrierRecord(naive=draw(), aligned=draw()),
+        barrier=BarrierRecord(naive=draw(), aligned=draw(), definition=DEFINITION),
         traffic={site: TrafficRecord(sent=10**8, received=10**7) for site in sites},
         seconds={phase: 10 * draw() for phase in ("join", "train", "merge", "probe", "recalibrate", "evaluate")},
         variance={f"layer{group}.bn": draw() for group in range(N_GROUPS)},

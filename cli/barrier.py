@@ -11,13 +11,14 @@ from alignment.barrier import DEFINITION
 from cli import options
 from cli.bars import Bars, bars
 from cli.card import network_record, share_moved
+from cli.errors import OptionError
 from cli.evidence import Evidence, read_evidence
 from cli.fitting import fitting_state
 from cli.match import Matcher
 from cli.measure import Judge
 from cli.networks import Description, check_samples, find_network, read_file
 from cli.options import Method
-from cli.output import Format, people, print_json, print_table, warn
+from cli.output import Format, Output, people, print_json, print_table, warn
 from cli.paths import OutputError, check_output, labels, picture_form
 from server.drawing import path_picture
 from server.records import MatchingRecord, Paths, Record
@@ -80,7 +81,7 @@ def barrier(
     depth: options.Depth = 0,
     norm: options.Norm = "",
     example: options.Example = "",
-    answer: options.Output = Format.TABLE,
+    answer: Output = Format.TABLE,
 ) -> None:
     """Measure the barrier between two networks, naive and aligned.
 
@@ -97,7 +98,7 @@ def barrier(
         check_output(plot, force)
     evidence = read_evidence(data, held_out, class_names, seed, batch_size)
     if evidence is None:
-        raise options.OptionError("--data is empty: a barrier is measured on samples")
+        raise OptionError("--data is empty: a barrier is measured on samples")
     said = Description(model, shape, classes, width, depth, norm, example)
     plan = Plan(reference, other, said, method, steps, evidence, seed, points)
     with bars() as shown:

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 import typer
 
 from cli.beforehand import check_data, check_files, from_here
+from cli.errors import OptionError
 from cli.interrupts import Interrupted, tell_interrupted, terminable
-from cli.options import OptionError, Output
-from cli.output import Format, people, print_json, print_table, progress, warn
+from cli.output import Format, Output, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
 from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder

@@ -8,7 +8,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from cli.options import OptionError
+from cli.errors import OptionError
 from client.data import numbered
 from client.sources import DataError, Samples, read_samples, scaled
 from strategies.settings import split_names

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import OptionError
+from cli.errors import OptionError
 from cli.output import progress, warn
 from server.certificates import unusable
 from server.exporter import ExporterError, Listening, RunCollector, start_exporter

@@ -14,7 +14,7 @@ from cli.bars import bars
 from cli.card import network_record
 from cli.fitting import fitting_state
 from cli.networks import Description, Network, State, describe, find_network, read_file
-from cli.output import Format, people, print_json, print_table, warn
+from cli.output import Format, Output, people, print_json, print_table, warn
 from server.records import Record
 
 TRIALS = 3
@@ -66,7 +66,7 @@ def inspect(
     depth: options.Depth = 0,
     norm: options.Norm = "",
     example: options.Example = "",
-    answer: options.Output = Format.TABLE,
+    answer: Output = Format.TABLE,
 ) -> None:
     """Show what may move in a network: its groups, what stays fixed and why, and the proof.
 

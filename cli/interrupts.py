@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from server.lock import is_played
-from server.store import RunStore
 from strategies.errors import OperatorError
+
+if TYPE_CHECKING:
+    # It keeps tensors too, and a site's supervisor holds no torch.
+    from server.store import RunStore
 
 # A ServerApp whose run was stopped learns of it when it next says that it lives.
 ENDS_WITHIN_SECONDS = 30.0
@@ -40,7 +44,7 @@ def terminable() -> Generator[None]:
         yield
 
 
-def tell_interrupted(store: RunStore) -> None:
+def tell_interrupted(store: "RunStore") -> None:
     """Has the store of a run that was ended say so, once its process has let go of it.
 
     A killed process gives up its memory, by which it is known, before its files, by which it holds the store.

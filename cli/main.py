@@ -1,38 +1,32 @@
 """The command ``fedrebasin``."""
 
 import sys
+from pathlib import Path
 
 import typer
 
-from alignment import AlignmentError
-from cli.barrier import barrier
-from cli.demo import demo
-from cli.exporter import exporter
-from cli.inspect import inspect
-from cli.merge import merge
-from cli.networks import search_current_folder
+from cli.late import Late, group_with
 from cli.output import progress
 from cli.server import app as server
-from cli.settings import settings
 from cli.site import app as site
-from cli.watch import watch
-from models.errors import ModelError
 from strategies.errors import OperatorError
 
 app = typer.Typer(
     name="fedrebasin",
+    cls=group_with(
+        Late("demo"),
+        Late("settings"),
+        Late("inspect", no_args_is_help=True),
+        Late("merge", no_args_is_help=True),
+        Late("barrier", no_args_is_help=True),
+        Late("exporter"),
+        Late("watch", no_args_is_help=True),
+    ),
     help="Federated learning that aligns networks before it averages them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command()(demo)
-app.command()(settings)
-app.command(no_args_is_help=True)(inspect)
-app.command(no_args_is_help=True)(merge)
-app.command(no_args_is_help=True)(barrier)
-app.command()(exporter)
-app.command(no_args_is_help=True)(watch)
 app.add_typer(server, name="server")
 app.add_typer(site, name="site")
 
@@ -40,7 +34,7 @@ app.add_typer(site, name="site")
 @app.callback()
 def root() -> None:
     """Federated learning that aligns networks before it averages them."""
-    search_current_folder()
+    _search_current_folder()
 
 
 def main() -> None:
@@ -49,8 +43,25 @@ def main() -> None:
         app()
     except OperatorError as error:
         _fail(str(error), error.exit_code)
-    except (ModelError, AlignmentError) as error:
+    except Exception as error:
+        if not _is_of_networks(error):
+            raise
         _fail(str(error), OperatorError.exit_code)
+
+
+def _search_current_folder() -> None:
+    """A console script does not look there for modules, though that is where people keep theirs; ours come first."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
+def _is_of_networks(error: Exception) -> bool:
+    """Whether it tells what is wrong with a network; torch is imported for that where something went wrong alone."""
+    from alignment import AlignmentError
+    from models.errors import ModelError
+
+    return isinstance(error, ModelError | AlignmentError)
 
 
 def _fail(text: str, code: int) -> None:

@@ -7,9 +7,10 @@ from torch.nn.functional import cross_entropy
 
 from alignment import Matching, PermutationSpec, match_activations, match_straight_through, match_weights
 from cli.bars import Bars
+from cli.errors import OptionError
 from cli.evidence import Evidence
 from cli.networks import Network, State
-from cli.options import Layers, Method, OptionError
+from cli.options import Layers, Method
 
 
 @dataclass(frozen=True)

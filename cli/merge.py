@@ -11,12 +11,13 @@ from alignment.interpolate import normalised
 from cli import options
 from cli.bars import bars
 from cli.card import STALE, Card, InputRecord
+from cli.errors import OptionError
 from cli.evidence import read_evidence
 from cli.match import require_data
 from cli.merging import Plan, write_merge
 from cli.networks import Description
-from cli.options import Layers, Method, OptionError
-from cli.output import Format, people, print_json, print_table, warn
+from cli.options import Layers, Method
+from cli.output import Format, Output, people, print_json, print_table, warn
 from cli.paths import cards_of, check_network_output
 from server.records import Score
 
@@ -51,7 +52,7 @@ def merge(
     depth: options.Depth = 0,
     norm: options.Norm = "",
     example: options.Example = "",
-    answer: options.Output = Format.TABLE,
+    answer: Output = Format.TABLE,
 ) -> None:
     """Merge networks: align each to the first, then average. Writes OUT.safetensors and its card.
 

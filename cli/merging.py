@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from alignment import Matching, PermutationSpec, check_spec, permute
+from alignment.barrier import DEFINITION
 from alignment.batches import network_with
 from alignment.interpolate import weighted_mean
 from alignment.least_squares import fitted_in_sequence, gram_sizes
@@ -21,7 +22,8 @@ from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
 from server.records import BarrierRecord, MatchingRecord
-from strategies.files import sha256_of, tensors_aside, write_aside
+from strategies.files import sha256_of
+from strategies.tensor_files import tensors_aside, write_aside
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _matched(record: InputRecord, k: int, plan: Plan, aligned: Aligned, judge: J
     barrier = None
     if judge is not None:
         paths = judge.paths(aligned.states[0], aligned.states[k], aligned.brought(k), plan.points)
-        barrier = BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier)
+        barrier = BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=DEFINITION)
     found = {"matching": MatchingRecord.of(matching), "moved": share_moved(matching), "barrier": barrier}
     return record.model_copy(update=found)
 

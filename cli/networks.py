@@ -1,6 +1,5 @@
 """From options, files and data to a network that runs."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from alignment import PermutationSpec, derive_spec
 from alignment.batch_norm import batch_norms
-from cli.options import OptionError
+from cli.errors import OptionError
 from cli.room import shortfall
 from client.sources import Samples, describe_samples, scaled
 from models import FAMILIES, Architecture, build, example_inputs
@@ -144,13 +143,6 @@ def describe(architecture: Architecture) -> str:
     named |= {"depth": architecture.depth, "norm": architecture.norm}
     told = ", ".join(f"{name} {value}" for name, value in named.items() if value)
     return f"{architecture.model} ({told})" if told else architecture.model
-
-
-def search_current_folder() -> None:
-    """A console script does not look there for modules, though that is where people keep theirs; ours come first."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
 
 
 def _architecture(said: Description, file: NetworkFile | None, samples: Samples | None) -> Architecture:

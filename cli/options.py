@@ -1,4 +1,4 @@
-"""Options that several commands have, and what is wrong with them when it is."""
+"""Options that several commands have."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,15 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli.output import Format, answer_alone
 from models import FAMILIES
-from strategies.errors import OperatorError
-
-
-class OptionError(OperatorError):
-    """Options that contradict each other, the files or the network."""
-
-    exit_code = 19
 
 
 class Method(StrEnum):
@@ -123,8 +115,4 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Decides order and
 # Both ends are the same with alignment and without, up to rounding: two points would find no difference.
 Points = Annotated[int, typer.Option(min=3, help="Points on each path, the ends included.")]
 BatchSize = Annotated[int, typer.Option(min=2, help="Samples at a time; memory grows with it.")]
-Output = Annotated[
-    Format,
-    typer.Option("--format", help="A table for people, or one JSON document for scripts.", callback=answer_alone),
-]
 Input = Annotated[Path, typer.Argument(show_default=False, help="A safetensors file.")]

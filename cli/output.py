@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from enum import StrEnum
 from math import isfinite
-from typing import TextIO, cast
+from typing import Annotated, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -38,6 +38,12 @@ def answer_alone(context: typer.Context, answer: Format) -> Format:
     if answer is Format.JSON:
         context.with_resource(_diverted())
     return answer
+
+
+Output = Annotated[
+    Format,
+    typer.Option("--format", help="A table for people, or one JSON document for scripts.", callback=answer_alone),
+]
 
 
 @contextmanager

@@ -21,8 +21,7 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import read_parts
 from cli.enrolment.superlink import nodes, reach_superlink
 from cli.interrupts import Interrupted, terminable
-from cli.options import Output
-from cli.output import Format, people, print_json
+from cli.output import Format, Output, people, print_json
 from cli.rehearsal import RehearsalError, generator, output_change, recovered
 from cli.serve import play
 from cli.simulate import join
@@ -33,9 +32,9 @@ from server.records import BarrierRecord, RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.checkpoints import read_checkpoint
-from strategies.files import write_tensors
 from strategies.protocol import State
 from strategies.settings import Settings, parse_settings
+from strategies.tensor_files import write_tensors
 
 MOST_BARRIER_NATS = 0.01
 ONLINE_SECONDS = 120.0

@@ -11,8 +11,7 @@ from cli.enrolment.layout import ServerFolder
 from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
 from cli.interrupts import Interrupted, tell_interrupted, terminable, uninterrupted
-from cli.options import Output
-from cli.output import Format, people, print_json, warn
+from cli.output import Format, Output, people, print_json, warn
 from cli.settings import read_run_config, tell_idle
 from cli.superlink import FlowerError, SuperLink
 from server.resume import FREE, FinishedError, check_goes_on

@@ -14,15 +14,16 @@ from cli.enrolment.requests import RESERVED, compare, read_request
 from cli.enrolment.server import days_left, make_server, sign_servers
 from cli.enrolment.settings import LEAST_SAMPLES, SERVER_DAYS, SITE_DAYS, Federation, RunConfig, default_image
 from cli.enrolment.superlink import nodes, reach_superlink
-from cli.options import OptionError, Output
-from cli.output import Format, people, print_json, print_table, warn
-from cli.rehearse import rehearse
-from cli.serve import run
-from cli.settings import checked_settings, read_run_config
-from cli.simulate import simulate
+from cli.errors import OptionError
+from cli.late import Late, group_with
+from cli.output import Format, Output, people, print_json, print_table, warn
 from cli.superlink import FlowerError
 
-app = typer.Typer(help="A federation's server: make it, let sites in and out, start runs.", no_args_is_help=True)
+app = typer.Typer(
+    cls=group_with(Late("run", "cli.serve"), Late("simulate"), Late("rehearse")),
+    help="A federation's server: make it, let sites in and out, start runs.",
+    no_args_is_help=True,
+)
 Folder = Annotated[Path, typer.Option(help="The server's folder: keys and the list of sites.")]
 Kit = Annotated[Path | None, typer.Option(help="Where to write the kit; by default NAME.kit in the current folder.")]
 Image = Annotated[str, typer.Option(envvar="FEDREBASIN_IMAGE", help="The container image that sites run, from now on.")]
@@ -155,12 +156,10 @@ def renew(
     _tell_kit(entry, where, told, output)
 
 
-app.command()(run)
-app.command()(simulate)
-app.command()(rehearse)
-
-
 def _run_config(path: Path | None) -> RunConfig:
+    # The network is built, by torch, which other commands need not wait for.
+    from cli.settings import checked_settings, read_run_config
+
     config = read_run_config(path) if path is not None else {}
     found = checked_settings(config).model_dump(by_alias=True)
     return {key: found[key] for key in config}

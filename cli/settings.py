@@ -10,8 +10,7 @@ import typer
 from torch import Tensor, nn
 
 from alignment.channels import key_of
-from cli.options import Output
-from cli.output import Format, print_json, print_table, progress, warn
+from cli.output import Format, Output, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
 from cli.toml import read_toml

@@ -12,8 +12,7 @@ from cli.enrolment.files import private_folder
 from cli.enrolment.kits import install_kit
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.requests import make_request, read_request
-from cli.options import Output
-from cli.output import Format, people, print_json
+from cli.output import Format, Output, people, print_json
 from client.site import first_names, simulated_name
 
 MORE = "more"

@@ -13,13 +13,16 @@ from cli.enrolment.kits import install_kit, write_environment
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.requests import check_name, make_request
 from cli.enrolment.units import write_units
-from cli.options import Output
-from cli.output import Format, people, print_json
-from cli.preflight.command import check
+from cli.late import Late, group_with
+from cli.output import Format, Output, people, print_json
 from cli.superlink import executable
 from cli.supervise import run, run_all
 
-app = typer.Typer(help="One site: make its key, join a federation, see whether it will work.", no_args_is_help=True)
+app = typer.Typer(
+    cls=group_with(Late("check", "cli.preflight.command")),
+    help="One site: make its key, join a federation, see whether it will work.",
+    no_args_is_help=True,
+)
 Folder = Annotated[Path, typer.Option(help="The site's folder; its keys never leave it.")]
 HERE = Path("site")
 ELSEWHERE = "name another place with --folder"
@@ -89,4 +92,3 @@ def configure(
 
 app.command()(run)
 app.command()(run_all)
-app.command()(check)

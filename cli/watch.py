@@ -10,12 +10,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from cli.options import Output
-from cli.output import Format, people, print_json
+from cli.output import Format, Output, people, print_json
 from cli.superlink import FlowerError
+from server.errors import StoreError
 from server.follow import Folder
 from server.snapshot import WAITING, SiteNow, Snapshot, snapshot
-from server.store import StoreError
 from strategies.errors import OperatorError
 from strategies.files import out_of_sight
 

@@ -17,11 +17,10 @@ from alignment.logistic import logistic_sums
 from alignment.repair import corrected_moments, unit_moments
 from client.sources import Drawn, Samples
 from models import head_name
+from strategies.names import CORRECTED, ENSEMBLE
 from strategies.protocol import (
     ACROSS,
     CANDIDATE_END,
-    CORRECTED,
-    ENSEMBLE,
     GOALS,
     GRAMS,
     LAMBDAS,

@@ -7,7 +7,8 @@ from torch import Tensor
 from client.site import Site
 from strategies.checkpoints import read_checkpoint
 from strategies.errors import SettingsError
-from strategies.files import numbered, read_tensors, write_tensors
+from strategies.files import numbered
+from strategies.tensor_files import read_tensors, write_tensors
 
 
 def own_path(site: Site, round_number: int) -> Path:

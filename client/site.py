@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from strategies.errors import SettingsError
-from strategies.protocol import is_site_name
+from strategies.names import is_site_name
 from strategies.settings import Settings
 
 first_names = ("site-us", "site-eu")

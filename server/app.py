@@ -16,6 +16,7 @@ from alignment.tracing import derive_spec
 from alignment.tracing.bench import own_precision
 from models import Architecture, build, example_inputs, not_taken
 from models.errors import ModelError
+from server.errors import StoreError
 from server.given import first_reference, first_state
 from server.heads import check_head, class_counts
 from server.live import FINISHED, failure
@@ -25,7 +26,7 @@ from server.resume import Beginning, FinishedError, OtherRunError, begin
 from server.run import Run
 from server.shared import check_shared
 from server.sites import Sites
-from server.store import RunStore, StoreError
+from server.store import RunStore
 from strategies.bounds import Bounds
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin

@@ -9,13 +9,10 @@ from server.recalibration import recalibrate
 from server.records import Score
 from server.sites import Sites
 from strategies.mean import exact_mean
+from strategies.names import ALIGNED, NAIVE, RECALIBRATED
 from strategies.protocol import CLASS_COUNTS, State
 from strategies.rounds import MergedRound
 from strategies.settings import Settings
-
-NAIVE = "naive"
-ALIGNED = "aligned"
-RECALIBRATED = ".recalibrated"
 
 
 def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound, round_number: int) -> dict[str, Score]:

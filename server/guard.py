@@ -5,12 +5,12 @@ from math import inf, isfinite
 
 from torch import nn
 
-from server.baselines import ALIGNED, NAIVE
 from server.evaluation import evaluate, pool
 from server.recalibration import recalibrate
 from server.records import GuardRecord, PathRecord, SitePaths
 from server.sites import Sites
 from strategies.fed_rebasin import FedRebasin
+from strategies.names import ALIGNED, NAIVE
 from strategies.rounds import MergedRound
 
 Decisions = dict[str, GuardRecord]

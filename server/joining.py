@@ -10,7 +10,8 @@ from flwr.serverapp import Grid
 
 from strategies.bounds import MOST_EXAMPLES
 from strategies.exchange import Clock, receive, send
-from strategies.protocol import DESCRIBE, DESCRIPTION, TRAIN_SAMPLES, is_site_name, request
+from strategies.names import is_site_name
+from strategies.protocol import DESCRIBE, DESCRIPTION, TRAIN_SAMPLES, request
 from strategies.settings import Settings
 
 # No name is so long; more would only fill the log.

@@ -1,10 +1,16 @@
 """What the run store says of a round: the lines of ``rounds.jsonl``. Losses are nats, ratios 0..1."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignment import Matching
-from alignment.barrier import DEFINITION, Barrier, LossSums
-from strategies.alignments import Reported
+if TYPE_CHECKING:
+    # Who reads records, such as the exporter, need not hold torch in memory.
+    from alignment import Matching
+    from alignment.barrier import Barrier, LossSums
+    from strategies.alignments import Reported
 
 
 class Record(BaseModel, frozen=True):
@@ -24,7 +30,7 @@ class Score(Record, frozen=True):
     """On so many samples."""
 
     @classmethod
-    def of(cls, sums: LossSums) -> "Score":
+    def of(cls, sums: LossSums) -> Score:
         """The means of ``sums``."""
         return cls(accuracy=sums.correct / sums.count, loss=sums.loss / sums.count, count=sums.count)
 
@@ -42,7 +48,7 @@ class PathRecord(Record, frozen=True):
     """The greatest excess of the loss over the mean of both ends."""
 
     @classmethod
-    def of(cls, path: Barrier) -> "PathRecord":
+    def of(cls, path: Barrier) -> PathRecord:
         """The path with its barrier, without the definition of it."""
         lambdas, losses, accuracies = map(list[float], (path.lambdas, path.losses, path.accuracies))
         return cls(lambdas=lambdas, losses=losses, accuracies=accuracies, barrier=path.barrier)
@@ -81,7 +87,7 @@ class MatchingRecord(Record, frozen=True):
     """What it took; left open where the same networks must give the same record, as in the card of a merge."""
 
     @classmethod
-    def of(cls, matching: Matching | Reported, seconds: float | None = None) -> "MatchingRecord":
+    def of(cls, matching: Matching | Reported, seconds: float | None = None) -> MatchingRecord:
         """The matching without its permutation."""
         return cls(
             objective=matching.objective,
@@ -111,7 +117,7 @@ class BarrierRecord(Record, frozen=True):
     """Without permutation; unknown where one site's is."""
     aligned: float
     """With permutation."""
-    definition: str = DEFINITION
+    definition: str
     """What was measured, in words."""
 
 

@@ -16,8 +16,8 @@ from server.scores import network_scores, sites_alone
 from server.store import RunStore
 from server.summary import ROUND, Summary, read_rounds, summarise
 from server.wording import sentence
+from strategies.names import CORRECTED
 from strategies.noise import budget
-from strategies.protocol import CORRECTED
 from strategies.settings import Settings
 
 MOST_FIGURES = 8

@@ -6,9 +6,10 @@ from logging import getLogger
 
 from torch import Tensor
 
+from server.errors import StoreError
 from server.live import FINISHED
 from server.records import RoundRecord
-from server.store import RunStore, StoreError
+from server.store import RunStore
 from server.summary import readable_rounds
 from strategies.files import sha256_of
 from strategies.settings import Settings

@@ -9,7 +9,7 @@ from math import isfinite
 
 from torch import nn
 
-from alignment.barrier import LossSums
+from alignment.barrier import DEFINITION, LossSums
 from alignment.validate import not_finite
 from server.baselines import measure_alone, measure_baselines
 from server.evaluation import evaluate, pool
@@ -402,4 +402,5 @@ def _greatest(paths: dict[str, SitePaths]) -> BarrierRecord | None:
     known = [path.naive.barrier for path in paths.values() if path.naive is not None]
     # Without one site's, the greatest of the others would be compared with the greatest of all.
     naive = max(known) if len(known) == len(paths) else None
-    return BarrierRecord(naive=naive, aligned=max(path.aligned.barrier for path in paths.values()))
+    aligned = max(path.aligned.barrier for path in paths.values())
+    return BarrierRecord(naive=naive, aligned=aligned, definition=DEFINITION)

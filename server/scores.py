@@ -2,9 +2,8 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from server.baselines import NAIVE, RECALIBRATED
 from server.records import RoundRecord, Score
-from strategies.protocol import CORRECTED, ENSEMBLE
+from strategies.names import CORRECTED, ENSEMBLE, NAIVE, RECALIBRATED
 
 
 def sites_alone(rounds: Iterable[RoundRecord]) -> dict[str, Score]:

@@ -24,9 +24,9 @@ from alignment.spec import PermutationSpec
 from server.masked import Wire
 from server.sites import Sites
 from strategies.errors import OperatorError, RefusedReply
-from strategies.masked import modulus, most_sites, quantization_steps
 from strategies.privacy import covered_shape, learned
 from strategies.protocol import ARRAYS, CONFIG, FIRST, ROUND, START, TO_ALIGN, State, to_arrays
+from strategies.quantization import modulus, most_sites, quantization_steps
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")

@@ -27,19 +27,14 @@ from typing import cast
 
 from torch import Tensor
 
+from server.errors import StoreError
 from server.live import ENDS, failure, resident_bytes
 from server.lock import NAME, is_played, take
-from strategies.errors import OperatorError
-from strategies.files import append_line, numbered, read_tensors, sha256_of, write_bytes, write_tensors, write_text
+from strategies.files import append_line, numbered, sha256_of, write_bytes, write_text
+from strategies.tensor_files import read_tensors, write_tensors
 
 Record = Mapping[str, object]
 logger = getLogger("fedrebasin")
-
-
-class StoreError(OperatorError):
-    """The run store cannot be read or written."""
-
-    exit_code = 13
 
 
 @dataclass(frozen=True)

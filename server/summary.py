@@ -2,10 +2,10 @@
 
 from pydantic import BaseModel, Field, ValidationError
 
-from server.baselines import ALIGNED, NAIVE, RECALIBRATED
+from server.errors import StoreError
 from server.records import BarrierRecord, RoundRecord, Score
-from server.store import RunStore, StoreError
-from strategies.protocol import CORRECTED, ENSEMBLE
+from server.store import RunStore
+from strategies.names import ALIGNED, CORRECTED, ENSEMBLE, NAIVE, RECALIBRATED
 
 POOLED = "pooled"
 ROUND = "round-"

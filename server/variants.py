@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
-from server.baselines import ALIGNED, NAIVE, RECALIBRATED
 from server.evaluation import evaluate, pool
 from server.heads import average_by_counts, solve_heads
 from server.layers import merge_by_least_squares
@@ -16,6 +15,7 @@ from server.records import Score
 from server.sites import Sites
 from strategies.fed_rebasin import FedRebasin
 from strategies.mean import exact_mean
+from strategies.names import ALIGNED, NAIVE, RECALIBRATED
 from strategies.protocol import State
 from strategies.rounds import MergedRound
 from strategies.spool import PermutedState

@@ -1,8 +1,7 @@
 """What the networks of a summary are, in plain sentences, for whoever did not run it."""
 
-from server.baselines import ALIGNED, NAIVE, RECALIBRATED
 from server.summary import POOLED, ROUND
-from strategies.protocol import CORRECTED, ENSEMBLE
+from strategies.names import ALIGNED, CORRECTED, ENSEMBLE, NAIVE, RECALIBRATED
 
 AGAIN = "the same, its BatchNorm statistics, if it keeps any, recomputed on the sites"
 SENTENCES = {

@@ -8,7 +8,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from strategies.errors import OperatorError
-from strategies.files import out_of_sight, read_tensors
+from strategies.files import out_of_sight
+from strategies.tensor_files import read_tensors
 
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
 # torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.

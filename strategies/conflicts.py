@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from strategies.masked import most_sites
+from strategies.quantization import most_sites
 
 if TYPE_CHECKING:
     from strategies.settings import Settings

@@ -3,13 +3,11 @@
 import errno
 import hashlib
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
-from torch import Tensor
 
 from strategies.errors import OperatorError
 
@@ -32,44 +30,10 @@ def write_text(path: Path, text: str, synced: bool = True) -> Path:
 
 def write_bytes(path: Path, content: bytes, synced: bool = True) -> Path:
     """Replaces the file by ``content``. Raises `DiskError` where there is no room."""
-    partial = _partial(path)
+    partial = partial_of(path)
     with room_for(path, partial):
         partial.write_bytes(content)
-        return _settle(partial, path) if synced else partial.replace(path)
-
-
-def write_tensors(path: Path, state: Mapping[str, Tensor]) -> Path:
-    """Replaces the file by ``state``, as safetensors. Raises `DiskError` where there is no room."""
-    partial = _partial(path)
-    with room_for(path, partial):
-        _save(state, partial)
-        return _settle(partial, path)
-
-
-@contextmanager
-def tensors_aside(path: Path, state: Mapping[str, Tensor], others: Sequence[Path]) -> Generator[Path]:
-    """Writes ``state`` aside, and gives it the name ``path`` after the block; where the block fails, nothing is left.
-
-    ``others`` say what ``path`` holds. The block may write them aside, with `write_aside`: they go with it, and what
-    bears their names goes before it, so that none ever stands beside another's tensors.
-    """
-    partials = {each: _partial(each) for each in (path, *others)}
-    try:
-        with room_for(path):
-            _save(state, partials[path])
-            yield partials[path]
-            for other in others:
-                other.unlink(missing_ok=True)
-            for each, partial in partials.items():
-                _settle(partial, each)
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Writes what `tensors_aside` will call ``path``."""
-    _partial(path).write_text(text, encoding="utf-8")
+        return settle(partial, path) if synced else partial.replace(path)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -85,9 +49,24 @@ def append_line(path: Path, line: str) -> None:
         raise
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in a safetensors file."""
-    return load_file(path)
+def partial_of(path: Path) -> Path:
+    """Where ``path`` is written aside, in its folder, which is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.partial")
+
+
+def settle(partial: Path, path: Path) -> Path:
+    """Gives what was written aside its name, once it would outlive a loss of power."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    # The new name, too, must outlive a loss of power.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return path
 
 
 @contextmanager
@@ -135,29 +114,3 @@ def sha256_of(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Of a safetensors file these depend on the tensors alone, not their order."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _save(state: Mapping[str, Tensor], partial: Path) -> None:
-    partial.touch()
-    mode = partial.stat().st_mode
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-    # safetensors makes a file for its owner alone; who reads a run is for its folder and the umask to say.
-    partial.chmod(mode)
-
-
-def _partial(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.partial")
-
-
-def _settle(partial: Path, path: Path) -> Path:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    # The new name, too, must outlive a loss of power.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return path

@@ -1,4 +1,4 @@
-"""Masked networks as they cross the wire, and how many of them one sum has room for.
+"""Masked networks as they cross the wire.
 
 Flower's SecAgg+ has a masked vector as a list of bytes, 64 bits a number, in one record that is sent in one piece. Its
 numbers are below 2³², and arrays are sent in pieces: so they travel as arrays of 32 bits.
@@ -16,9 +16,6 @@ from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFI
 from strategies.errors import Reason, RefusedReply
 
 MASKED = "masked"
-# Flower's defaults: values, and the share that weights them, become whole numbers 0..2²²; sums are taken modulo 2³².
-quantization_steps, modulus = 2**22, 2**32
-most_sites = (modulus - 1) // quantization_steps
 Numbers = np.ndarray[tuple[int, ...], np.dtype[np.uint32]]
 Shapes = Sequence[tuple[int, ...]]
 

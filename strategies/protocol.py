@@ -23,7 +23,6 @@ Sums, not means, cross the wire, so that pooling over the sites is exact. No raw
 """
 
 import math
-import re
 from collections.abc import Mapping
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -33,15 +32,6 @@ from alignment.barrier import LossSums
 from alignment.spec import State
 from strategies.bounds import MOST_EXAMPLES
 from strategies.errors import Reason, RefusedReply
-
-# A site's name becomes a file's name and a metric's label.
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# What stands beside sites' networks in a message, or beside their scores in a record, what these begin with, and how a
-# site's own score ends once its class frequencies are taken out.
-RESERVED = re.compile(
-    r"(config|metrics|arrays|goals|merged|own|statistics|reference|candidate|ensemble|naive|aligned|weights"
-    r"|then-weights|mean|global|given|auto|largest|medoid|pooled|round-\d+)(\..*)?|.*\.corrected"
-)
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -83,8 +73,6 @@ SCALES = "scales"
 SCALED = "*"
 STATISTICS = "statistics."
 LOG_PRIOR = "log-prior."
-CORRECTED = ".corrected"
-ENSEMBLE = "ensemble"
 OWN = "own"
 MERGED = "merged"
 GRAMS = "grams"
@@ -92,11 +80,6 @@ ACROSS = "across"
 
 # A loss of zero may come out a little below.
 ROUNDING = 1e-9
-
-
-def is_site_name(name: str) -> bool:
-    """Whether a site may be called so: `SITE_NAME`, and none of the names that mean something else."""
-    return bool(SITE_NAME.fullmatch(name)) and not RESERVED.fullmatch(name)
 
 
 def to_arrays(state: State) -> ArrayRecord:

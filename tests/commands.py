@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
 
+import click
 import pytest
 import torch
 from torch import Tensor, nn
 
 from alignment.permutation import permute, random_permutation
 from alignment.tracing import derive_spec
+from cli.late import Late
 from cli.main import main
 from models import Architecture
-from strategies.files import write_tensors
+from strategies.tensor_files import write_tensors
 from tests.trained import digits, trained
 
 MLP = "--model=mlp"
@@ -35,6 +37,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ran:
         main()
     told = capsys.readouterr()
     return Ran(int(ended.value.code or 0), told.out, told.err)
+
+
+def itself(command: click.Command) -> click.Command:
+    """The command, imported where it was not yet."""
+    return command.imported if isinstance(command, Late) else command
 
 
 def run_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> Ran:

@@ -10,7 +10,7 @@ import torch
 
 from server import store as store_module
 from server.store import RunStore
-from strategies import files
+from strategies import tensor_files
 from strategies.settings import Settings, parse_settings
 from tests.inprocess import play_in_process
 
@@ -57,14 +57,14 @@ def _kill_in_phase(round_number: int, phase: str) -> None:
 
 
 def _kill_before_rename(round_number: int) -> None:
-    settle = files._settle  # pyright: ignore[reportPrivateUsage]
+    settle = tensor_files.settle
 
     def dying(partial: Path, path: Path) -> Path:
         if path.name == f"round-{round_number:04d}.safetensors":
             _die()
         return settle(partial, path)
 
-    files._settle = dying  # pyright: ignore[reportPrivateUsage]
+    tensor_files.settle = dying
 
 
 def _kill_in_line(round_number: int) -> None:

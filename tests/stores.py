@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.barrier import DEFINITION
 from server.records import (
     BarrierRecord,
     GuardRecord,
@@ -42,7 +43,7 @@ COMPLETE = RoundRecord(
     },
     guard={"site-eu": GuardRecord(decision="aligned", gain=5.0, naive_loss=1.3, aligned_loss=0.3)},
     paths={"site-eu": SitePaths(naive=LINE, aligned=FLAT)},
-    barrier=BarrierRecord(naive=1.1, aligned=0.1),
+    barrier=BarrierRecord(naive=1.1, aligned=0.1, definition=DEFINITION),
     traffic={"site-eu": TrafficRecord(sent=1000, received=500), "site-us": TrafficRecord(sent=1100, received=600)},
     seconds={"train": 40.0, "merge": 0.2, "probe": 10.0},
     variance={"bn1": 0.9, "layer1.0.bn1": 0.7},

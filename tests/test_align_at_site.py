@@ -28,7 +28,6 @@ from server.summary import read_rounds
 from strategies import FedRebasin
 from strategies.checkpoints import CheckpointError
 from strategies.errors import OperatorError
-from strategies.files import write_tensors
 from strategies.protocol import (
     ALIGN,
     ARRAYS,
@@ -43,6 +42,7 @@ from strategies.protocol import (
     to_state,
 )
 from strategies.settings import Settings
+from strategies.tensor_files import write_tensors
 from tests.attacks.federation import fail
 from tests.inprocess import InProcessGrid, Tamper, play_in_process, play_in_vain, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply

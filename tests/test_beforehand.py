@@ -9,9 +9,9 @@ from torch import Tensor
 from cli.beforehand import check_data, check_files, from_here
 from client.sources import DataError
 from models import Architecture, build
-from server.store import StoreError
-from strategies.files import write_tensors
+from server.errors import StoreError
 from strategies.settings import Settings, parse_settings
+from strategies.tensor_files import write_tensors
 from tests.commands import Ran, run_demo
 
 SMALL: dict[str, object] = {"model": "mlp", "width": 4, "depth": 1}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from strategies.checkpoints import CheckpointError, read_checkpoint
-from strategies.files import read_tensors, write_tensors
+from strategies.tensor_files import read_tensors, write_tensors
 
 
 class Harmful:

@@ -7,7 +7,7 @@ import pytest
 from torch.nn.functional import cross_entropy
 
 from alignment import loss_barrier
-from strategies.files import read_tensors
+from strategies.tensor_files import read_tensors
 from tests.commands import (
     DATA,
     HELD_OUT,

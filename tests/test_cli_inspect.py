@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from cli.main import app
-from tests.commands import perceptron, run, write
+from tests.commands import itself, perceptron, run, write
 
 Capsys = pytest.CaptureFixture[str]
 FRESH = ("inspect", "--model", "resnet20", "--shape", "1x8x8", "--classes", "3", "--width", "4", "--depth", "8")
@@ -129,7 +129,7 @@ def test_every_command_that_answers_in_json_keeps_its_answer_alone() -> None:
     while waiting:
         command = waiting.pop()
         waiting += command.commands.values() if isinstance(command, click.Group) else []
-        for parameter in command.params:
+        for parameter in itself(command).params:
             if "--format" in parameter.opts:
                 assert parameter.callback is not None, command.name
                 found += 1

@@ -19,8 +19,8 @@ from torch import Tensor
 from alignment import match_weights, permute, recalibrate
 from alignment.interpolate import weighted_mean
 from alignment.tracing import derive_spec
-from cli.options import OptionError
-from strategies.files import read_tensors
+from cli.errors import OptionError
+from strategies.tensor_files import read_tensors
 from tests.commands import (
     DATA,
     HELD_OUT,

@@ -14,6 +14,7 @@ import yaml
 
 from cli.enrolment.templates import render
 from cli.main import app
+from tests.commands import itself
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("site-guide.md", "server-guide.md")}
@@ -35,7 +36,7 @@ def test_every_command_and_option_is_there(guide: str) -> None:
     for group, name, options in spoken:
         verbs = root.commands[group]
         assert isinstance(verbs, click.Group)
-        known = {option for parameter in verbs.commands[name].params for option in parameter.opts}
+        known = {option for parameter in itself(verbs.commands[name]).params for option in parameter.opts}
         assert set(options) <= known, f"{group} {name}"
 
 

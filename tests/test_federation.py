@@ -20,10 +20,10 @@ from server.store import RunStore
 from server.summary import read_rounds
 from strategies.checkpoints import CheckpointError
 from strategies.errors import SettingsError
-from strategies.files import write_tensors
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, METRICS, N_EXAMPLES, TRAIN, State
 from strategies.settings import Settings
+from strategies.tensor_files import write_tensors
 from tests.inprocess import InProcessGrid, Tamper, play_in_process, quick_settings
 
 

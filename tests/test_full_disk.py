@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from server.summary import read_rounds
-from strategies.files import DiskError, append_line, read_tensors, write_tensors, write_text
+from strategies.files import DiskError, append_line, write_text
 from strategies.spool import Spool
+from strategies.tensor_files import read_tensors, write_tensors
 from tests.inprocess import play_in_process, quick_settings
 
 MEGABYTE = 1_000_000

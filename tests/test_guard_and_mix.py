@@ -20,9 +20,9 @@ from server.records import PathRecord, RoundRecord, SitePaths
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
-from strategies.files import write_tensors
 from strategies.protocol import ARRAYS, EVALUATE, MERGED, METRICS, OWN, PROBE, TRAIN, to_state, unpack_sums
 from strategies.rounds import MergedRound
+from strategies.tensor_files import write_tensors
 from tests.inprocess import play_in_process, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
 

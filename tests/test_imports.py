@@ -19,7 +19,19 @@ ALLOWED = {
     "cli": set(PACKAGES),
 }
 STRATEGY_MODULES_FOR_CLIENTS = {
-    *("protocol", "alignments", "settings", "errors", "files", "checkpoints", "privacy", "masked", "layer_sums"),
+    *(
+        "protocol",
+        "alignments",
+        "settings",
+        "errors",
+        "files",
+        "tensor_files",
+        "names",
+        "checkpoints",
+        "privacy",
+        "masked",
+        "layer_sums",
+    ),
     "logs",
 }
 FOREIGN_TO_ALIGNMENT = {"flwr", "prometheus_client", "pathlib", "time", "datetime", "safetensors", "random", "os"}
@@ -60,7 +72,15 @@ def test_a_site_that_is_sent_a_message_loads_no_library_of_tables_or_plots() -> 
     """Each message starts a process at the site."""
     program = "import sys, client.app; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert not {"datasets", "flwr_datasets", "pandas", "sklearn", "matplotlib"} & set(loaded.stdout.split())
+    assert not {"datasets", "flwr_datasets", "pandas", "sklearn", "matplotlib", "scipy.optimize"} & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["cli.main", "cli.exporter", "cli.watch"])
+def test_what_trains_and_merges_nothing_is_there_at_once_and_small(module: str) -> None:
+    """Help, enrolment, and what runs for months beside a run or a site: exporter, watch, the site's supervisor."""
+    program = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert not {"torch", "numpy", "flwr", "ray", "matplotlib"} & set(loaded.stdout.split())
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "scripts", "benchmarks"])

@@ -16,7 +16,7 @@ from cli.enrolment.settings import Federation
 from cli.preflight.command import CHECKS, perform
 from cli.preflight.finding import Finding, Subject
 from models import Architecture, build
-from strategies.files import write_tensors
+from strategies.tensor_files import write_tensors
 
 NETWORK = Architecture("mlp", (1, 8, 8), 10, 16, 2)
 RUN = {"model": "mlp", "shape": "1x8x8", "classes": 10, "width": 16, "depth": 2}

@@ -19,7 +19,6 @@ from server.app import play
 from server.resume import Beginning
 from server.store import RunStore
 from server.summary import read_rounds
-from strategies.files import write_tensors
 from strategies.noise import noise_deviation
 from strategies.privacy import learned
 from strategies.protocol import (
@@ -50,6 +49,7 @@ from strategies.protocol import (
     to_state,
 )
 from strategies.settings import Settings
+from strategies.tensor_files import write_tensors
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, play_in_process, quick_settings
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 4, "learning_rate": 0.1, "epochs": 4}

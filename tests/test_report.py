@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from server.baselines import ALIGNED, RECALIBRATED
 from server.records import RoundRecord, Score
 from server.report import write_report
 from server.store import RunStore
 from server.summary import summarise
 from server.wording import SENTENCES, sentence
+from strategies.names import ALIGNED, RECALIBRATED
 from tests.stores import COMPLETE, VOID, write_run
 
 NETWORKS = (*SENTENCES, "site-us", "site-us.corrected", "round-2")

@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from server.errors import StoreError
 from server.resume import FinishedError, begin
-from server.store import RunStore, StoreError
+from server.store import RunStore
 from server.summary import read_rounds
 from strategies.settings import Settings
 from tests.inprocess import play_in_process, quick_settings

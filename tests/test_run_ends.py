@@ -7,9 +7,10 @@ from threading import Timer
 
 import pytest
 
+from server.errors import StoreError
 from server.follow import Folder
 from server.lock import is_played
-from server.store import RunStore, StoreError
+from server.store import RunStore
 from tests.inprocess import quick_settings
 from tests.killed import play_until_killed
 from tests.stores import FINISHED, TRAINING, write_run

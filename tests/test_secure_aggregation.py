@@ -19,11 +19,12 @@ from server.secure import threshold
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.errors import OperatorError
-from strategies.files import write_tensors
-from strategies.masked import MASKED, masked_vector, modulus, most_sites, pack_masked, quantization_steps
+from strategies.masked import MASKED, masked_vector, pack_masked
 from strategies.mean import exact_mean
 from strategies.protocol import ARRAYS, DESCRIPTION, RECALIBRATE, TRAIN, TRAIN_SAMPLES, to_arrays
+from strategies.quantization import modulus, most_sites, quantization_steps
 from strategies.settings import Settings
+from strategies.tensor_files import write_tensors
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, honest, play_in_process, play_in_vain, quick_settings
 
 SECURE = {"start": "shared", "align_at": "site", "probe_points": 0, "privacy": "secure-aggregation", "epochs": 1}

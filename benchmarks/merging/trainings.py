@@ -26,7 +26,8 @@ from client.data import load_site_data
 from client.site import Site, simulated_name
 from client.training import train
 from models import Architecture, build
-from strategies.files import write_tensors, write_text
+from strategies.files import write_text
+from strategies.tensor_files import write_tensors
 
 TRAINING_KEYS = (
     *("seed", "model", "shape", "classes", "width", "depth", "norm", "data", "split", "dirichlet-alpha", "held-out"),

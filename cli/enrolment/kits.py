@@ -21,8 +21,6 @@ from cli.enrolment.keys import digest, fingerprint, private_pem, read_private
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.settings import Federation, Membership, SiteSettings, image_of_now
 from cli.enrolment.templates import render
-from models import Architecture, build
-from models.fingerprint import fingerprint as architecture_fingerprint
 from strategies.settings import parse_settings
 
 # What a site may change is written when there is none yet, so that a renewed kit leaves it as it is.
@@ -32,6 +30,10 @@ FILES = ("membership.toml", "site.toml", "compose.yml", "ca.crt", "site.crt")
 
 def membership_of(federation: Federation, name: str, node_id: str) -> Membership:
     """What the federation says to the site ``name``."""
+    # It takes torch, which a site that installs a kit need not wait for.
+    from models import Architecture, build
+    from models.fingerprint import fingerprint as architecture_fingerprint
+
     settings = parse_settings(federation.run)
     return Membership(
         federation=federation.name,

@@ -13,7 +13,7 @@ from cli.enrolment.errors import EnrolmentError
 from cli.enrolment.files import write_private, write_public
 from cli.enrolment.keys import PublicKey, fingerprint, new_key, private_pem, private_ssh
 from cli.enrolment.layout import SiteFolder
-from strategies.protocol import is_site_name
+from strategies.names import is_site_name
 from strategies.settings import NAME, pattern_words
 
 # What `server renew` calls the server itself.

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.enrolment.layout import SiteFolder
-from cli.options import Output
-from cli.output import Format, people, print_json, print_table
+from cli.output import Format, Output, people, print_json, print_table
 from cli.preflight import enrolled, machine, network, papers, work
 from cli.preflight.finding import Check, Finding, Problem, Subject
 from strategies.errors import OperatorError

@@ -1,0 +1,68 @@
+"""Commands that are imported when they are called look and answer as if they had been there all along."""
+
+import click
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cli.late import Late
+from cli.main import app, main
+from tests.commands import run
+
+Capsys = pytest.CaptureFixture[str]
+
+
+def late() -> dict[str, Late]:
+    """Every such command, by its group's name and its own."""
+    waiting, found = [typer.main.get_command(app)], dict[str, Late]()
+    while waiting:
+        group = waiting.pop()
+        assert isinstance(group, click.Group)
+        for each in group.commands.values():
+            if isinstance(each, Late):
+                found[f"{group.name} {each.name}"] = each
+            elif isinstance(each, click.Group):
+                waiting.append(each)
+    return found
+
+
+def test_each_is_there_and_says_of_itself_what_its_group_says() -> None:
+    assert len(late()) == 11
+    for each in late().values():
+        assert each.imported.help == each.help
+        assert each.help
+
+
+def test_a_group_shows_them_without_importing_any(capsys: Capsys) -> None:
+    ran = run(capsys, "server", "--help")
+    assert ran.code == 0
+    for name in ("approve", "run", "simulate", "rehearse"):
+        assert name in ran.out
+
+
+def test_options_arguments_and_help_are_the_commands_own(capsys: Capsys) -> None:
+    ran = run(capsys, "merge", "--help")
+    assert ran.code == 0
+    assert "--layers" in ran.out
+    # Without arguments, too.
+    assert "--layers" in run(capsys, "merge").out
+    ran = run(capsys, "settings", "--nothing")
+    assert ran.code == 2
+    assert "Usage: fedrebasin settings" in ran.err
+
+
+def test_a_misspelt_one_is_told_what_was_meant() -> None:
+    ran = CliRunner().invoke(app, ["mergee"])
+    assert ran.exit_code == 2
+    assert "'merge'" in ran.stderr
+
+
+def test_an_error_that_nobody_foresaw_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["fedrebasin", "settings"])
+    monkeypatch.setattr("cli.settings.parse_settings", _fail)
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def _fail(config: object) -> None:
+    raise ZeroDivisionError(config)
