@@ -61,6 +61,11 @@ def check_head(model: nn.Module, settings: Settings) -> None:
     key, instead = ("variants", "variants = false") if settings.head == "mean" else ("head", "head = 'mean'")
     head = head_name(model)
     state = model.state_dict()
+    if key_of(head, "weight") not in state:
+        raise SettingsError(
+            f"setting {key!r}: the last layer, {head!r}, has no tensor {key_of(head, 'weight')!r} that could be set, "
+            f"as where it holds its weights in another form. Set {instead}, or change the network."
+        )
     n_outputs, has_bias = len(state[key_of(head, "weight")]), key_of(head, "bias") in state
     if not has_bias or n_outputs != settings.classes:
         raise SettingsError(

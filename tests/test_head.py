@@ -8,6 +8,7 @@ import pytest
 import torch
 from flwr.app import Array, Message, MetricRecord
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from alignment.barrier import LossSums
 from cli.settings import checked_settings
@@ -375,6 +376,7 @@ class PerToken(nn.Module):
         (PerToken(), "expected to be called once on (samples, features)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)), "must have a bias and 10 outputs"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), "must have a bias and 10 outputs"),
+        (nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 10))), "no tensor '1.weight' that could be set"),
     ],
 )
 def test_a_last_layer_that_cannot_be_renewed_is_told_before_anybody_trains(
