@@ -10,7 +10,8 @@ from alignment import Matching, PermutationSpec, check_spec, permute
 from alignment.barrier import DEFINITION
 from alignment.batches import network_with
 from alignment.interpolate import weighted_mean
-from alignment.least_squares import fitted_in_sequence, gram_sizes
+from alignment.linear_layers import gram_sizes
+from alignment.sequential import fitted_in_sequence
 from cli.bars import Advance, Bars
 from cli.card import Card, DataRecord, InputRecord, network_record, share_moved, versions
 from cli.evidence import Batches, Evidence

@@ -12,9 +12,10 @@ from alignment.batch_norm import batch_norm_moments
 from alignment.batches import network_with
 from alignment.heads import feature_sums
 from alignment.interpolate import interpolate
-from alignment.least_squares import gram_sums, output_sums
+from alignment.least_squares import gram_sums
 from alignment.logistic import logistic_sums
 from alignment.repair import corrected_moments, unit_moments
+from alignment.sequential import output_sums
 from client.sources import Drawn, Samples
 from models import head_name
 from strategies.names import CORRECTED, ENSEMBLE

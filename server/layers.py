@@ -9,8 +9,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from torch import Tensor, nn
 
 from alignment.channels import PARTS, key_of
-from alignment.least_squares import fit_layers, merge_layers
+from alignment.least_squares import merge_layers
 from alignment.moments import accumulate
+from alignment.sequential import fit_layers
 from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
 from server.sums import check_finite_sums, check_gram, check_headers

@@ -7,7 +7,7 @@ from torch import nn
 
 from alignment.batches import Batch
 from alignment.channels import key_of
-from alignment.least_squares import gram_sizes
+from alignment.linear_layers import gram_sizes
 from strategies.settings import Settings
 
 MEGABYTE = 1_000_000

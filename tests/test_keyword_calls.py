@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from alignment.activation_matching import match_activations
 from alignment.batch_norm import batch_norm_moments
 from alignment.heads import feature_sums
-from alignment.least_squares import gram_sums, output_sums
+from alignment.least_squares import gram_sums
 from alignment.logistic import logistic_sums
 from alignment.permutation import permute, random_permutation
 from alignment.repair import repair, unit_moments
+from alignment.sequential import output_sums
 from alignment.taps import find_taps
 from alignment.tracing import derive_spec
 

@@ -9,20 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignment import batch_norm_moments, least_squares, write_moments
+from alignment import batch_norm_moments, linear_layers, write_moments
 from alignment.batches import network_with
 from alignment.errors import StateError
 from alignment.interpolate import interpolate
-from alignment.least_squares import (
-    HOLD,
-    fit_layers,
-    fitted_in_sequence,
-    gram_sizes,
-    gram_sums,
-    merge_layers,
-    output_sums,
-)
+from alignment.least_squares import gram_sums, merge_layers
+from alignment.linear_layers import gram_sizes
 from alignment.partial_run import needed
+from alignment.sequential import HOLD, fit_layers, fitted_in_sequence, output_sums
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(5, 3), (40, 5)),
@@ -346,7 +340,7 @@ def test_patches_laid_out_a_few_samples_at_a_time_give_the_same_sums(monkeypatch
     other = nn.Conv2d(3, 4, 3, stride=2, padding=1).double()
     inputs = [torch.randn(5, 3, 6, 6, dtype=torch.float64)]
     whole, fitted = gram_sums(layer, inputs, [""])[""], output_sums(layer, other, inputs, [""])[""]
-    monkeypatch.setattr(least_squares, "MOST_PATCHES", 2 * inputs[0][0].numel() * 9)
+    monkeypatch.setattr(linear_layers, "MOST_PATCHES", 2 * inputs[0][0].numel() * 9)
     torch.testing.assert_close(gram_sums(layer, inputs, [""])[""], whole)
     torch.testing.assert_close(output_sums(layer, other, inputs, [""])[""], fitted)
     torch.testing.assert_close(fitted[0], whole)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from alignment.channels import channel_axes
-from alignment.least_squares import fit_layers, gram_sizes
+from alignment.linear_layers import gram_sizes
+from alignment.sequential import fit_layers
 from client.app import app
 from models import Architecture
 from server import layers, recalibration

@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from alignment import straight_through
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
 from alignment.interpolate import interpolate
-from alignment.least_squares import fitted_in_sequence, gram_sizes
+from alignment.linear_layers import gram_sizes
 from alignment.matching import Matching
 from alignment.repair import corrected_moments, fold, goals_between, repair, unit_moments
+from alignment.sequential import fitted_in_sequence
 from alignment.spec import PermutationSpec, State
 from alignment.tied import tied_names
 from alignment.tracing import derive_spec

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from alignment import derive_spec, interpolate, match_activations, match_weights, permute, write_moments
 from alignment.batch_norm import batch_norm_moments
 from alignment.batches import network_with
-from alignment.least_squares import fit_layers, gram_sizes, gram_sums, merge_layers, output_sums
+from alignment.least_squares import gram_sums, merge_layers
+from alignment.linear_layers import gram_sizes
+from alignment.sequential import fit_layers, output_sums
 from alignment.spec import State
 from benchmarks.merging.tasks import Task
 from benchmarks.merging.trainings import Training, make
