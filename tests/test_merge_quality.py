@@ -28,6 +28,18 @@ def test_every_row_of_the_tables_stands_in_the_page(
     assert [row for row in rows if row not in page] == []
 
 
+def test_a_merge_of_sites_that_were_not_measured_alone_is_tabulated_beside_no_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "cifar10-w16-biased-5-s1-sequential-logistic"
+    shutil.copytree(RECORDS / "runs" / name, tmp_path / "runs" / name)
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    show(all_kept(tasks(3, ["cifar10"])))
+    printed = capsys.readouterr().out
+    assert "joint + sequential + logistic" in printed
+    assert "points above" not in printed
+
+
 def test_a_record_of_other_settings_than_todays_is_not_tabulated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,10 +128,10 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
 
 def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Played]]) -> list[str]:
     """By how much a merge is above the best of what a site has alone, in accuracy and in loss, and above the others."""
-    scores = _by_seed(played, merge)
+    alone = [_by_seed(played, title) for title in ALONE]
+    scores = {seed: score for seed, score in _by_seed(played, merge).items() if all(seed in one for one in alone)}
     if not scores:
         return []
-    alone = [_by_seed(played, title) for title in ALONE]
     points = {seed: 100 * (score.accuracy - max(one[seed].accuracy for one in alone)) for seed, score in scores.items()}
     nats = {seed: score.loss - min(one[seed].loss for one in alone) for seed, score in scores.items()}
     beside = [
