@@ -22,7 +22,8 @@ BARRIER = Section(
         ),
         Panel(
             "Taken off by alignment, nats",
-            "Naive less aligned, by site. Below 0 alignment made it worse, and the guard undoes it.",
+            "Naive less aligned, by site. Below 0 the line is higher aligned; next to 0 too where its highest point is"
+            " an end. What the guard goes by is the loss of means.",
             "none",
             (
                 Query(
