@@ -60,7 +60,8 @@ this page.
 
 ## Why a reply was refused
 
-A refusal ends nothing: the site is left out of the round, and asked again in the next. The reasons stand in
+A refusal ends nothing: the site is asked nothing more in that round (after `DUPLICATE` it is), and asked again in the
+next. A network that came before, and stands under `weights`, is in the merge all the same. The reasons stand in
 `rounds.jsonl`.
 
 | reason | what it means | what to do |

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.records import PathRecord, RoundRecord, Score
+from server.records import PathRecord, RefusedRecord, RoundRecord, Score
 
 
 class Contribution(NamedTuple):
@@ -11,7 +11,7 @@ class Contribution(NamedTuple):
 
     rounds   the rounds into whose merge its network went
     share    its weight in the last merge that it was in, 0..1
-    refused  the rounds in which it was left out, with the reasons
+    refused  the rounds in which a reply of it was refused, with the reasons
     at_home, alone  its network on its own held-out samples, as last measured; on all, before the first merge
     naive, aligned  the path to it in the first merge that was probed; none of the reference itself
     """
@@ -45,7 +45,7 @@ def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
         rounds=[record.round for record in merged],
         share=last.weights[site] / sum(last.weights.values()) if last else None,
         refused=[
-            (record.round, reason_of(one.reason)) for record in rounds for one in record.refused if one.site == site
+            (record.round, refusal(one, record)) for record in rounds for one in record.refused if one.site == site
         ],
         at_home=next((record.own[site] for record in reversed(rounds) if site in record.own), None),
         alone=first.baselines.get(site) if first and site in first.weights else None,
@@ -54,6 +54,12 @@ def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
         received=sum(record.traffic[site].received for record in rounds if site in record.traffic),
         sent=sum(record.traffic[site].sent for record in rounds if site in record.traffic),
     )
+
+
+def refusal(one: RefusedRecord, record: RoundRecord) -> str:
+    """A refusal of that round in words: after one at a later question the site's network counts all the same."""
+    counts = record.outcome == "merged" and one.site in record.weights
+    return reason_of(one.reason) + (" (its network is in the merge)" if counts else "")
 
 
 def reason_of(name: str) -> str:

@@ -20,7 +20,7 @@ class Status(BaseModel, frozen=True):
     joined          the sites that are there
     asked, replied  of the question under way: who was asked, and who has answered by now
     deadline        until when answers, or sites to join, are waited for
-    refused         of this round's trained networks: the reason by site
+    refused         of this round's replies, to any question: the last reason by site
     resident_bytes  the memory of the ServerApp
     reason          why the run failed
     """

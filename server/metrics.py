@@ -77,11 +77,18 @@ SITES = _of_run(
     "sites",
     "gauge",
     "",
-    "Sites by state: joined; asked and replied, of the question under way; refused and late, of this round's networks.",
+    "Sites by state: joined; asked and replied, of the question under way; refused and late, at any of this round.",
     "state",
 )
 SITE_STATE = _of_run("site_state", "gauge", "", "1 where the site is in that state, else 0.", SITE, "state")
-REPLIES = _of_run("replies", "counter", "", "Trained networks by verdict: admitted, or why refused.", SITE, "verdict")
+REPLIES = _of_run(
+    "replies",
+    "counter",
+    "",
+    "Networks admitted; and replies to any question of a round that were refused, by reason.",
+    SITE,
+    "verdict",
+)
 SITE_WEIGHT = _of_run("site_weight", "gauge", "ratio", "The site's share in the last merge.", SITE)
 RECEIVED = _of_run("site_received", "counter", "bytes", "Records that came from the site, in finished rounds.", SITE)
 SENT = _of_run("site_sent", "counter", "bytes", "Records that went to the site, in finished rounds.", SITE)

@@ -100,7 +100,7 @@ class MatchingRecord(Record, frozen=True):
 
 
 class RefusedRecord(Record, frozen=True):
-    """A reply that was left out."""
+    """A reply that was refused."""
 
     site: str
     """Whose it was."""
@@ -187,7 +187,8 @@ class RoundRecord(Record, frozen=True):
     """By site whose network was admitted, what it weighs in the mean: its training samples, bounded by
     `max-weight-share`."""
     refused: list[RefusedRecord] = Field(default_factory=list[RefusedRecord])
-    """The replies that were left out."""
+    """The replies that were refused, to any question of the round; a network that came before, and is in `weights`,
+    counts all the same."""
     matchings: dict[str, MatchingRecord]
     """By site, how its network was matched."""
     merged: Score | None = None

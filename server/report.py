@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment
 
-from server.contributions import contributions, reason_of
+from server.contributions import contributions, refusal
 from server.decided import decided
 from server.drawing import course_charts, path_charts
 from server.page import PAGE
@@ -43,7 +43,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["score"] = score
     environment.filters["size"] = size
-    environment.filters["reason"] = reason_of
+    environment.filters["refusal"] = refusal
     return store.write_text(
         "report.html",
         environment.from_string(PAGE).render(

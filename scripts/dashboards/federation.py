@@ -121,8 +121,8 @@ SITES = Section(
             4,
         ),
         Panel(
-            "Left out of this round",
-            "Sites whose network was refused, or came too late, in the round under way.",
+            "Refused in this round",
+            "Sites of which a reply was refused, or came too late, to any question of the round under way.",
             "none",
             (*one(m.SITES, "refused", "state=refused"), *one(m.SITES, "late", "state=late")),
             "stat",
@@ -132,7 +132,8 @@ SITES = Section(
         ),
         Panel(
             "Refusals and why",
-            "Networks that were left out over the time shown, by site and verdict; see FedrebasinReplyRefused.",
+            "Replies that were refused over the time shown, to any question of a round, by site and verdict; see"
+            " FedrebasinReplyRefused.",
             "none",
             (Query(f"round({rises(m.REPLIES, 'verdict!=admitted')}) > 0", "{{site}}: {{verdict}}"),),
             "stat",
@@ -329,12 +330,12 @@ EACH_SITE = Section(
     (
         Panel(
             "Sites",
-            "One row a site: what came of its networks over the time shown, how the one in the last merge stood,"
-            " and how it did alone, before the first.",
+            "One row a site: networks admitted and replies refused over the time shown, how the network in the last"
+            " merge stood, and how it did alone, before the first.",
             "none",
             (
                 Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict=admitted')}))", "admitted"),
-                Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict!=admitted')}))", "left out"),
+                Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict!=admitted')}))", "refused"),
                 Query(f"max by (site) ({of(m.SITE_STATE, 'state=joined')})", "is there"),
                 Query(f"max by (site) ({of(m.SITE_WEIGHT)})", "share"),
                 Query(f"max by (site) ({of(m.BARRIER, 'stage=naive')})", "barrier naive"),
