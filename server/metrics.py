@@ -69,7 +69,13 @@ ROUND_DEADLINE = _of_run("round_deadline", "gauge", "seconds", "Longest wait for
 CURRENT_ROUND = _of_run("current_round", "gauge", "", "The round that is being played.")
 PLANNED_ROUNDS = _of_run("planned_rounds", "gauge", "", "Rounds to play, as set.")
 MIN_SITES = _of_run("min_sites", "gauge", "", "Fewest good replies that make a round, as set.")
-ROUNDS = _of_run("rounds", "counter", "", "Finished rounds: merged, or void for too few good replies.", "outcome")
+ROUNDS = _of_run(
+    "rounds",
+    "counter",
+    "",
+    "Finished rounds: merged; or void, for too few good replies or a merge that is none.",
+    "outcome",
+)
 ROUND_FINISHED = _of_run("last_round_finished", "gauge", "timestamp_seconds", "When the last round finished.")
 PHASE_DURATION = _of_run("phase_duration", "histogram", "seconds", "How long phases of finished rounds took.", "phase")
 
