@@ -70,10 +70,11 @@ next. A network that came before, and stands under `weights`, is in the merge al
 """
 METRICS = f"""# Metrics
 
-What `fedrebasin exporter --runs DIR` serves on port 9464, from the run store: of each federation its newest run. Units
-are base units, losses and barriers nats, ratios mostly 0..1. Text is in the labels of an `_info`, whose value is 1. No
-label counts rounds or runs; which run it is, `/health` says. `site`, `group` and `layer` are as many as there are. What
-was not measured in the last merge is absent, not 0. How to look at all this: [observing a federation](observing.md).
+What `fedrebasin exporter --runs DIR` serves on port 9464, from the run store: of each federation the run that is being
+played, else the one last heard of. Units are base units, losses and barriers nats, ratios mostly 0..1. Text is in the
+labels of an `_info`, whose value is 1. No label counts rounds or runs; which run it is, `/health` says. `site`, `group`
+and `layer` are as many as there are. What was not measured in the last merge is absent, not 0.
+How to look at all this: [observing a federation](observing.md).
 
 {metrics_table()}
 """

@@ -1,4 +1,4 @@
-"""The runs of a folder, followed: of each federation the newest, with its rounds and what it is doing now."""
+"""The runs of a folder, followed: of each federation one, with its rounds and what it is doing now."""
 
 import os
 from collections.abc import Iterator
@@ -100,9 +100,16 @@ class Run:
             self.tail.read()
 
     @property
-    def order(self) -> tuple[float, str]:
-        """Greatest for the newest. A run of a version that did not say when it started counts from what it did say."""
-        return self.status.started or self.status.since, self.told.run
+    def order(self) -> tuple[bool, float, float, str]:
+        """Greatest for the run to show: one that is played, of several that began last; else that last heard of.
+
+        A run that is resumed keeps when it began, and shows after its end how that was, though another began later.
+        Of those that are played none can go by what was last heard: they would take turns. The folder's name tells a
+        copy, which has the run's. A run of a version that did not say when it started counts from what it did say.
+        """
+        status, folder = self.status, self.tail.path.parent.name
+        began, heard = status.started or status.since, status.updated or status.since
+        return (True, began, heard, folder) if self.played else (False, heard, began, folder)
 
 
 @dataclass
@@ -145,7 +152,7 @@ class Follower:
     _folders: dict[str, Folder] = field(default_factory=dict[str, Folder])
 
     def newest(self) -> dict[str, Run]:
-        """By federation, its newest run, read as far as time allows; see `server.tail`."""
+        """By federation, the run that is greatest in `Run.order`, read as far as time allows; see `server.tail`."""
         found: dict[str, Run] = {}
         for run in self._runs():
             name = run.told.federation

@@ -48,9 +48,7 @@ CERTIFICATE_EXPIRY = Metric(
 RUN_STORE = Metric(
     "run_store_readable", "gauge", "", (), "1 where the folder of runs can be read; 0: nothing below is known."
 )
-RUN = _of_run(
-    "run", "info", "", "What the newest run is.", "model", "data", "start", "align_at", "merge", "head", "privacy"
-)
+RUN = _of_run("run", "info", "", "What the run is.", "model", "data", "start", "align_at", "merge", "head", "privacy")
 PHASE = _of_run("phase", "info", "", "What the run is doing now.", "phase")
 RUN_STATE = _of_run(
     "run_state",
@@ -59,7 +57,7 @@ RUN_STATE = _of_run(
     "1 for the state that the run is in: active, finished, failed; or dead: not ended, and played by no process.",
     "state",
 )
-RUN_STARTED = _of_run("run_started", "gauge", "timestamp_seconds", "When the newest run began.")
+RUN_STARTED = _of_run("run_started", "gauge", "timestamp_seconds", "When the run began.")
 PROGRESS = _of_run("progress", "gauge", "timestamp_seconds", "When the run last got a reply or changed its phase.")
 PHASE_STARTED = _of_run("phase_started", "gauge", "timestamp_seconds", "When the phase began.")
 PHASE_DEADLINE = _of_run(

@@ -139,6 +139,39 @@ def test_a_new_run_takes_the_place_of_the_old(tmp_path: Path, scraper: Scraper) 
     assert scraper.value('rounds_total{federation="federation",outcome="void"}') == 0
 
 
+def test_a_run_that_is_resumed_is_shown_while_it_is_played_and_after_it_though_another_began_later(
+    tmp_path: Path, scraper: Scraper
+) -> None:
+    old = write_run(tmp_path / "old", [COMPLETE], {"started": 100.0, "updated": 150.0, "round": 1})
+    write_run(tmp_path / "new", [COMPLETE], {"started": 200.0, "updated": 250.0, "round": 7})
+    assert scraper.value('current_round{federation="federation"}') == 7
+    with RunStore(old).held():
+        RunStore(old).tell({"phase": "train", "round": 2})
+        assert scraper.value('current_round{federation="federation"}') == 2
+    # Else nobody would be told that it failed.
+    RunStore(old).tell({"phase": "failed"})
+    assert scraper.value('run_state{federation="federation",state="failed"}') == 1
+
+
+def test_a_copy_of_a_run_does_not_take_its_place(tmp_path: Path, scraper: Scraper) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING | {"round": 2})
+    for name in ("backup", "zbackup"):
+        copied = write_run(tmp_path / name, [COMPLETE], TRAINING | {"round": 1})
+        (copied / "settings.json").write_bytes((run / "settings.json").read_bytes())
+        (copied / ".lock").touch()
+    with RunStore(run).held():
+        assert scraper.value('current_round{federation="federation"}') == 2
+
+
+def test_of_two_runs_that_are_played_the_one_that_began_later_is_shown_whoever_was_heard_last(
+    tmp_path: Path, scraper: Scraper
+) -> None:
+    earlier = write_run(tmp_path / "earlier", [], TRAINING | {"started": 100.0, "round": 1, "updated": 900.0})
+    later = write_run(tmp_path / "later", [], TRAINING | {"started": 200.0, "round": 2, "updated": 800.0})
+    with RunStore(earlier).held(), RunStore(later).held():
+        assert scraper.value('current_round{federation="federation"}') == 2
+
+
 def test_a_run_that_starts_anew_under_its_name_is_read_anew(tmp_path: Path, scraper: Scraper) -> None:
     run = write_run(tmp_path / "run", [COMPLETE, VOID])
     scraper.text()

@@ -362,7 +362,7 @@ ABOUT = Section(
     (
         Panel(
             "Settings of the run",
-            "What the newest run of the federation is; all settings are in its report. /health has its name.",
+            "What the run is that is shown of the federation; all settings are in its report. /health has its name.",
             "none",
             one(m.RUN, "{{model}} on {{data}}, aligned at {{align_at}}, head {{head}}, privacy {{privacy}}"),
             "stat",
