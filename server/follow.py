@@ -1,6 +1,7 @@
 """The runs of a folder, followed: of each federation one, with its rounds and what it is doing now."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, ValidationError
 
-from server.live import Status
+from server.live import STARTING, Status
 from server.lock import is_played
 from server.tail import Tail, read_small
 from strategies.settings import NAME
 
 T = TypeVar("T", bound=BaseModel)
+# Between the word that a run is being started, and the lock, lies what Flower needs to start the process that takes it.
+STARTING_SECONDS = 60.0
 
 
 class Told(BaseModel, frozen=True):
@@ -77,7 +80,7 @@ class Cached(Generic[T]):
 class Run:
     """One run as it stands: what was asked for, what it is doing, and its finished rounds.
 
-    played  whether a process plays it; None where it has ended, or that cannot be told
+    played  whether a process plays it; None where it has ended, is just being started, or that cannot be told
     """
 
     told: Told
@@ -137,6 +140,8 @@ class Folder:
         if played is False:
             # One that ended since then said so before it let go of the lock.
             status = self.status.read() or Status()
+            if status.phase == STARTING and abs(time.time() - status.updated) < STARTING_SECONDS:
+                played = None
         return Run(told, status, self.tail, played)
 
 

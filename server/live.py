@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FINISHED = "finished"
+STARTING, FINISHED = "starting", "finished"
 ENDS = (FINISHED, "failed")
 # A run that says that it goes on, and that no process plays, is dead.
 STATES = ("active", *ENDS, "dead")
@@ -29,7 +29,7 @@ class Status(BaseModel, frozen=True):
 
     round: int = 0
     rounds: int = 0
-    phase: str = "starting"
+    phase: str = STARTING
     started: float = 0.0
     since: float = 0.0
     updated: float = 0.0

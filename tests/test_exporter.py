@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
@@ -203,6 +204,17 @@ def test_a_run_that_nobody_plays_is_dead_unless_it_has_ended(
             for each in ("active", "finished", "failed", "dead")
         }
     assert states == {each: float(each == state) for each in states}
+
+
+@pytest.mark.parametrize(("silent_seconds", "state"), [(5.0, "active"), (300.0, "dead")])
+def test_a_run_that_is_being_started_again_is_dead_only_after_a_while(
+    tmp_path: Path, scraper: Scraper, silent_seconds: float, state: str
+) -> None:
+    """Whoever starts it says so first; its lock is taken by a process that Flower has yet to start."""
+    starting: dict[str, object] = {"phase": "starting", "updated": time.time() - silent_seconds}
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING | starting)
+    (run / ".lock").touch()
+    assert scraper.value(f'run_state{{federation="federation",state="{state}"}}') == 1
 
 
 def nothing(folder: Path) -> None:

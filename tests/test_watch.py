@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,13 @@ def test_a_dead_run_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert done.code == 15
     assert "run 'run': no process plays it any more; it was in round 3, phase 'train'" in done.err
     assert "it resumes" in done.err
+
+
+def test_a_run_that_is_being_started_again_is_not_dead(tmp_path: Path) -> None:
+    starting: dict[str, object] = {"phase": "starting", "updated": time.time()}
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING | starting)
+    (run / ".lock").touch()
+    assert snapshot(read(run), time.time()).state == "active"
 
 
 def test_what_is_printed_elsewhere_than_on_a_terminal_ends_with_a_line(
