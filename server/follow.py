@@ -157,14 +157,19 @@ class Follower:
     _folders: dict[str, Folder] = field(default_factory=dict[str, Folder])
 
     def newest(self) -> dict[str, Run]:
-        """By federation, the run that is greatest in `Run.order`, read as far as time allows; see `server.tail`."""
+        """By federation, the run that is greatest in `Run.order`, read as far as time allows; see `server.tail`.
+
+        One whose records begin anew, or were not read before, is read to its end.
+        """
         found: dict[str, Run] = {}
         for run in self._runs():
             name = run.told.federation
             if name not in found or run.order > found[name].order:
                 found[name] = run
         for run in found.values():
-            run.tail.read()
+            if run.tail.read():
+                # Shown in part, its counters would go up again from scrape to scrape: rises that never were.
+                run.catch_up()
         return dict(sorted(found.items()))
 
     def catch_up(self) -> None:

@@ -326,6 +326,24 @@ def test_before_it_serves_it_has_read_all(tmp_path: Path) -> None:
     assert run.tail.tally.rounds["merged"] == 5000
 
 
+def test_records_that_were_replaced_are_read_to_their_end_before_they_are_shown(
+    tmp_path: Path, scraper: Scraper
+) -> None:
+    """Counters that go up again over several scrapes are new void rounds to Prometheus."""
+    run = write_run(tmp_path / "run", [COMPLETE] * 3000)
+    while scraper.value('unread_records_bytes{federation="federation"}'):
+        pass
+    RunStore(run).keep_rounds(2999)
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 2999
+
+
+def test_a_run_that_comes_to_be_shown_is_read_to_its_end(tmp_path: Path, scraper: Scraper) -> None:
+    write_run(tmp_path / "old", [COMPLETE])
+    scraper.text()
+    write_run(tmp_path / "resumed", [COMPLETE] * 3000, {"updated": 1_800_000_000.0})
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 3000
+
+
 def test_before_it_serves_it_does_not_wait_for_the_rest_of_a_line(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [COMPLETE] * 5000)
     with (run / "rounds.jsonl").open("a") as file:
