@@ -9,6 +9,7 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, ValidationError
 
+from server.contributions import MEAN
 from server.live import STARTING, Status
 from server.lock import is_played
 from server.tail import Tail, read_small
@@ -33,6 +34,7 @@ class Told(BaseModel, frozen=True):
     start: str = ""
     align_at: str = ""
     merge: str = ""
+    rule: str = MEAN
     head: str = ""
     privacy: str = ""
     min_sites: int = 0

@@ -93,7 +93,9 @@ REPLIES = _of_run(
     SITE,
     "verdict",
 )
-SITE_WEIGHT = _of_run("site_weight", "gauge", "ratio", "The site's share in the last merge.", SITE)
+SITE_WEIGHT = _of_run(
+    "site_weight", "gauge", "ratio", "The site's share in the last mean; absent under another rule.", SITE
+)
 RECEIVED = _of_run("site_received", "counter", "bytes", "Records that came from the site, in finished rounds.", SITE)
 SENT = _of_run("site_sent", "counter", "bytes", "Records that went to the site, in finished rounds.", SITE)
 

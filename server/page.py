@@ -135,11 +135,11 @@ yet), that end is the highest point, and the number says nothing of alignment. I
 {%- else %}never{% endfor %}</td></tr>
 {% endfor %}
 </table>
-<p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in; the
-barrier is that of the first merge, from the reference, which has none. Accuracy is that of the site's own network: at
-home, on its own held-out samples, as last measured; alone, on those of all sites, before the first merge. Bytes are
-counted at the server, which received and sent them, over all rounds. Refused: a reply to any question of that round;
-what the site gave before still counts.</p>
+<p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in, where
+that is a mean: another rule goes by no weights. The barrier is that of the first merge, from the reference, which has
+none. Accuracy is that of the site's own network: at home, on its own held-out samples, as last measured; alone, on
+those of all sites, before the first merge. Bytes are counted at the server, which received and sent them, over all
+rounds. Refused: a reply to any question of that round; what the site gave before still counts.</p>
 {% if budget %}
 <p class="note">Local differential privacy: {{ budget }}. What else sites answered is in no budget.</p>
 {% endif %}

@@ -186,7 +186,7 @@ class RoundRecord(Record, frozen=True):
     empty where nobody was aligned."""
     weights: dict[str, float]
     """By site whose network was admitted, what it weighs in the mean: its training samples, bounded by
-    `max-weight-share`."""
+    `max-weight-share`. Under another `rule` than `mean` networks are merged without."""
     refused: list[RefusedRecord] = Field(default_factory=list[RefusedRecord])
     """The replies that were refused, to any question of the round; a network that came before, and is in `weights`,
     counts all the same."""

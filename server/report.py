@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment
 
-from server.contributions import contributions, refusal
+from server.contributions import MEAN, contributions, refusal
 from server.decided import decided
 from server.drawing import course_charts, path_charts
 from server.page import PAGE
@@ -56,7 +56,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             n_refused=sum(len(record.refused) for record in rounds),
             best=_better(merged),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
-            sites=contributions(rounds),
+            sites=contributions(rounds, str(summary.settings.get("rule", MEAN))),
             budget=_budget(summary.settings, len(rounds)),
             course=course_charts(rounds),
             decided=[(record, rows) for record in rounds if (rows := decided(record))],

@@ -124,6 +124,13 @@ def test_without_baselines_sites_are_known_before_the_merge_and_not_alone(tmp_pa
     assert scraper.value('accuracy_ratio{federation="federation",network="ensemble"}') is None
 
 
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean", "krum"])
+def test_no_site_has_a_share_under_a_rule_that_goes_by_no_weights(tmp_path: Path, scraper: Scraper, rule: str) -> None:
+    write_run(tmp_path / "run", [COMPLETE], rule=rule)
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 1
+    assert scraper.value('site_weight_ratio{federation="federation",site="site-us"}') is None
+
+
 def test_of_a_federation_the_newest_run_is_shown_and_of_two_federations_both(tmp_path: Path, scraper: Scraper) -> None:
     write_run(tmp_path / "b", [COMPLETE], {"started": 100.0, "round": 1}, model="mlp")
     write_run(tmp_path / "a", [COMPLETE], {"started": 200.0, "round": 2})

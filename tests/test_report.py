@@ -104,3 +104,10 @@ def test_a_site_refused_at_a_later_question_is_not_told_as_left_out_of_the_merge
     assert "round 1: late (its network is in the merge); round 2: late</td>" in text
     assert "site-3: not finite; site-eu: late (its network is in the merge)</td>" in text
     assert "site-eu: late</td>" in text
+
+
+def test_no_site_has_a_share_under_a_rule_that_goes_by_no_weights(tmp_path: Path) -> None:
+    assert 'data-name="share">75.0 %</td>' in page(tmp_path, COMPLETE)
+    run = write_run(tmp_path / "median", [COMPLETE], rule="median")
+    text = write_report(RunStore(run)).read_text(encoding="utf-8")
+    assert text.count('data-name="share">–</td>') == 3

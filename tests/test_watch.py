@@ -41,6 +41,12 @@ def test_a_snapshot_tells_phase_sites_barrier_and_time_left(tmp_path: Path) -> N
     assert {site.site: site.barrier_aligned for site in now.sites}["site-eu"] == 0.1
 
 
+def test_no_site_has_a_share_under_a_rule_that_goes_by_no_weights(tmp_path: Path) -> None:
+    for rule, share in (("mean", 0.75), ("median", None)):
+        run = read(write_run(tmp_path / rule, [COMPLETE], TRAINING, rule=rule))
+        assert {site.site: site.share for site in snapshot(run, 0.0).sites}["site-us"] == share
+
+
 def test_past_the_deadline_nothing_is_left(tmp_path: Path) -> None:
     run = read(write_run(tmp_path / "run", [], TRAINING))
     assert snapshot(run, 1_700_009_999.0).seconds_left == 0

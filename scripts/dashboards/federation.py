@@ -331,7 +331,7 @@ EACH_SITE = Section(
         Panel(
             "Sites",
             "One row a site: networks admitted and replies refused over the time shown, how the network in the last"
-            " merge stood, and how it did alone, before the first.",
+            " merge stood, and how it did alone, before the first. No share where the rule is not the mean.",
             "none",
             (
                 Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict=admitted')}))", "admitted"),
