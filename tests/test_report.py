@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from server.drawing import course_charts
 from server.records import RefusedRecord, RoundRecord, Score
 from server.report import write_report
 from server.store import RunStore
@@ -111,3 +112,10 @@ def test_no_site_has_a_share_under_a_rule_that_goes_by_no_weights(tmp_path: Path
     run = write_run(tmp_path / "median", [COMPLETE], rule="median")
     text = write_report(RunStore(run)).read_text(encoding="utf-8")
     assert text.count('data-name="share">–</td>') == 3
+
+
+def test_the_best_site_alone_is_drawn_though_the_first_merge_has_no_score(tmp_path: Path) -> None:
+    """One site whose loss is not finite is enough for that; the sites alone were measured beside it."""
+    first, *later = rounds_of(3)
+    chart, *_ = course_charts([first.model_copy(update={"merged": None}), *later])
+    assert "best site alone" in chart
