@@ -316,7 +316,7 @@ COST = Section(
         ),
         Panel(
             "Certificates end in",
-            "Time until each certificate ends; see FedrebasinCertificateExpiresSoon.",
+            "Time until each certificate ends, below 0 since it did; see FedrebasinCertificateExpiresSoon.",
             "s",
             (Query(f"{of(m.CERTIFICATE_EXPIRY)} - time()", "{{certificate}}"),),
             "stat",
