@@ -135,7 +135,7 @@ GAIN = _of_run(
     "alignment_gain",
     "gauge",
     "nats",
-    "How much less loss the mean with the reference has with alignment than without.",
+    "How much less loss there is with alignment than without: of the mean with the reference or, where asked, of all.",
     SITE,
 )
 GUARD = _of_run(

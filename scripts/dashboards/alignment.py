@@ -103,7 +103,8 @@ DECISIONS = Section(
     (
         Panel(
             "Loss saved where the mean lies",
-            "Loss of the mean with the reference, without alignment less with it. Below 0 the guard undoes it.",
+            "Loss without alignment less with it: of the mean with the reference or, where the guard looked at that, of"
+            " the mean of all. Below 0 the guard undoes it.",
             "none",
             one(m.GAIN, "{{site}}"),
             steps=NEGATIVE_IS_BAD,

@@ -257,7 +257,8 @@ ALIGNMENT = Section(
         ),
         Panel(
             "What alignment saves",
-            "Loss of the mean with the reference, without alignment less with it, by site; empty where nothing moved.",
+            "Loss without alignment less with it, by site: of the mean with the reference or, where the guard looked at"
+            " that, of the mean of all. Empty where nothing moved, or no loss is known.",
             "none",
             one(m.GAIN, "{{site}}"),
             decimals=3,
