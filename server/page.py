@@ -154,7 +154,7 @@ rounds. Refused: a reply to any question of that round; what the site gave befor
 <td class="text" data-name="reference">{{ record.reference or "–" }}</td>
 <td class="text" data-name="merged">{{ record.weights|join(", ") if record.outcome == "merged" else "–" }}</td>
 <td class="text" data-name="refused">
-{%- for one in record.refused %}{{ one.site }}: {{ one|refusal(record) }}{{ "" if loop.last else "; " }}
+{%- for one in record.refused %}{{ one.site }}: {{ refusal(one, record) }}{{ "" if loop.last else "; " }}
 {%- else %}none{% endfor %}</td>
 <td data-name="accuracy">{{ record.merged.accuracy|score if record.merged else "–" }}</td>
 <td data-name="loss, nats">{{ record.merged.loss|score if record.merged else "–" }}</td>

@@ -43,7 +43,6 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["score"] = score
     environment.filters["size"] = size
-    environment.filters["refusal"] = refusal
     return store.write_text(
         "report.html",
         environment.from_string(PAGE).render(
@@ -56,6 +55,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             n_refused=sum(len(record.refused) for record in rounds),
             best=_better(merged),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
+            refusal=refusal,
             sites=contributions(rounds, str(summary.settings.get("rule", MEAN))),
             budget=_budget(summary.settings, len(rounds)),
             course=course_charts(rounds),
