@@ -21,7 +21,7 @@ from cli.settings import checked_settings, read_run_config
 from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
 from client.site import simulated_name
 from client.sources import describe_samples, read_samples
-from server.live import ENDS
+from server.live import ENDS, STARTING
 from server.records import Score
 from server.report import write_report
 from server.resume import check_goes_on
@@ -174,7 +174,7 @@ def _take_up(store: RunStore, n_played: int) -> None:
     store.make()
     if store.told():
         # What ended it stands there still.
-        store.status(n_played, "starting")
+        store.status(n_played, STARTING)
 
 
 def play_demo(plan: Demo, config: Mapping[str, object]) -> tuple[Summary, Path]:
@@ -260,7 +260,7 @@ def _wait(link: SuperLink, run_id: str, store: RunStore, show_phase: Callable[[s
     """Returns when the run has completed, and shows until then what it does."""
 
     def over() -> bool:
-        now = store.told() or {"round": 0, "phase": "starting"}
+        now = store.told() or {"round": 0, "phase": STARTING}
         show_phase(f"round {now['round']}: {now['phase']}")
         return now["phase"] in ENDS
 

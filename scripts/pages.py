@@ -60,7 +60,8 @@ this page.
 
 ## Why a reply was refused
 
-A refusal ends nothing: the site is left out of the round, and asked again in the next. The reasons stand in
+A refusal ends nothing: the site is asked nothing more in that round (after `DUPLICATE` it is), and asked again in the
+next. A network that came before, and stands under `weights`, is in the merge all the same. The reasons stand in
 `rounds.jsonl`.
 
 | reason | what it means | what to do |
@@ -69,10 +70,11 @@ A refusal ends nothing: the site is left out of the round, and asked again in th
 """
 METRICS = f"""# Metrics
 
-What `fedrebasin exporter --runs DIR` serves on port 9464, from the run store: of each federation its newest run. Units
-are base units, losses and barriers nats, ratios mostly 0..1. Text is in the labels of an `_info`, whose value is 1. No
-label counts rounds or runs; which run it is, `/health` says. `site`, `group` and `layer` are as many as there are. What
-was not measured in the last merge is absent, not 0. How to look at all this: [observing a federation](observing.md).
+What `fedrebasin exporter --runs DIR` serves on port 9464, from the run store: of each federation the run that is being
+played, else the one last heard of. Units are base units, losses and barriers nats, ratios mostly 0..1. Text is in the
+labels of an `_info`, whose value is 1. No label counts rounds or runs; which run it is, `/health` says. `site`, `group`
+and `layer` are as many as there are. What was not measured in the last merge is absent, not 0.
+How to look at all this: [observing a federation](observing.md).
 
 {metrics_table()}
 """

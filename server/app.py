@@ -19,7 +19,7 @@ from models.errors import ModelError
 from server.errors import StoreError
 from server.given import first_reference, first_state
 from server.heads import check_head, class_counts
-from server.live import FINISHED, failure
+from server.live import FINISHED, STARTING, failure
 from server.remarks import network_remarks
 from server.report import write_report
 from server.resume import Beginning, FinishedError, OtherRunError, begin
@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
         with store.held(), _failure_told(store):
             beginning = begin(store, settings)
             n_played = len(beginning.rounds)
-            store.status(n_played, "starting")
+            store.status(n_played, STARTING)
             play(grid, settings, store, beginning)
             write_report(store)
             store.status(max(settings.rounds, n_played), FINISHED)

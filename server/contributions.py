@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from server.records import PathRecord, RoundRecord, Score
+from server.records import PathRecord, RefusedRecord, RoundRecord, Score
+
+MEAN = "mean"
 
 
 class Contribution(NamedTuple):
     """One site over all rounds: what it gave, and how its own network stood.
 
     rounds   the rounds into whose merge its network went
-    share    its weight in the last merge that it was in, 0..1
-    refused  the rounds in which it was left out, with the reasons
+    share    its share in the last merge that it was in, 0..1; see `shares`
+    refused  the rounds in which a reply of it was refused, with the reasons
     at_home, alone  its network on its own held-out samples, as last measured; on all, before the first merge
     naive, aligned  the path to it in the first merge that was probed; none of the reference itself
     """
@@ -28,13 +30,13 @@ class Contribution(NamedTuple):
     sent: int
 
 
-def contributions(rounds: Sequence[RoundRecord]) -> list[Contribution]:
-    """One for each site that was ever asked, in the order of names."""
+def contributions(rounds: Sequence[RoundRecord], rule: str) -> list[Contribution]:
+    """One for each site that was ever asked, in the order of names, of a run that merges by ``rule``."""
     named = {name for record in rounds for name in (*record.weights, *(r.site for r in record.refused))}
-    return [_of(site, rounds) for site in sorted(named)]
+    return [_of(site, rounds, rule) for site in sorted(named)]
 
 
-def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
+def _of(site: str, rounds: Sequence[RoundRecord], rule: str) -> Contribution:
     merged = [record for record in rounds if record.outcome == "merged" and site in record.weights]
     first = next((record for record in rounds if record.outcome == "merged"), None)
     probed = next((record for record in rounds if record.paths), None)
@@ -43,9 +45,9 @@ def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
     return Contribution(
         site=site,
         rounds=[record.round for record in merged],
-        share=last.weights[site] / sum(last.weights.values()) if last else None,
+        share=shares(last, rule).get(site) if last else None,
         refused=[
-            (record.round, reason_of(one.reason)) for record in rounds for one in record.refused if one.site == site
+            (record.round, refusal(one, record)) for record in rounds for one in record.refused if one.site == site
         ],
         at_home=next((record.own[site] for record in reversed(rounds) if site in record.own), None),
         alone=first.baselines.get(site) if first and site in first.weights else None,
@@ -54,6 +56,18 @@ def _of(site: str, rounds: Sequence[RoundRecord]) -> Contribution:
         received=sum(record.traffic[site].received for record in rounds if site in record.traffic),
         sent=sum(record.traffic[site].sent for record in rounds if site in record.traffic),
     )
+
+
+def shares(record: RoundRecord, rule: str) -> dict[str, float]:
+    """By site, its share in the mean, 0..1; of none where the run's ``rule`` is no mean, and goes by no weights."""
+    total = sum(record.weights.values())
+    return {site: weight / total for site, weight in record.weights.items()} if rule == MEAN and total else {}
+
+
+def refusal(one: RefusedRecord, record: RoundRecord) -> str:
+    """A refusal of that round in words: after one at a later question the site's network counts all the same."""
+    counts = record.outcome == "merged" and one.site in record.weights
+    return reason_of(one.reason) + (" (its network is in the merge)" if counts else "")
 
 
 def reason_of(name: str) -> str:

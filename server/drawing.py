@@ -1,7 +1,7 @@
 """Charts of a run: the line between two networks, and its rounds. The same numbers give the same bytes."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from server.records import PathRecord, RoundRecord, SitePaths
+from server.records import PathRecord, RoundRecord, Score, SitePaths
 from server.scores import network_scores, sites_alone
 
 NAIVE_COLOUR = "#c2571a"
@@ -58,7 +58,11 @@ def course_charts(rounds: Sequence[RoundRecord]) -> list[str]:
     if len(merged) < 2:
         return []
     probed = [record for record in merged if record.barrier is not None]
-    draws = [partial(_draw_accuracy, merged), *([partial(_draw_barrier, probed)] if probed else [])]
+    # Of all rounds: the first that merged, before which sites were alone, may have no score.
+    draws = [
+        partial(_draw_accuracy, merged, sites_alone(rounds)),
+        *([partial(_draw_barrier, probed)] if probed else []),
+    ]
     return [_svg(_picture([draw], "svg")) for draw in draws]
 
 
@@ -96,8 +100,7 @@ def _lines(paths: SitePaths) -> list[tuple[str, PathRecord, str]]:
     return [*naive, ("aligned", paths.aligned, ALIGNED_COLOUR)]
 
 
-def _draw_accuracy(merged: Sequence[RoundRecord], axes: Axes) -> None:
-    alone = sites_alone(merged)
+def _draw_accuracy(merged: Sequence[RoundRecord], alone: Mapping[str, Score], axes: Axes) -> None:
     scores = [(record.round, network_scores(record, alone)) for record in merged]
     for name, label, colour in NETWORKS:
         points = [(number, found[name].accuracy) for number, found in scores if name in found]

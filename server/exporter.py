@@ -46,7 +46,7 @@ class ExporterError(OperatorError):
 
 @dataclass(eq=False)
 class RunCollector(Collector):
-    """The samples of every federation's newest run, read anew at each scrape."""
+    """The samples of one run of every federation, read anew at each scrape; see `Follower.newest`."""
 
     follower: Follower
     certificates: tuple[Path, ...] = ()

@@ -1,6 +1,7 @@
-"""The runs of a folder, followed: of each federation the newest, with its rounds and what it is doing now."""
+"""The runs of a folder, followed: of each federation one, with its rounds and what it is doing now."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import AliasGenerator, BaseModel, ConfigDict, Field, ValidationError
 
-from server.live import Status
+from server.contributions import MEAN
+from server.live import STARTING, Status
 from server.lock import is_played
 from server.tail import Tail, read_small
 from strategies.settings import NAME
 
 T = TypeVar("T", bound=BaseModel)
+# Between the word that a run is being started, and the lock, lies what Flower needs to start the process that takes it.
+STARTING_SECONDS = 60.0
 
 
 class Told(BaseModel, frozen=True):
@@ -30,6 +34,7 @@ class Told(BaseModel, frozen=True):
     start: str = ""
     align_at: str = ""
     merge: str = ""
+    rule: str = MEAN
     head: str = ""
     privacy: str = ""
     min_sites: int = 0
@@ -77,7 +82,7 @@ class Cached(Generic[T]):
 class Run:
     """One run as it stands: what was asked for, what it is doing, and its finished rounds.
 
-    played  whether a process plays it; None where it has ended, or that cannot be told
+    played  whether a process plays it; None where it has ended, is just being started, or that cannot be told
     """
 
     told: Told
@@ -100,9 +105,16 @@ class Run:
             self.tail.read()
 
     @property
-    def order(self) -> tuple[float, str]:
-        """Greatest for the newest. A run of a version that did not say when it started counts from what it did say."""
-        return self.status.started or self.status.since, self.told.run
+    def order(self) -> tuple[bool, float, float, str]:
+        """Greatest for the run to show: one that is played, of several that began last; else that last heard of.
+
+        A run that is resumed keeps when it began, and shows after its end how that was, though another began later.
+        Of those that are played none can go by what was last heard: they would take turns. The folder's name tells a
+        copy, which has the run's. A run of a version that did not say when it started counts from what it did say.
+        """
+        status, folder = self.status, self.tail.path.parent.name
+        began, heard = status.started or status.since, status.updated or status.since
+        return (True, began, heard, folder) if self.played else (False, heard, began, folder)
 
 
 @dataclass
@@ -130,6 +142,8 @@ class Folder:
         if played is False:
             # One that ended since then said so before it let go of the lock.
             status = self.status.read() or Status()
+            if status.phase == STARTING and abs(time.time() - status.updated) < STARTING_SECONDS:
+                played = None
         return Run(told, status, self.tail, played)
 
 
@@ -145,14 +159,19 @@ class Follower:
     _folders: dict[str, Folder] = field(default_factory=dict[str, Folder])
 
     def newest(self) -> dict[str, Run]:
-        """By federation, its newest run, read as far as time allows; see `server.tail`."""
+        """By federation, the run that is greatest in `Run.order`, read as far as time allows; see `server.tail`.
+
+        One whose records begin anew, or were not read before, is read to its end.
+        """
         found: dict[str, Run] = {}
         for run in self._runs():
             name = run.told.federation
             if name not in found or run.order > found[name].order:
                 found[name] = run
         for run in found.values():
-            run.tail.read()
+            if run.tail.read():
+                # Shown in part, its counters would go up again from scrape to scrape: rises that never were.
+                run.catch_up()
         return dict(sorted(found.items()))
 
     def catch_up(self) -> None:

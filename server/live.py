@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FINISHED = "finished"
+STARTING, FINISHED = "starting", "finished"
 ENDS = (FINISHED, "failed")
 # A run that says that it goes on, and that no process plays, is dead.
 STATES = ("active", *ENDS, "dead")
@@ -20,7 +20,7 @@ class Status(BaseModel, frozen=True):
     joined          the sites that are there
     asked, replied  of the question under way: who was asked, and who has answered by now
     deadline        until when answers, or sites to join, are waited for
-    refused         of this round's trained networks: the reason by site
+    refused         of this round's replies, to any question: the last reason by site
     resident_bytes  the memory of the ServerApp
     reason          why the run failed
     """
@@ -29,7 +29,7 @@ class Status(BaseModel, frozen=True):
 
     round: int = 0
     rounds: int = 0
-    phase: str = "starting"
+    phase: str = STARTING
     started: float = 0.0
     since: float = 0.0
     updated: float = 0.0

@@ -48,9 +48,7 @@ CERTIFICATE_EXPIRY = Metric(
 RUN_STORE = Metric(
     "run_store_readable", "gauge", "", (), "1 where the folder of runs can be read; 0: nothing below is known."
 )
-RUN = _of_run(
-    "run", "info", "", "What the newest run is.", "model", "data", "start", "align_at", "merge", "head", "privacy"
-)
+RUN = _of_run("run", "info", "", "What the run is.", "model", "data", "start", "align_at", "merge", "head", "privacy")
 PHASE = _of_run("phase", "info", "", "What the run is doing now.", "phase")
 RUN_STATE = _of_run(
     "run_state",
@@ -59,7 +57,7 @@ RUN_STATE = _of_run(
     "1 for the state that the run is in: active, finished, failed; or dead: not ended, and played by no process.",
     "state",
 )
-RUN_STARTED = _of_run("run_started", "gauge", "timestamp_seconds", "When the newest run began.")
+RUN_STARTED = _of_run("run_started", "gauge", "timestamp_seconds", "When the run began.")
 PROGRESS = _of_run("progress", "gauge", "timestamp_seconds", "When the run last got a reply or changed its phase.")
 PHASE_STARTED = _of_run("phase_started", "gauge", "timestamp_seconds", "When the phase began.")
 PHASE_DEADLINE = _of_run(
@@ -69,7 +67,13 @@ ROUND_DEADLINE = _of_run("round_deadline", "gauge", "seconds", "Longest wait for
 CURRENT_ROUND = _of_run("current_round", "gauge", "", "The round that is being played.")
 PLANNED_ROUNDS = _of_run("planned_rounds", "gauge", "", "Rounds to play, as set.")
 MIN_SITES = _of_run("min_sites", "gauge", "", "Fewest good replies that make a round, as set.")
-ROUNDS = _of_run("rounds", "counter", "", "Finished rounds: merged, or void for too few good replies.", "outcome")
+ROUNDS = _of_run(
+    "rounds",
+    "counter",
+    "",
+    "Finished rounds: merged; or void, for too few good replies or a merge that is none.",
+    "outcome",
+)
 ROUND_FINISHED = _of_run("last_round_finished", "gauge", "timestamp_seconds", "When the last round finished.")
 PHASE_DURATION = _of_run("phase_duration", "histogram", "seconds", "How long phases of finished rounds took.", "phase")
 
@@ -77,12 +81,21 @@ SITES = _of_run(
     "sites",
     "gauge",
     "",
-    "Sites by state: joined; asked and replied, of the question under way; refused and late, of this round's networks.",
+    "Sites by state: joined; asked and replied, of the question under way; refused and late, at any of this round.",
     "state",
 )
 SITE_STATE = _of_run("site_state", "gauge", "", "1 where the site is in that state, else 0.", SITE, "state")
-REPLIES = _of_run("replies", "counter", "", "Trained networks by verdict: admitted, or why refused.", SITE, "verdict")
-SITE_WEIGHT = _of_run("site_weight", "gauge", "ratio", "The site's share in the last merge.", SITE)
+REPLIES = _of_run(
+    "replies",
+    "counter",
+    "",
+    "Networks admitted; and replies to any question of a round that were refused, by reason.",
+    SITE,
+    "verdict",
+)
+SITE_WEIGHT = _of_run(
+    "site_weight", "gauge", "ratio", "The site's share in the last mean; absent under another rule.", SITE
+)
 RECEIVED = _of_run("site_received", "counter", "bytes", "Records that came from the site, in finished rounds.", SITE)
 SENT = _of_run("site_sent", "counter", "bytes", "Records that went to the site, in finished rounds.", SITE)
 
@@ -122,7 +135,7 @@ GAIN = _of_run(
     "alignment_gain",
     "gauge",
     "nats",
-    "How much less loss the mean with the reference has with alignment than without.",
+    "How much less loss there is with alignment than without: of the mean with the reference or, where asked, of all.",
     SITE,
 )
 GUARD = _of_run(

@@ -120,7 +120,7 @@ yet), that end is the highest point, and the number says nothing of alignment. I
 <h2>Sites</h2>
 <table class="stack">
 <tr><th>site</th><th>merged</th><th>share</th><th>barrier naive</th><th>barrier aligned</th><th>accuracy at home</th>
-<th>accuracy alone, on the union</th><th>received</th><th>sent</th><th class="text">left out</th></tr>
+<th>accuracy alone, on the union</th><th>received</th><th>sent</th><th class="text">refused</th></tr>
 {% for site in sites %}
 <tr><td>{{ site.site }}</td>
 <td data-name="merged">{{ site.rounds|length }} of {{ rounds|length }}</td>
@@ -130,15 +130,16 @@ yet), that end is the highest point, and the number says nothing of alignment. I
 <td data-name="accuracy at home">{{ site.at_home.accuracy|score if site.at_home else "–" }}</td>
 <td data-name="accuracy alone, on the union">{{ site.alone.accuracy|score if site.alone else "–" }}</td>
 <td data-name="received">{{ site.received|size }}</td><td data-name="sent">{{ site.sent|size }}</td>
-<td class="text" data-name="left out">
+<td class="text" data-name="refused">
 {%- for number, reason in site.refused %}round {{ number }}: {{ reason }}{{ "" if loop.last else "; " }}
 {%- else %}never{% endfor %}</td></tr>
 {% endfor %}
 </table>
-<p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in; the
-barrier is that of the first merge, from the reference, which has none. Accuracy is that of the site's own network: at
-home, on its own held-out samples, as last measured; alone, on those of all sites, before the first merge. Bytes are
-counted at the server, which received and sent them, over all rounds.</p>
+<p class="note">Merged: in how many rounds. The share is the site's weight in the last merge that it was in, where
+that is a mean: another rule goes by no weights. The barrier is that of the first merge, from the reference, which has
+none. Accuracy is that of the site's own network: at home, on its own held-out samples, as last measured; alone, on
+those of all sites, before the first merge. Bytes are counted at the server, which received and sent them, over all
+rounds. Refused: a reply to any question of that round; what the site gave before still counts.</p>
 {% if budget %}
 <p class="note">Local differential privacy: {{ budget }}. What else sites answered is in no budget.</p>
 {% endif %}
@@ -153,7 +154,7 @@ counted at the server, which received and sent them, over all rounds.</p>
 <td class="text" data-name="reference">{{ record.reference or "–" }}</td>
 <td class="text" data-name="merged">{{ record.weights|join(", ") if record.outcome == "merged" else "–" }}</td>
 <td class="text" data-name="refused">
-{%- for one in record.refused %}{{ one.site }}: {{ one.reason|reason }}{{ "" if loop.last else "; " }}
+{%- for one in record.refused %}{{ one.site }}: {{ refusal(one, record) }}{{ "" if loop.last else "; " }}
 {%- else %}none{% endfor %}</td>
 <td data-name="accuracy">{{ record.merged.accuracy|score if record.merged else "–" }}</td>
 <td data-name="loss, nats">{{ record.merged.loss|score if record.merged else "–" }}</td>

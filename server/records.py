@@ -100,7 +100,7 @@ class MatchingRecord(Record, frozen=True):
 
 
 class RefusedRecord(Record, frozen=True):
-    """A reply that was left out."""
+    """A reply that was refused."""
 
     site: str
     """Whose it was."""
@@ -179,15 +179,17 @@ class RoundRecord(Record, frozen=True):
     round: int
     """Its number, from 1."""
     outcome: str
-    """`merged`, or `void` when too few sites answered: the model is unchanged."""
+    """`merged`; or `void`, when too few good replies came, or what came of them is no merge: not finite, without a
+    loss, a sum that cannot be opened. Then the model is unchanged."""
     reference: str
     """The site whose network the others were aligned to; `global`: the network that was sent out; `given`: a file's;
     empty where nobody was aligned."""
     weights: dict[str, float]
     """By site whose network was admitted, what it weighs in the mean: its training samples, bounded by
-    `max-weight-share`."""
+    `max-weight-share`. Under another `rule` than `mean` networks are merged without."""
     refused: list[RefusedRecord] = Field(default_factory=list[RefusedRecord])
-    """The replies that were left out."""
+    """The replies that were refused, to any question of the round; a network that came before, and is in `weights`,
+    counts all the same."""
     matchings: dict[str, MatchingRecord]
     """By site, how its network was matched."""
     merged: Score | None = None
@@ -203,7 +205,7 @@ class RoundRecord(Record, frozen=True):
     head: HeadRecord | None = None
     """With `head = logistic`, which last layer was kept."""
     notes: list[str] = Field(default_factory=list[str])
-    """What became of the round otherwise than the settings ask for."""
+    """What became of the round otherwise than the settings ask for, and why a merge is none."""
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
     """By site, the lines to its network."""
     barrier: BarrierRecord | None = None

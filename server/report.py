@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment
 
-from server.contributions import contributions, reason_of
+from server.contributions import MEAN, contributions, refusal
 from server.decided import decided
 from server.drawing import course_charts, path_charts
 from server.page import PAGE
@@ -43,7 +43,6 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["score"] = score
     environment.filters["size"] = size
-    environment.filters["reason"] = reason_of
     return store.write_text(
         "report.html",
         environment.from_string(PAGE).render(
@@ -56,7 +55,8 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             n_refused=sum(len(record.refused) for record in rounds),
             best=_better(merged),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
-            sites=contributions(rounds),
+            refusal=refusal,
+            sites=contributions(rounds, str(summary.settings.get("rule", MEAN))),
             budget=_budget(summary.settings, len(rounds)),
             course=course_charts(rounds),
             decided=[(record, rows) for record in rounds if (rows := decided(record))],

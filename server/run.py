@@ -109,16 +109,14 @@ class Run:
             raise self._void(void, n_played, more)
         if first:
             raise VoidError(
-                f"none of {n_played} rounds merged. {self.store.rounds_path} says which replies were refused and why. "
-                f"{more}"
+                f"none of {n_played} rounds merged. {self.store.rounds_path} says why, under notes and refused. {more}"
             )
         return state
 
     def _void(self, void: int, number: int, advice: str) -> VoidError:
         return VoidError(
             f"{void} rounds in a row were void, the last of them round {number}; max-void-rounds is "
-            f"{self.settings.max_void_rounds}. {self.store.rounds_path} says which replies were refused and why. "
-            f"{advice}"
+            f"{self.settings.max_void_rounds}. {self.store.rounds_path} says why, under notes and refused. {advice}"
         )
 
     def play_round(self, number: int, state: State, first: bool) -> tuple[State, bool]:
@@ -192,7 +190,7 @@ class Run:
             opened = secure_mean(self.sites, self.strategy.spec, sent, number, first)
         self.sites.leave_out(*opened.refused)
         if opened.mean is None:
-            logger.warning("round %d is void: no mean came of secure aggregation", number)
+            self.sites.note(number, "void: no mean came of secure aggregation; the network before it stays")
             return state, self._void_record(number, nothing, watch)
         self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from server import metrics as m
+from server.contributions import shares
 from server.follow import Run
 from server.live import STATES, Status
 from server.records import RoundRecord, Score
@@ -37,7 +38,7 @@ def run_samples(run: Run) -> Iterator[Sample]:
         yield Sample(m.CHECKPOINT, (), tally.last.checkpoint_bytes)
     if tally.merged is not None:
         yield from _of_scores(tally.merged, tally.alone)
-        yield from _of_merge(tally.merged)
+        yield from _of_merge(tally.merged, run.told.rule)
         yield from _of_matchings(tally.merged)
     yield Sample(m.UNREADABLE, (), run.tail.unreadable)
     yield Sample(m.UNREAD, (), run.tail.unread)
@@ -98,9 +99,8 @@ def _of_scores(record: RoundRecord, alone: Mapping[str, Score]) -> Iterator[Samp
             yield Sample(m.SITE_LOSS, (site, held_out), score.loss)
 
 
-def _of_merge(record: RoundRecord) -> Iterator[Sample]:
-    total = sum(record.weights.values())
-    yield from (Sample(m.SITE_WEIGHT, (site,), weight / total) for site, weight in record.weights.items() if total)
+def _of_merge(record: RoundRecord, rule: str) -> Iterator[Sample]:
+    yield from (Sample(m.SITE_WEIGHT, (site,), share) for site, share in shares(record, rule).items())
     for site, paths in record.paths.items():
         if paths.naive is not None:
             yield Sample(m.BARRIER, (site, "naive"), paths.naive.barrier)

@@ -102,7 +102,10 @@ class Sites:
         return not lacking
 
     def leave_out(self, *verdicts: RefusedReply) -> None:
-        """Keeps verdicts. Their sites are not asked again in this round: a bad reply, or none, costs the turn."""
+        """Keeps verdicts. Their sites are not asked again in this round: a bad reply, or none, costs the turn.
+
+        What they gave before counts: a network stays in the merge.
+        """
         self.refused.extend(verdicts)
         self.out |= {verdict.site for verdict in verdicts if verdict.reason is not Reason.DUPLICATE}
         self.tell_refused(self.refused)

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from server.contributions import reason_of
+from server.contributions import reason_of, shares
 from server.follow import Run
 from server.records import BarrierRecord, RoundRecord
 from server.scores import network_scores
@@ -76,7 +76,7 @@ def snapshot(run: Run, now: float) -> Snapshot:
 
 def _site(run: Run, site: str) -> SiteNow:
     merged = run.tail.tally.merged
-    return SiteNow(site=site, state=_state(run, site), **(_last(merged, site) if merged else {}))
+    return SiteNow(site=site, state=_state(run, site), **(_last(merged, site, run.told.rule) if merged else {}))
 
 
 def _state(run: Run, site: str) -> str:
@@ -89,11 +89,11 @@ def _state(run: Run, site: str) -> str:
     return "joined"
 
 
-def _last(merged: RoundRecord, site: str) -> dict[str, float | None]:
+def _last(merged: RoundRecord, site: str, rule: str) -> dict[str, float | None]:
     paths, own = merged.paths.get(site), merged.own.get(site)
     return {
         "barrier_naive": paths.naive.barrier if paths and paths.naive else None,
         "barrier_aligned": paths.aligned.barrier if paths else None,
         "accuracy_at_home": own.accuracy if own else None,
-        "share": merged.weights[site] / sum(merged.weights.values()) if site in merged.weights else None,
+        "share": shares(merged, rule).get(site),
     }

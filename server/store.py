@@ -28,7 +28,7 @@ from typing import cast
 from torch import Tensor
 
 from server.errors import StoreError
-from server.live import ENDS, failure, resident_bytes
+from server.live import ENDS, STARTING, failure, resident_bytes
 from server.lock import NAME, is_played, take
 from strategies.files import append_line, numbered, sha256_of, write_bytes, write_text
 from strategies.tensor_files import read_tensors, write_tensors
@@ -124,7 +124,7 @@ class RunStore:
     def tell(self, changes: Record) -> None:
         """Changes what ``status.json`` says of the run, and leaves the rest as it was; see `server.live`."""
         now = time.time()
-        before = self.told() or {"started": now, "round": 0, "phase": "starting", "since": now}
+        before = self.told() or {"started": now, "round": 0, "phase": STARTING, "since": now}
         said = {**before, "updated": now, "resident_bytes": resident_bytes(), **changes}
         # It is told with every reply, and after a loss of power nothing of it holds but how the run had ended.
         self.write_json("status.json", said, synced=said.get("phase") in ENDS)

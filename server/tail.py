@@ -30,23 +30,26 @@ class Tail:
     unreadable: int = 0
     _inode: int = 0
 
-    def read(self, most_bytes: int = MOST_BYTES) -> None:
+    def read(self, most_bytes: int = MOST_BYTES) -> bool:
         """Reads on, at most ``most_bytes`` and the rest of a line; a half-written line is left until it is whole.
 
-        A file that is gone, no file or not for us to read changes nothing; one that was replaced is read anew.
+        A file that is gone, no file or not for us to read changes nothing; one that was replaced is read anew. Whether
+        this began at the file's beginning: then what was read adds up to less than it did, or than it will.
         """
+        anew = False
         try:
             found = self.path.stat()
             if not stat.S_ISREG(found.st_mode):
-                return
+                return anew
             if found.st_ino != self._inode or found.st_size < self.offset:
                 self.tally, self.offset, self.unreadable = Tally(), 0, 0
-                self._inode = found.st_ino
+                self._inode, anew = found.st_ino, True
             if found.st_size > self.offset:
                 self._take(self._lines(most_bytes))
         except OSError:
-            return
+            return anew
         self.unread = max(0, found.st_size - self.offset)
+        return anew
 
     def _lines(self, most_bytes: int) -> bytes:
         """What comes next, up to the last end of a line; empty while there is none."""

@@ -60,7 +60,7 @@ class Settings(BaseModel, frozen=True):
     run: Annotated[str, Field(pattern=NAME)] = "run"
     """Name of the run: a folder under `runs-dir`."""
     federation: Annotated[str, Field(pattern=NAME)] = "federation"
-    """Name of the federation: of all its runs, the newest is on the screen."""
+    """Name of the federation: of its runs the one that is played, or was last heard of, is on the screen."""
     runs_dir: str = "runs"
     """Folder that holds the runs; absolute in a deployment."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

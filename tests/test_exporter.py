@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
@@ -123,6 +124,13 @@ def test_without_baselines_sites_are_known_before_the_merge_and_not_alone(tmp_pa
     assert scraper.value('accuracy_ratio{federation="federation",network="ensemble"}') is None
 
 
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean", "krum"])
+def test_no_site_has_a_share_under_a_rule_that_goes_by_no_weights(tmp_path: Path, scraper: Scraper, rule: str) -> None:
+    write_run(tmp_path / "run", [COMPLETE], rule=rule)
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 1
+    assert scraper.value('site_weight_ratio{federation="federation",site="site-us"}') is None
+
+
 def test_of_a_federation_the_newest_run_is_shown_and_of_two_federations_both(tmp_path: Path, scraper: Scraper) -> None:
     write_run(tmp_path / "b", [COMPLETE], {"started": 100.0, "round": 1}, model="mlp")
     write_run(tmp_path / "a", [COMPLETE], {"started": 200.0, "round": 2})
@@ -137,6 +145,39 @@ def test_a_new_run_takes_the_place_of_the_old(tmp_path: Path, scraper: Scraper) 
     assert scraper.value('rounds_total{federation="federation",outcome="void"}') == 1
     write_run(tmp_path / "new", [COMPLETE], {"started": 200.0})
     assert scraper.value('rounds_total{federation="federation",outcome="void"}') == 0
+
+
+def test_a_run_that_is_resumed_is_shown_while_it_is_played_and_after_it_though_another_began_later(
+    tmp_path: Path, scraper: Scraper
+) -> None:
+    old = write_run(tmp_path / "old", [COMPLETE], {"started": 100.0, "updated": 150.0, "round": 1})
+    write_run(tmp_path / "new", [COMPLETE], {"started": 200.0, "updated": 250.0, "round": 7})
+    assert scraper.value('current_round{federation="federation"}') == 7
+    with RunStore(old).held():
+        RunStore(old).tell({"phase": "train", "round": 2})
+        assert scraper.value('current_round{federation="federation"}') == 2
+    # Else nobody would be told that it failed.
+    RunStore(old).tell({"phase": "failed"})
+    assert scraper.value('run_state{federation="federation",state="failed"}') == 1
+
+
+def test_a_copy_of_a_run_does_not_take_its_place(tmp_path: Path, scraper: Scraper) -> None:
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING | {"round": 2})
+    for name in ("backup", "zbackup"):
+        copied = write_run(tmp_path / name, [COMPLETE], TRAINING | {"round": 1})
+        (copied / "settings.json").write_bytes((run / "settings.json").read_bytes())
+        (copied / ".lock").touch()
+    with RunStore(run).held():
+        assert scraper.value('current_round{federation="federation"}') == 2
+
+
+def test_of_two_runs_that_are_played_the_one_that_began_later_is_shown_whoever_was_heard_last(
+    tmp_path: Path, scraper: Scraper
+) -> None:
+    earlier = write_run(tmp_path / "earlier", [], TRAINING | {"started": 100.0, "round": 1, "updated": 900.0})
+    later = write_run(tmp_path / "later", [], TRAINING | {"started": 200.0, "round": 2, "updated": 800.0})
+    with RunStore(earlier).held(), RunStore(later).held():
+        assert scraper.value('current_round{federation="federation"}') == 2
 
 
 def test_a_run_that_starts_anew_under_its_name_is_read_anew(tmp_path: Path, scraper: Scraper) -> None:
@@ -170,6 +211,17 @@ def test_a_run_that_nobody_plays_is_dead_unless_it_has_ended(
             for each in ("active", "finished", "failed", "dead")
         }
     assert states == {each: float(each == state) for each in states}
+
+
+@pytest.mark.parametrize(("silent_seconds", "state"), [(5.0, "active"), (300.0, "dead")])
+def test_a_run_that_is_being_started_again_is_dead_only_after_a_while(
+    tmp_path: Path, scraper: Scraper, silent_seconds: float, state: str
+) -> None:
+    """Whoever starts it says so first; its lock is taken by a process that Flower has yet to start."""
+    starting: dict[str, object] = {"phase": "starting", "updated": time.time() - silent_seconds}
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING | starting)
+    (run / ".lock").touch()
+    assert scraper.value(f'run_state{{federation="federation",state="{state}"}}') == 1
 
 
 def nothing(folder: Path) -> None:
@@ -279,6 +331,24 @@ def test_before_it_serves_it_has_read_all(tmp_path: Path) -> None:
     follower.catch_up()
     (run,) = follower.newest().values()
     assert run.tail.tally.rounds["merged"] == 5000
+
+
+def test_records_that_were_replaced_are_read_to_their_end_before_they_are_shown(
+    tmp_path: Path, scraper: Scraper
+) -> None:
+    """Counters that go up again over several scrapes are new void rounds to Prometheus."""
+    run = write_run(tmp_path / "run", [COMPLETE] * 3000)
+    while scraper.value('unread_records_bytes{federation="federation"}'):
+        pass
+    RunStore(run).keep_rounds(2999)
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 2999
+
+
+def test_a_run_that_comes_to_be_shown_is_read_to_its_end(tmp_path: Path, scraper: Scraper) -> None:
+    write_run(tmp_path / "old", [COMPLETE])
+    scraper.text()
+    write_run(tmp_path / "resumed", [COMPLETE] * 3000, {"updated": 1_800_000_000.0})
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 3000
 
 
 def test_before_it_serves_it_does_not_wait_for_the_rest_of_a_line(tmp_path: Path) -> None:

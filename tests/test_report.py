@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from server.records import RoundRecord, Score
+from server.drawing import course_charts
+from server.records import RefusedRecord, RoundRecord, Score
 from server.report import write_report
 from server.store import RunStore
 from server.summary import summarise
@@ -94,3 +95,27 @@ def test_the_best_site_is_that_of_the_first_merge_in_every_round(tmp_path: Path)
     worse = Score(accuracy=0.85, loss=0.3, count=100)
     text = page(tmp_path, *rounds_of(2), COMPLETE.model_copy(update={"round": 3, "baselines": {}, "merged": worse}))
     assert "is right in 85.0 % of cases; the best site's own network, before anything was merged, was in 90.0 %" in text
+
+
+def test_a_site_refused_at_a_later_question_is_not_told_as_left_out_of_the_merge(tmp_path: Path) -> None:
+    refused = [*COMPLETE.refused, RefusedRecord(site="site-eu", reason="LATE", detail="evaluate: silent")]
+    text = page(tmp_path, COMPLETE.model_copy(update={"refused": refused}), VOID)
+    assert "left out" not in text
+    # Under its name, and in its round; site-3 never gave a network, and what is void merged nobody.
+    assert "round 1: late (its network is in the merge); round 2: late</td>" in text
+    assert "site-3: not finite; site-eu: late (its network is in the merge)</td>" in text
+    assert "site-eu: late</td>" in text
+
+
+def test_no_site_has_a_share_under_a_rule_that_goes_by_no_weights(tmp_path: Path) -> None:
+    assert 'data-name="share">75.0 %</td>' in page(tmp_path, COMPLETE)
+    run = write_run(tmp_path / "median", [COMPLETE], rule="median")
+    text = write_report(RunStore(run)).read_text(encoding="utf-8")
+    assert text.count('data-name="share">–</td>') == 3
+
+
+def test_the_best_site_alone_is_drawn_though_the_first_merge_has_no_score(tmp_path: Path) -> None:
+    """One site whose loss is not finite is enough for that; the sites alone were measured beside it."""
+    first, *later = rounds_of(3)
+    chart, *_ = course_charts([first.model_copy(update={"merged": None}), *later])
+    assert "best site alone" in chart

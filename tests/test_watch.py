@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,12 @@ def test_a_snapshot_tells_phase_sites_barrier_and_time_left(tmp_path: Path) -> N
     told |= {"best_before_merge": 0.9, "mean_before_merge": 0.85}
     assert now.accuracy == pytest.approx(told)
     assert {site.site: site.barrier_aligned for site in now.sites}["site-eu"] == 0.1
+
+
+def test_no_site_has_a_share_under_a_rule_that_goes_by_no_weights(tmp_path: Path) -> None:
+    for rule, share in (("mean", 0.75), ("median", None)):
+        run = read(write_run(tmp_path / rule, [COMPLETE], TRAINING, rule=rule))
+        assert {site.site: site.share for site in snapshot(run, 0.0).sites}["site-us"] == share
 
 
 def test_past_the_deadline_nothing_is_left(tmp_path: Path) -> None:
@@ -77,6 +84,13 @@ def test_a_dead_run_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert done.code == 15
     assert "run 'run': no process plays it any more; it was in round 3, phase 'train'" in done.err
     assert "it resumes" in done.err
+
+
+def test_a_run_that_is_being_started_again_is_not_dead(tmp_path: Path) -> None:
+    starting: dict[str, object] = {"phase": "starting", "updated": time.time()}
+    run = write_run(tmp_path / "run", [COMPLETE], TRAINING | starting)
+    (run / ".lock").touch()
+    assert snapshot(read(run), time.time()).state == "active"
 
 
 def test_what_is_printed_elsewhere_than_on_a_terminal_ends_with_a_line(

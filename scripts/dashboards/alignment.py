@@ -22,7 +22,8 @@ BARRIER = Section(
         ),
         Panel(
             "Taken off by alignment, nats",
-            "Naive less aligned, by site. Below 0 alignment made it worse, and the guard undoes it.",
+            "Naive less aligned, by site. Below 0 the line is higher aligned; next to 0 too where its highest point is"
+            " an end. What the guard goes by is the loss of means.",
             "none",
             (
                 Query(
@@ -102,7 +103,8 @@ DECISIONS = Section(
     (
         Panel(
             "Loss saved where the mean lies",
-            "Loss of the mean with the reference, without alignment less with it. Below 0 the guard undoes it.",
+            "Loss without alignment less with it: of the mean with the reference or, where the guard looked at that, of"
+            " the mean of all. Below 0 the guard undoes it.",
             "none",
             one(m.GAIN, "{{site}}"),
             steps=NEGATIVE_IS_BAD,

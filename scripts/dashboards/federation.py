@@ -121,8 +121,8 @@ SITES = Section(
             4,
         ),
         Panel(
-            "Left out of this round",
-            "Sites whose network was refused, or came too late, in the round under way.",
+            "Refused in this round",
+            "Sites of which a reply was refused, or came too late, to any question of the round under way.",
             "none",
             (*one(m.SITES, "refused", "state=refused"), *one(m.SITES, "late", "state=late")),
             "stat",
@@ -132,7 +132,8 @@ SITES = Section(
         ),
         Panel(
             "Refusals and why",
-            "Networks that were left out over the time shown, by site and verdict; see FedrebasinReplyRefused.",
+            "Replies that were refused over the time shown, to any question of a round, by site and verdict; see"
+            " FedrebasinReplyRefused.",
             "none",
             (Query(f"round({rises(m.REPLIES, 'verdict!=admitted')}) > 0", "{{site}}: {{verdict}}"),),
             "stat",
@@ -256,7 +257,8 @@ ALIGNMENT = Section(
         ),
         Panel(
             "What alignment saves",
-            "Loss of the mean with the reference, without alignment less with it, by site; empty where nothing moved.",
+            "Loss without alignment less with it, by site: of the mean with the reference or, where the guard looked at"
+            " that, of the mean of all. Empty where nothing moved, or no loss is known.",
             "none",
             one(m.GAIN, "{{site}}"),
             decimals=3,
@@ -315,7 +317,7 @@ COST = Section(
         ),
         Panel(
             "Certificates end in",
-            "Time until each certificate ends; see FedrebasinCertificateExpiresSoon.",
+            "Time until each certificate ends, below 0 since it did; see FedrebasinCertificateExpiresSoon.",
             "s",
             (Query(f"{of(m.CERTIFICATE_EXPIRY)} - time()", "{{certificate}}"),),
             "stat",
@@ -329,12 +331,12 @@ EACH_SITE = Section(
     (
         Panel(
             "Sites",
-            "One row a site: what came of its networks over the time shown, how the one in the last merge stood,"
-            " and how it did alone, before the first.",
+            "One row a site: networks admitted and replies refused over the time shown, how the network in the last"
+            " merge stood, and how it did alone, before the first. No share where the rule is not the mean.",
             "none",
             (
                 Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict=admitted')}))", "admitted"),
-                Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict!=admitted')}))", "left out"),
+                Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict!=admitted')}))", "refused"),
                 Query(f"max by (site) ({of(m.SITE_STATE, 'state=joined')})", "is there"),
                 Query(f"max by (site) ({of(m.SITE_WEIGHT)})", "share"),
                 Query(f"max by (site) ({of(m.BARRIER, 'stage=naive')})", "barrier naive"),
@@ -361,7 +363,7 @@ ABOUT = Section(
     (
         Panel(
             "Settings of the run",
-            "What the newest run of the federation is; all settings are in its report. /health has its name.",
+            "What the run is that is shown of the federation; all settings are in its report. /health has its name.",
             "none",
             one(m.RUN, "{{model}} on {{data}}, aligned at {{align_at}}, head {{head}}, privacy {{privacy}}"),
             "stat",

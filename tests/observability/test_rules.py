@@ -18,7 +18,7 @@ CASES = PROMETHEUS / "tests" / "alerts.test.yml"
 SYMPTOMS = {
     *("FedrebasinRoundStalled", "FedrebasinQuorumMissed", "FedrebasinReplyRefused", "FedrebasinBarrierNotReduced"),
     *("FedrebasinMergedWorseThanBestSite", "FedrebasinServerAbsent", "FedrebasinRunStoreUnreadable"),
-    "FedrebasinCertificateExpiresSoon",
+    *("FedrebasinCertificateExpiresSoon", "FedrebasinCertificateExpired"),
 }
 
 
@@ -86,7 +86,7 @@ def _settings(name: str) -> str:
     return (PROMETHEUS / name).read_text(encoding="utf-8").partition("\n")[2]
 
 
-def test_there_are_just_the_eight_alerts() -> None:
+def test_there_are_just_the_nine_alerts() -> None:
     assert {rule["alert"] for rule in rules(ALERTS)} == SYMPTOMS
 
 

@@ -61,7 +61,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Observed]:
     folder = tmp_path_factory.mktemp("observed")
     for name in ("runs", "certificates"):
         (folder / name).mkdir()
-    Authority("ours").issue(folder / "certificates" / "site-us", "site-us", days=5)
+    authority = Authority("ours")
+    authority.issue(folder / "certificates" / "site-us", "site-us", days=5)
+    authority.issue(folder / "certificates" / "site-eu", "site-eu", days=0)
     with exporter(folder / "runs", folder / "certificates", folder) as port, prometheus(port, folder) as server:
         wait_until(lambda: bool(server.at("fedrebasin_build_info")), 30, "a first scrape")
         start = time.time()
@@ -123,7 +125,7 @@ def test_the_alerts_that_are_due_go_off(observed: Observed) -> None:
     firing = {(each["labels"]["alertname"], each["state"]) for each in observed.prometheus.get("alerts")["alerts"]}
     # Those of longer patience are pending still.
     assert {("FedrebasinQuorumMissed", "firing"), ("FedrebasinReplyRefused", "firing")} <= firing
-    assert ("FedrebasinCertificateExpiresSoon", "pending") in firing
+    assert {("FedrebasinCertificateExpiresSoon", "pending"), ("FedrebasinCertificateExpired", "firing")} <= firing
 
 
 def test_the_exporter_was_up_all_the_time(observed: Observed) -> None:
