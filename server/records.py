@@ -212,6 +212,8 @@ class RoundRecord(Record, frozen=True):
     """By site, bytes."""
     missing: list[str] = Field(default_factory=list[str])
     """The sites that took part before and were not there."""
+    unfit: list[str] = Field(default_factory=list[str])
+    """The sites that are the last to be the reference again: the others' replies spoke against their networks."""
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
     """By phase, what it took."""
     variance: dict[str, float] = Field(default_factory=dict[str, float])

@@ -58,8 +58,7 @@ class Beginning:
     @property
     def unfit(self) -> set[str]:
         """The sites that were the reference of a round until the others' replies spoke against them."""
-        refused = [(verdict, record.reference) for record in self.rounds for verdict in record.refused]
-        return {verdict.site for verdict, reference in refused if (verdict.reason, verdict.site) == ("NORM", reference)}
+        return {site for record in self.rounds for site in record.unfit}
 
 
 def begin(store: RunStore, settings: Settings) -> Beginning:

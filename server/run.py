@@ -168,6 +168,7 @@ class Run:
             "traffic": dict(sorted(traffic.items())),
             "refused": [RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in verdicts],
             "missing": sorted(self.sites.missing),
+            "unfit": sorted(self.strategy.unfit),
         }
 
     def _openly(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
