@@ -200,17 +200,22 @@ class Sites:
         """What ``read`` makes of each site's reply, in site order; the refused are logged and left out.
 
         Where several sites' sums are not finite, or too large, it is what they were asked about that overflows: a note
-        says so, and nobody is out. One site alone is.
+        says so, and nobody is out. One site alone is. So it is where several sites, and most, answer with an error.
         """
         found: dict[str, T] = {}
+        n_asked = 0
         overflows: list[RefusedReply] = []
+        failures: list[RefusedReply] = []
         for site, reply in self.ask(message_type, content, round_number, only):
+            n_asked += 1
             try:
                 found[site] = read(site, sound(site, reply))
             except RefusedReply as verdict:
                 logger.warning("%s: %s", message_type, verdict)
                 if isinstance(verdict, OverflowReply):
                     overflows.append(verdict)
+                elif verdict.reason is Reason.CLIENT_ERROR:
+                    failures.append(verdict)
                 else:
                     self.leave_out(verdict)
         if len(overflows) > 1:
@@ -218,6 +223,11 @@ class Sites:
             self.note(round_number, f"{message_type}: what is asked about overflows at {where}: nobody is out for it")
         elif overflows:
             self.leave_out(*overflows)
+        if len(failures) > 1 and 2 * len(failures) > n_asked:
+            where = f"{len(failures)} of {n_asked} sites"
+            self.note(round_number, f"{message_type}: {where} answer with an error: nobody is out for it")
+        elif failures:
+            self.leave_out(*failures)
         self.answered = sorted(found)
         return dict(sorted(found.items()))
 
