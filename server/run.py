@@ -148,11 +148,12 @@ class Run:
 
         Raises `JoinError`, or `OperatorError` for the reference, in round 1: what never was is no lost site.
         """
+        wanted = self.settings.reference if first and self.settings.reference_is_site else ""
         try:
-            self.sites.join()
-            if first and self.settings.reference_is_site:
+            self.sites.join(wanted)
+            if wanted:
                 # Before anybody trains for nothing.
-                the_site(self.settings.reference, self.sites.names.values())
+                the_site(wanted, self.sites.names.values())
         except OperatorError as error:
             if number == 1:
                 raise

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from server.joining import Introductions, names_of
+from server.joining import Answers, Introductions, names_of
 from server.live import waiting_for
 from strategies.admission import sound
 from strategies.errors import OperatorError, OverflowReply, Reason, RefusedReply
@@ -111,30 +111,16 @@ class Sites:
         """Tells whose replies are refused so far, and why."""
         self.tell({"refused": {verdict.site: verdict.reason.name for verdict in verdicts}})
 
-    def join(self) -> None:
-        """Waits until ``min-sites`` nodes are there, and asks those that are new for their names; see `Introductions`.
+    def join(self, wanted: str = "") -> None:
+        """Waits until ``min-sites`` sites are there, and ``wanted`` if one is, and asks new nodes for their names.
 
-        A node that was registered under a name has that name, whatever it says. Sites that took part before and are
-        not there are ``missing``. Raises `JoinError` at the deadline.
+        See `Introductions`. A node that was registered under a name has that name, whatever it says. Sites that took
+        part before and are not there are ``missing``. Raises `JoinError` at the deadline where there are too few.
         """
         before = {*self.names.values(), *self.missing}
         self.tell(waiting_for((), self.settings.join_deadline_seconds))
         self._wait_for_nodes()
-        nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
-        registered = {name for name in nodes.values() if name}
-        self.names = {
-            node_id: name
-            for node_id, name in self.names.items()
-            if node_id in nodes and (nodes[node_id] or name not in registered)
-        }
-        unnamed = [node_id for node_id in nodes if node_id not in self.names]
-        said = self._introductions.hear(
-            unnamed, lambda answers: len(names_of(self.names, nodes, answers)[0]) >= self.settings.min_sites
-        )
-        self.names, problems = names_of(self.names, nodes, {node_id: said.get(node_id) for node_id in unnamed})
-        for problem in problems:
-            logger.warning("%s", problem)
-        self.samples |= {self.names[i]: each.samples for i, each in said.items() if each and i in self.names}
+        self._introduce(wanted)
         self.missing = before - set(self.names.values())
         if self.missing:
             logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
@@ -146,6 +132,34 @@ class Sites:
                 f"min-sites is {self.settings.min_sites}. {self._absent()}"
                 "Look at the log of the sites that are missing, or lower min-sites."
             )
+
+    def _introduce(self, wanted: str) -> None:
+        """Names the nodes that are there, as soon as they are enough; the log says why one has no name."""
+        nodes: dict[int, str] = {}
+
+        def look() -> list[int]:
+            nodes.clear()
+            nodes.update({node.node_id: node.name for node in self.grid.get_nodes()})
+            registered = {name for name in nodes.values() if name}
+            self.names = {
+                node_id: name
+                for node_id, name in self.names.items()
+                if node_id in nodes and (nodes[node_id] or name not in registered)
+            }
+            return [node_id for node_id in nodes if node_id not in self.names]
+
+        def named(said: Answers) -> tuple[dict[int, str], list[str]]:
+            return names_of(self.names, nodes, {i: said.get(i) for i in nodes if i not in self.names})
+
+        def are_enough(said: Answers) -> bool:
+            there = named(said)[0].values()
+            return len(there) >= self.settings.min_sites and (not wanted or wanted in there)
+
+        said = self._introductions.hear(look, are_enough)
+        self.names, problems = named(said)
+        for problem in problems:
+            logger.warning("%s", problem)
+        self.samples |= {self.names[i]: each.samples for i, each in said.items() if each and i in self.names}
 
     def ask(
         self,

@@ -72,7 +72,7 @@ class Settings(BaseModel, frozen=True):
     round_deadline_seconds: Positive = 3600.0
     """Longest wait for the replies to one message."""
     join_deadline_seconds: Positive = 600.0
-    """Longest wait for `min-sites` sites."""
+    """Longest wait for `min-sites` sites, and in round 1 for the one that `reference` names."""
     max_void_rounds: OrUsual = 3
     """Most void rounds in a row; one more ends the run."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 5
