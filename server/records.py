@@ -228,3 +228,8 @@ class RoundRecord(Record, frozen=True):
     """The size of that file."""
     finished: float = 0.0
     """When the round ended, in seconds since 1970."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether enough networks came, and what was made of them was none: not finite, or without a loss."""
+        return self.outcome == "void" and "recalibrate" in self.seconds
