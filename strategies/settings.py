@@ -64,7 +64,7 @@ class Settings(BaseModel, frozen=True):
     runs_dir: str = "runs"
     """Folder that holds the runs; absolute in a deployment."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Decides the split, every site's start and the order of samples."""
+    """Decides the split, every site's start, the order of samples and, in training, dropout."""
     rounds: Count = 3
     """Rounds to play."""
     min_sites: Count = 2
