@@ -43,7 +43,7 @@ def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:
                 hooks.enter_context(watch_inputs(layer, partial(setitem, seen, name)))
         network(inputs)
     layers = dict(named_modules(network))
-    found = {name: _channel_axis(layers[name], caught) for name, caught in seen.items()}
+    found = {name: _channel_axis(layers[name], _stand_in(caught)) for name, caught in seen.items()}
     return {name: axis for name, axis in found.items() if axis is not None}
 
 
@@ -54,14 +54,20 @@ def along(axis: int, vector: Tensor, like: Tensor) -> Tensor:
     return vector.to(like.device, like.dtype).reshape(shape)
 
 
+def _stand_in(inputs: Tensor) -> Tensor:
+    """Numbers in the place of ``inputs``, which a network that overflows makes infinite: the axis is the layer's."""
+    numbers = torch.linspace(-1, 1, inputs.numel(), dtype=torch.float64)
+    return numbers.reshape(inputs.shape).to(inputs)
+
+
 def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
     """The axis on which a shift of the bias by 1, 2, 3… appears, or None.
 
     None too where outputs do not scale with the weights, which a subclass may use in another form. Half precision would
-    round the shift away.
+    round the shift away, as large weights do: they are brought to size 1.
     """
     # A bias that is frozen as a buffer is one too.
-    before = {part: widened(cast(Tensor, getattr(layer, part))) for part in PARTS}
+    before = {part: _of_size_one(widened(cast(Tensor, getattr(layer, part)))) for part in PARTS}
     bias = before["bias"]
     ramp = torch.arange(1, bias.numel() + 1, dtype=torch.float64)
     after = before | {"bias": bias + ramp.reshape(bias.shape).to(bias)}
@@ -77,3 +83,8 @@ def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
         if shift.shape[axis] == len(ramp) and shift.allclose(along(axis, ramp, shift), atol=0.1):
             return axis
     return None
+
+
+def _of_size_one(tensor: Tensor) -> Tensor:
+    size = tensor.abs().max()
+    return tensor / size if size > 0 else tensor

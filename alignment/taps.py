@@ -122,6 +122,9 @@ def _moves_by(index: Tensor, tap: Tap, base: Seen, moved: Seen, tolerance: float
 
 
 def _equal(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    # Of what overflows, or a mask hides, nothing is told; and no tolerance is a NaN.
+    if not bool(one.isfinite().all() and other.isfinite().all()):
+        return False
     return one.allclose(other, rtol=max(tolerance, 1e-6), atol=tolerance * one.abs().max().item())
 
 

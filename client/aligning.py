@@ -4,13 +4,15 @@ Activation matching (Git Re-Basin, arXiv 2209.04836, section 3.1) against the re
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from logging import getLogger
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignment import PermutationSpec, derive_spec, match_activations, match_weights, permute
+from alignment.batches import network_with
 from alignment.matching import Matching
 from client.bench import Bench
 from client.sources import Samples
@@ -18,6 +20,7 @@ from models import Architecture, build, example_inputs
 from strategies.alignments import pack_matching, pack_permutation
 from strategies.protocol import ARRAYS, MATCHING, PERMUTATION, State, to_arrays
 
+logger = getLogger("fedrebasin")
 batch_size = 500
 
 
@@ -43,7 +46,8 @@ def match_at_site(bench: Bench, spec: PermutationSpec, reference: State, own: St
     """The matching of ``own`` to ``reference`` by what the setting ``site-matching`` names.
 
     A network that weight matching leaves in place was trained from the reference and belongs where it is: that is told
-    in a fraction of the time, and such a round comes out as FedAvg's.
+    in a fraction of the time, and such a round comes out as FedAvg's. Weights alone decide too where the reference
+    overflows: its activations tell nothing.
     """
     settings = bench.settings
     generator = torch.Generator().manual_seed(bench.site.seed(settings.seed, "alignment"))
@@ -51,6 +55,9 @@ def match_at_site(bench: Bench, spec: PermutationSpec, reference: State, own: St
     if not any(by_weights.moved.values()):
         return by_weights
     batches = list(_some_batches(bench.data.train, settings.matching_samples, bench.device, generator))
+    if not _computes(bench.model, reference, batches):
+        logger.warning("the reference puts out what is not finite on this site's samples: matched by weights alone")
+        return by_weights
     weight = settings.matching_weight if settings.site_matching == "joint" else 0.0
     found = match_activations(spec, bench.model, reference, own, batches, weight, generator)
     if settings.site_matching == "then-weights":
@@ -62,6 +69,13 @@ def match_at_site(bench: Bench, spec: PermutationSpec, reference: State, own: St
 def network_spec(architecture: Architecture) -> PermutationSpec:
     """The permutation spec of the network that ``architecture`` describes: the same at every site and at the server."""
     return derive_spec(build(architecture, 0), example_inputs(architecture))
+
+
+@torch.no_grad()
+def _computes(model: nn.Module, state: State, batches: Iterable[Tensor]) -> bool:
+    """Whether a network puts out finite numbers alone."""
+    network = network_with(model, state)
+    return all(bool(network(inputs).isfinite().all()) for inputs in batches)
 
 
 def _some_batches(samples: Samples, most: int, device: torch.device, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,7 +1,8 @@
 """Training at a site: stochastic gradient descent with a warm start and a cosine end, on the site's own samples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,10 @@ RISE = 0.2
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train; ``seed`` orders the samples; ``autocast`` forms products in bfloat16."""
+    """How long and how fast to train; ``seed`` orders the samples and decides dropout.
+
+    ``autocast`` forms products in bfloat16.
+    """
 
     epochs: int
     batch_size: int
@@ -74,13 +78,25 @@ def train(
     steps_per_epoch = max(1, math.ceil(len(samples) / schedule.batch_size))
     descent = _descent(model, schedule, steps_per_epoch, objective or Objective())
     loss = 0.0
-    for _ in range(schedule.epochs):
-        total, count = 0.0, 0
-        for inputs, targets in samples.batches(schedule.batch_size, device, generator):
-            total += descent.step(inputs, targets) * len(targets)
-            count += len(targets)
-        loss = total / count
+    with _seeded(schedule.seed, device):
+        for _ in range(schedule.epochs):
+            total, count = 0.0, 0
+            for inputs, targets in samples.batches(schedule.batch_size, device, generator):
+                total += descent.step(inputs, targets) * len(targets)
+                count += len(targets)
+            loss = total / count
     return loss
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Generator[None]:
+    """Has a network draw what it draws in training, as dropout does, from ``seed``, whatever the process drew before.
+
+    A run that is resumed in another process then ends with the same bytes.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,16 @@ def check_head(model: nn.Module, settings: Settings) -> None:
 def average_by_counts(
     model: nn.Module, mean: State, aligned: Mapping[str, State], replies: Mapping[str, Admitted], classes: int
 ) -> dict[str, Tensor]:
-    """``mean`` with each class's row of the last layer averaged by the sites' counts of that class."""
+    """``mean`` with each class's row of the last layer averaged by the sites' counts of that class.
+
+    A site whose weight `max-weight-share` lowers has its counts lowered alike.
+    """
     head = head_name(model)
     counts = torch.tensor([class_counts(site, one.metrics, classes) for site, one in replies.items()]).double()
     shares = torch.tensor([one.weight for one in replies.values()]).double()
+    held = counts.sum(1)
+    # Exactly 1 where nothing is lowered.
+    counts *= torch.where(held > 0, shares / torch.where(held > 0, held, 1.0), 0.0)[:, None]
     keys = [key_of(head, part) for part in PARTS]
     weight, bias = (counts_head([aligned[site][key] for site in replies], counts, shares) for key in keys)
     return with_head(mean, head, weight, bias)

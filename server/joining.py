@@ -18,6 +18,8 @@ from strategies.settings import Settings
 MOST_SAID = 100
 # How long the others have once `min-sites` have said who they are, where those were faster than that.
 GRACE_SECONDS = 60.0
+# How often it is looked who has come while there are too few, and how often who fails is asked again.
+LOOK_SECONDS, RETRY_SECONDS = 0.5, 15.0
 
 
 class Said(NamedTuple):
@@ -45,35 +47,52 @@ class Introductions:
     waiting: dict[str, int] = field(default_factory=dict[str, int])
     asked: dict[int, float] = field(default_factory=dict[int, float])
 
-    def hear(self, nodes: Collection[int], are_enough: Callable[[Answers], bool]) -> Answers:
-        """What those of ``nodes`` say that answer in time; the others may yet answer when it is asked next.
+    def hear(self, look: Callable[[], Collection[int]], are_enough: Callable[[Answers], bool]) -> Answers:
+        """What nodes say that answer in time; the others may yet answer when it is asked next.
 
-        All have ``join-deadline-seconds``. Once there ``are_enough``, the others have as long as that took, at least
-        `GRACE_SECONDS`; a node that was silent before is then not waited for at all.
+        ``look`` tells which nodes there are to ask. All have ``join-deadline-seconds``: until there ``are_enough``,
+        those that come are asked too, and those that fail asked again. Once there are, the others have as long as that
+        took, at least `GRACE_SECONDS`; a node that was silent before is then not waited for at all.
         """
         began = self.clock.now()
-        ends = began + self.settings.join_deadline_seconds
-        self.waiting = {number: node for number, node in self.waiting.items() if node in nodes}
+        ends, enough_at, looks_at = began + self.settings.join_deadline_seconds, inf, began
         silent = set(self.waiting.values())
-        self._ask([node for node in nodes if node not in silent or self._is_long_ago(node)], ends)
         said: dict[int, Said | None] = {}
-        enough_at = began if are_enough(said) else inf
 
         def over() -> bool:
             now, left = self.clock.now(), set(self.waiting.values()) - said.keys()
-            patience = max(GRACE_SECONDS, enough_at - began)
-            return not left or now >= min(ends, enough_at + patience) or (enough_at < inf and left <= silent)
+            if enough_at == inf:
+                return now >= min(ends, looks_at)
+            return left <= silent or now >= min(ends, enough_at + max(GRACE_SECONDS, enough_at - began))
 
-        for node, reply in receive(self.grid, self.waiting, self.clock, over):
-            said[node] = _said(reply)
-            if enough_at == inf and are_enough(said):
+        while enough_at == inf and self.clock.now() < ends:
+            self._ask_due(look(), said, ends)
+            looks_at = self.clock.now() + LOOK_SECONDS
+            if are_enough(said):
                 enough_at = self.clock.now()
+            for node, reply in receive(self.grid, self.waiting, self.clock, over):
+                said[node] = _said(reply)
+                if enough_at == inf and are_enough(said):
+                    enough_at = self.clock.now()
+            if enough_at == inf and not self.waiting:
+                self.clock.sleep(LOOK_SECONDS)
         self.waiting = {number: node for number, node in self.waiting.items() if node not in said}
         return said
 
-    def _is_long_ago(self, node: int) -> bool:
-        """Whether a silent node is asked again: its SuperNode may have been started anew, and lost the question."""
-        return self.clock.now() - self.asked[node] >= self.settings.join_deadline_seconds
+    def _ask_due(self, nodes: Collection[int], said: dict[int, Said | None], ends: float) -> None:
+        """Asks those that were not asked yet, that failed some time ago, and that have been silent for long.
+
+        A SuperNode that was started anew has lost the question.
+        """
+        self.waiting = {number: node for number, node in self.waiting.items() if node in nodes}
+        for node in [node for node, one in said.items() if one is None and self._seconds_since(node) >= RETRY_SECONDS]:
+            del said[node]
+        waiting, long = set(self.waiting.values()), self.settings.join_deadline_seconds
+        due = [node for node in nodes if node not in waiting or self._seconds_since(node) >= long]
+        self._ask([node for node in due if node not in said], ends)
+
+    def _seconds_since(self, node: int) -> float:
+        return self.clock.now() - self.asked[node]
 
     def _ask(self, nodes: Collection[int], ends: float) -> None:
         seconds = self.settings.round_deadline_seconds

@@ -31,6 +31,7 @@ class Search:
 
     steps  what was tried and taken
     alone  how each site's network does as it is
+    ended  whether a site of the merge did not answer: by the others' samples alone nothing is asked any more
     """
 
     sites: Sites
@@ -38,6 +39,7 @@ class Search:
     round_number: int
     steps: list[MixStep] = field(default_factory=list[MixStep])
     alone: dict[str, Score] = field(default_factory=dict[str, Score])
+    ended: bool = False
 
     def run(self, merged: MergedRound, mean: State) -> State:
         """The best network found, with the statistics of its place; ``mean`` when no line was measured.
@@ -79,13 +81,15 @@ class Search:
         return dict(merged.aligned[best]), own
 
     def _towards(self, name: str, stage: str, current: State, end: State) -> State:
+        if self.ended:
+            return current
         points = self.sites.settings.mix_points
         lambdas = [number / (points - 1) for number in range(points)]
         solve = self.sites.settings.solves_head
         line = measure_line(self.sites, self.model, (current, end), lambdas, self.round_number, solve)
         # By the samples of some sites alone it would go to their networks.
-        told = self._all_told("the search ends here")
-        if line is None or not told:
+        self.ended = not self._all_told("the search ends here")
+        if line is None or self.ended:
             return current
         step = _step(name, stage, line)
         self.steps.append(step)

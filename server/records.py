@@ -214,6 +214,8 @@ class RoundRecord(Record, frozen=True):
     """By site, bytes."""
     missing: list[str] = Field(default_factory=list[str])
     """The sites that took part before and were not there."""
+    unfit: list[str] = Field(default_factory=list[str])
+    """The sites that are the last to be the reference again: the others' replies spoke against their networks."""
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
     """By phase, what it took."""
     variance: dict[str, float] = Field(default_factory=dict[str, float])
@@ -228,3 +230,8 @@ class RoundRecord(Record, frozen=True):
     """The size of that file."""
     finished: float = 0.0
     """When the round ended, in seconds since 1970."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether enough networks came, and what was made of them was none: not finite, or without a loss."""
+        return self.outcome == "void" and "recalibrate" in self.seconds

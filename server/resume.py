@@ -51,6 +51,11 @@ class Beginning:
         return next((n for n, outcome in enumerate(outcomes) if outcome != "void"), len(outcomes))
 
     @property
+    def n_lost(self) -> int:
+        """How many of the rounds were void because of what was made of the networks that came."""
+        return sum(record.is_lost for record in self.rounds)
+
+    @property
     def sites(self) -> set[str]:
         """The sites that took part, those that were missing later included."""
         return {site for record in self.rounds for site in (*record.traffic, *record.missing)}
@@ -58,8 +63,7 @@ class Beginning:
     @property
     def unfit(self) -> set[str]:
         """The sites that were the reference of a round until the others' replies spoke against them."""
-        refused = [(verdict, record.reference) for record in self.rounds for verdict in record.refused]
-        return {verdict.site for verdict, reference in refused if (verdict.reason, verdict.site) == ("NORM", reference)}
+        return {site for record in self.rounds for site in record.unfit}
 
 
 def begin(store: RunStore, settings: Settings) -> Beginning:

@@ -96,12 +96,16 @@ class Run:
         Raises `VoidError` when more than ``max-void-rounds`` in a row were void, or all.
         """
         state: State = beginning.state or {n: tensor.clone() for n, tensor in self.model.state_dict().items()}
-        first, void = not beginning.merged, beginning.void_in_a_row
+        first, void, n_lost = not beginning.merged, beginning.void_in_a_row, beginning.n_lost
+        usual = self.strategy.bounds
         self.strategy.unfit |= beginning.unfit
         self.sites.missing |= beginning.sites
         for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
-            state, merged = self.play_round(number, state, first)
-            first, void = first and not merged, 0 if merged else void + 1
+            # Under secure aggregation nobody sees a norm.
+            self.strategy.bounds = usual.tightened(n_lost if self.settings.privacy != "secure-aggregation" else 0)
+            state, record = self.play_round(number, state, first)
+            merged = record.outcome == "merged"
+            first, void, n_lost = first and not merged, 0 if merged else void + 1, n_lost + record.is_lost
             if void > self.settings.max_void_rounds and number < self.settings.rounds:
                 raise self._void(void, number, "Started again under the same name, the run goes on.")
         n_played, more = max(len(beginning.rounds), self.settings.rounds), "Raise rounds to go on under the same name."
@@ -119,13 +123,16 @@ class Run:
             f"{self.settings.max_void_rounds}. {self.store.rounds_path} says why, under notes and refused. {advice}"
         )
 
-    def play_round(self, number: int, state: State, first: bool) -> tuple[State, bool]:
-        """One round from ``state``, the ``first`` until one has merged; returns the network, and whether it merged."""
+    def play_round(self, number: int, state: State, first: bool) -> tuple[State, RoundRecord]:
+        """One round from ``state``, the ``first`` until one has merged; returns the network, and the round's record."""
         watch = Stopwatch(self.store, number)
         self.store.tell({"rounds": self.settings.rounds, "refused": {}, "asked": [], "replied": []})
         self.sites.begin_round()
         for remark in self.remarks if number == 1 else ():
             self.sites.note(number, remark)
+        ratio = self.strategy.bounds.max_ratio
+        if ratio < self.settings.max_update_ratio:
+            self.sites.note(number, f"updates are held against {ratio:g} medians, since a merge before was none")
         with watch.phase("join"):
             there = self._join(number, first)
         if not there:
@@ -135,22 +142,24 @@ class Run:
         else:
             state, record = self._openly(number, state, first, watch)
         self.store.status(number, "keep")
-        self.store.finish_round(record.model_copy(update=self._told()).model_dump(), state)
+        record = record.model_copy(update=self._told())
+        self.store.finish_round(record.model_dump(), state)
         self.store.forget_before(number - self.settings.keep_checkpoints + 1)
         # The replies have done their part; what is kept of a round is its network and its line.
         self.strategy.spool.clear()
-        return state, record.outcome == "merged"
+        return state, record
 
     def _join(self, number: int, first: bool) -> bool:
         """Whether enough sites are there, and until one has merged the reference that the settings name.
 
         Raises `JoinError`, or `OperatorError` for the reference, in round 1: what never was is no lost site.
         """
+        wanted = self.settings.reference if first and self.settings.reference_is_site else ""
         try:
-            self.sites.join()
-            if first and self.settings.reference_is_site:
+            self.sites.join(wanted)
+            if wanted:
                 # Before anybody trains for nothing.
-                the_site(self.settings.reference, self.sites.names.values())
+                the_site(wanted, self.sites.names.values())
         except OperatorError as error:
             if number == 1:
                 raise
@@ -166,6 +175,7 @@ class Run:
             "traffic": dict(sorted(traffic.items())),
             "refused": [RefusedRecord(site=v.site, reason=v.reason.name, detail=v.detail) for v in verdicts],
             "missing": sorted(self.sites.missing),
+            "unfit": sorted(self.strategy.unfit),
         }
 
     def _openly(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:

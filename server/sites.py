@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from server.joining import Introductions, names_of
+from server.joining import Answers, Introductions, names_of
 from server.live import waiting_for
 from strategies.admission import sound
 from strategies.errors import OperatorError, OverflowReply, Reason, RefusedReply
@@ -114,30 +114,16 @@ class Sites:
         """Tells whose replies are refused so far, and why."""
         self.tell({"refused": {verdict.site: verdict.reason.name for verdict in verdicts}})
 
-    def join(self) -> None:
-        """Waits until ``min-sites`` nodes are there, and asks those that are new for their names; see `Introductions`.
+    def join(self, wanted: str = "") -> None:
+        """Waits until ``min-sites`` sites are there, and ``wanted`` if one is, and asks new nodes for their names.
 
-        A node that was registered under a name has that name, whatever it says. Sites that took part before and are
-        not there are ``missing``. Raises `JoinError` at the deadline.
+        See `Introductions`. A node that was registered under a name has that name, whatever it says. Sites that took
+        part before and are not there are ``missing``. Raises `JoinError` at the deadline where there are too few.
         """
         before = {*self.names.values(), *self.missing}
         self.tell(waiting_for((), self.settings.join_deadline_seconds))
         self._wait_for_nodes()
-        nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
-        registered = {name for name in nodes.values() if name}
-        self.names = {
-            node_id: name
-            for node_id, name in self.names.items()
-            if node_id in nodes and (nodes[node_id] or name not in registered)
-        }
-        unnamed = [node_id for node_id in nodes if node_id not in self.names]
-        said = self._introductions.hear(
-            unnamed, lambda answers: len(names_of(self.names, nodes, answers)[0]) >= self.settings.min_sites
-        )
-        self.names, problems = names_of(self.names, nodes, {node_id: said.get(node_id) for node_id in unnamed})
-        for problem in problems:
-            logger.warning("%s", problem)
-        self.samples |= {self.names[i]: each.samples for i, each in said.items() if each and i in self.names}
+        self._introduce(wanted)
         self.missing = before - set(self.names.values())
         if self.missing:
             logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
@@ -149,6 +135,34 @@ class Sites:
                 f"min-sites is {self.settings.min_sites}. {self._absent()}"
                 "Look at the log of the sites that are missing, or lower min-sites."
             )
+
+    def _introduce(self, wanted: str) -> None:
+        """Names the nodes that are there, as soon as they are enough; the log says why one has no name."""
+        nodes: dict[int, str] = {}
+
+        def look() -> list[int]:
+            nodes.clear()
+            nodes.update({node.node_id: node.name for node in self.grid.get_nodes()})
+            registered = {name for name in nodes.values() if name}
+            self.names = {
+                node_id: name
+                for node_id, name in self.names.items()
+                if node_id in nodes and (nodes[node_id] or name not in registered)
+            }
+            return [node_id for node_id in nodes if node_id not in self.names]
+
+        def named(said: Answers) -> tuple[dict[int, str], list[str]]:
+            return names_of(self.names, nodes, {i: said.get(i) for i in nodes if i not in self.names})
+
+        def are_enough(said: Answers) -> bool:
+            there = named(said)[0].values()
+            return len(there) >= self.settings.min_sites and (not wanted or wanted in there)
+
+        said = self._introductions.hear(look, are_enough)
+        self.names, problems = named(said)
+        for problem in problems:
+            logger.warning("%s", problem)
+        self.samples |= {self.names[i]: each.samples for i, each in said.items() if each and i in self.names}
 
     def ask(
         self,
@@ -203,17 +217,22 @@ class Sites:
         """What ``read`` makes of each site's reply, in site order; the refused are logged and left out.
 
         Where several sites' sums are not finite, or too large, it is what they were asked about that overflows: a note
-        says so, and nobody is out. One site alone is.
+        says so, and nobody is out. One site alone is. So it is where several sites, and most, answer with an error.
         """
         found: dict[str, T] = {}
+        n_asked = 0
         overflows: list[RefusedReply] = []
+        failures: list[RefusedReply] = []
         for site, reply in self.ask(message_type, content, round_number, only):
+            n_asked += 1
             try:
                 found[site] = read(site, sound(site, reply))
             except RefusedReply as verdict:
                 logger.warning("%s: %s", message_type, verdict)
                 if isinstance(verdict, OverflowReply):
                     overflows.append(verdict)
+                elif verdict.reason is Reason.CLIENT_ERROR:
+                    failures.append(verdict)
                 else:
                     self.leave_out(verdict)
         if len(overflows) > 1:
@@ -221,6 +240,11 @@ class Sites:
             self.note(round_number, f"{message_type}: what is asked about overflows at {where}: nobody is out for it")
         elif overflows:
             self.leave_out(*overflows)
+        if len(failures) > 1 and 2 * len(failures) > n_asked:
+            where = f"{len(failures)} of {n_asked} sites"
+            self.note(round_number, f"{message_type}: {where} answer with an error: nobody is out for it")
+        elif failures:
+            self.leave_out(*failures)
         self.answered = sorted(found)
         return dict(sorted(found.items()))
 

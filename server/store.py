@@ -168,9 +168,16 @@ class RunStore:
         return not self.rounds_path.exists() or self.rounds_path.read_bytes()[-1:] in (b"", b"\n")
 
     def keep_rounds(self, count: int) -> None:
-        """Leaves the first ``count`` lines in ``rounds.jsonl``; what stood there goes to ``rounds.before.jsonl``."""
+        """Leaves the first ``count`` lines in ``rounds.jsonl``; all that stood there goes to ``rounds.before.jsonl``.
+
+        What was put aside before stays there.
+        """
         kept = b"".join(line + b"\n" for line in self.lines()[:count])
-        write_bytes(self.directory / "rounds.before.jsonl", self.rounds_path.read_bytes())
+        before = self.directory / "rounds.before.jsonl"
+        put_aside = before.read_bytes() if before.exists() else b""
+        # Half a line stays one by itself.
+        parted = b"\n" if put_aside[-1:] not in (b"", b"\n") else b""
+        write_bytes(before, put_aside + parted + self.rounds_path.read_bytes())
         write_bytes(self.rounds_path, kept)
 
     def network(self, round_number: int) -> dict[str, Tensor]:

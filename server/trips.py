@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from server.sites import Sites
 from strategies.admission import sound, weight_of
-from strategies.errors import RefusedReply
+from strategies.errors import Reason, RefusedReply
 from strategies.fed_rebasin import FedRebasin
 from strategies.protocol import (
     ALIGN,
@@ -80,8 +80,10 @@ class Trips:
             chosen = arrived[0]
             logger.info("round %d: the reference is %s", self.number, chosen)
             content = RecordDict({ARRAYS: to_arrays(reference), CONFIG: ConfigRecord({ROUND: self.number})})
-            answers = self.sites.ask(ALIGN, content, self.number, only=set(ranking) - {chosen})
+            asked = set(ranking) - {chosen}
+            answers = self.sites.ask(ALIGN, content, self.number, only=asked)
             self.strategy.collect(self.number, chain([arrived], answers), reference=chosen)
+            self._judge_reference(chosen, len(asked))
         for verdict in refused:
             self.strategy.refuse(verdict)
 
@@ -121,6 +123,17 @@ class Trips:
                 refused.append(verdict)
                 ranking.remove(chosen)
         return None, state
+
+    def _judge_reference(self, chosen: str, n_asked: int) -> None:
+        """Makes the reference the last to be chosen again, if most that were to align to it answered with an error.
+
+        One site that does so may lie, or be broken itself; of most it is likelier that they were sent what breaks them.
+        """
+        failed = [verdict for verdict in self.strategy.verdicts if verdict.reason is Reason.CLIENT_ERROR]
+        if 2 * len(failed) > n_asked:
+            self.strategy.unfit.add(chosen)
+            where = f"{len(failed)} of {n_asked} sites answered with an error when they were to align to it"
+            self.sites.note(self.number, f"{chosen} is the last to be the reference again: {where}")
 
     def _train(self, sent: State, config: Mapping[str, bool]) -> Iterator[Arrived]:
         start = self.sites.settings.start if self.first else "shared"

@@ -1,6 +1,7 @@
 """Whether a training reply may enter the merge. Each is judged alone; a bad one costs its site the turn only."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -15,6 +16,8 @@ from strategies.errors import Reason, RefusedReply
 from strategies.exchange import UNREADABLE
 from strategies.protocol import MATCHING, PERMUTATION
 
+# What BatchNorm and InstanceNorm call the buffer that they divide by the root of.
+VARIANCE = "running_var"
 # What Flower answers in a node's stead.
 EXPIRED, NO_NODE, CRASHED = (3, 4), 5, 8
 
@@ -33,7 +36,8 @@ class Admitted:
 
 
 def admit(site: str, reply: Message | None, reference: State, spec: PermutationSpec, weighted_by: str) -> Admitted:
-    """The reply, judged against the reference: records, weight, keys, dtypes, shapes, bytes, values, permutation.
+    """The reply, judged against the reference: records, weight, keys, dtypes, shapes, bytes, values, variances,
+    permutation.
 
     Nothing is allocated for an array before its header was held against the reference's. Raises `RefusedReply` with
     the first reason found.
@@ -49,6 +53,8 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
         raise RefusedReply(Reason.NOT_FINITE if worst else Reason.NORM, site, "expected finite values", worst)
     if norm > MOST_NORM:
         raise RefusedReply(Reason.NORM, site, f"norm {norm:.4g}, no network's is above {MOST_NORM:g}")
+    if negative := _negative_variance(state, spec.buffers):
+        raise RefusedReply(Reason.MOMENTS, site, "a running variance is below 0", negative)
     proposed, said = content.array_records.get(PERMUTATION), content.config_records.get(MATCHING)
     permutation = None if proposed is None else unpack_permutation(site, proposed, spec)
     reported = None if said is None else unpack_matching(site, said, spec)
@@ -84,6 +90,12 @@ def weight_of(site: str, metrics: MetricRecord, weighted_by: str) -> float:
         expected = f"a number above 0 and at most {MOST_EXAMPLES:,}"
         raise RefusedReply(Reason.WEIGHT, site, f"{weighted_by!r}: expected {expected}, got {weight!r:.40}")
     return float(weight)
+
+
+def _negative_variance(state: State, buffers: Collection[str]) -> str:
+    """The name of a running variance below 0, behind which nothing is a number; empty where there is none."""
+    variances = (name for name in sorted(buffers) if name.rpartition(".")[2] == VARIANCE)
+    return next((name for name in variances if name in state and bool((state[name] < 0).any())), "")
 
 
 def _check_headers(site: str, arrays: ArrayRecord, reference: State) -> None:

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from strategies.pieces import pieces
 MOST_EXAMPLES = 10**9
 # No network's update is so large. Products of such tensors overflow in single precision, and no matching could be told.
 MOST_NORM = 1e15
+# After merges that were none, the least ratio of norms that is still let pass, and what each such merge divides it by.
+LEAST_RATIO, TIGHTER = 3.0, 4.0
 # Of two norms none is the usual one.
 FEWEST_TO_COMPARE = 3
 
@@ -51,6 +53,11 @@ class Bounds:
             for site, norm in norms.items()
             if 0 < bound < norm
         }
+
+    def tightened(self, n_lost: int) -> "Bounds":
+        """These after so many merges that were none: of deep networks, some times the usual size is far too large."""
+        ratio = max(self.max_ratio / TIGHTER**n_lost, LEAST_RATIO)
+        return replace(self, max_ratio=min(ratio, self.max_ratio))
 
     def capped(self, weights: Mapping[str, float]) -> dict[str, float]:
         """``weights``, the greatest lowered to one value so that none is more than ``max_share`` of the sum.

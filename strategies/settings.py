@@ -64,7 +64,7 @@ class Settings(BaseModel, frozen=True):
     runs_dir: str = "runs"
     """Folder that holds the runs; absolute in a deployment."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Decides the split, every site's start and the order of samples."""
+    """Decides the split, every site's start, the order of samples and, in training, dropout."""
     rounds: Count = 3
     """Rounds to play."""
     min_sites: Count = 2
@@ -72,7 +72,7 @@ class Settings(BaseModel, frozen=True):
     round_deadline_seconds: Positive = 3600.0
     """Longest wait for the replies to one message."""
     join_deadline_seconds: Positive = 600.0
-    """Longest wait for `min-sites` sites."""
+    """Longest wait for `min-sites` sites, and in round 1 for the one that `reference` names."""
     max_void_rounds: OrUsual = 3
     """Most void rounds in a row; one more ends the run."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 5

@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from strategies.protocol import (
 from strategies.settings import Settings
 from strategies.tensor_files import write_tensors
 from tests.attacks.federation import fail
-from tests.inprocess import InProcessGrid, Tamper, play_in_process, play_in_vain, quick_settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, play_in_process, play_in_vain, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
@@ -419,6 +419,25 @@ def test_a_site_that_is_named_is_the_reference_and_has_no_deputy(tmp_path: Path,
     settings = quick_settings(tmp_path / "silent", align_at=align_at, reference="site-us", epochs=1, width=16)
     record = one_round(play_in_vain(settings, 3, tamper=silent))
     assert [verdict.site for verdict in record.refused] == ["site-us"]
+
+
+class Later(InProcessGrid):
+    """The last site is there when it has been looked for some times."""
+
+    looks = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        self.looks += 1
+        return [FIRST_NODE + site for site in range(self.n_sites if self.looks > 3 else self.n_sites - 1)]
+
+
+def test_a_site_that_is_named_is_waited_for(tmp_path: Path) -> None:
+    quick: dict[str, object] = {"epochs": 1, "width": 16, "probe_points": 0, "join_deadline_seconds": 60.0}
+    settings = quick_settings(tmp_path, align_at="both", reference="site-3", **quick)
+    store = RunStore(tmp_path / "test")
+    with store.held():
+        play(Later(app, settings, 3), settings, store, begin(store, settings))
+    assert one_round(store).reference == "site-3"
 
 
 @pytest.mark.parametrize("align_at", ["server", "site"])

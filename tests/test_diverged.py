@@ -9,8 +9,9 @@ from flwr.app import Array, Message
 
 from server.store import RunStore
 from server.summary import read_rounds
-from strategies.protocol import ARRAYS, EVALUATE, MERGED, METRICS, TRAIN
-from tests.inprocess import Tamper, play_in_process, quick_settings
+from strategies.bounds import Bounds
+from strategies.protocol import ARRAYS, EVALUATE, MERGED, METRICS, N_EXAMPLES, TRAIN
+from tests.inprocess import Tamper, play_in_process, play_in_vain, quick_settings
 
 QUICK: dict[str, object] = {"epochs": 1, "later_epochs": 1, "probe_points": 0, "rounds": 3, "width": 16, "depth": 3}
 
@@ -69,3 +70,39 @@ def test_most_sites_must_say_so_for_one_may_lie(
 
 def test_half_of_the_sites_are_not_most(tmp_path: Path) -> None:
     assert outcomes(play_in_process(quick_settings(tmp_path, **QUICK), 2, without_a_loss(1))) == ["merged"] * 3
+
+
+def greater(partition: int, reply: Message) -> Message:
+    """Site 1 sends, in every round, its network times 20, and says that it has most samples."""
+    if partition == 1 and reply.metadata.message_type == TRAIN:
+        reply.content.metric_records[METRICS][N_EXAMPLES] = 10**6
+        record = reply.content.array_records[ARRAYS]
+        for name, array in list(record.items()):
+            record[name] = Array(array.numpy() * np.float32(20))
+    return reply
+
+
+@pytest.mark.parametrize("resumed", [False, True], ids=["in one go", "resumed"])
+def test_what_is_within_the_bounds_and_spoils_a_deep_merge_is_refused_the_next_time(
+    tmp_path: Path, resumed: bool
+) -> None:
+    """Through nine layers a network that is some times too large is as good as infinite."""
+    settings = quick_settings(tmp_path, **{**QUICK, "width": 8, "depth": 9, "restarts": 1})
+    if resumed:
+        play_in_vain(settings.model_copy(update={"rounds": 1}), 3, greater)
+    lost, *merged = read_rounds(play_in_process(settings, 3, greater))
+    assert (lost.outcome, lost.is_lost, lost.refused) == ("void", True, [])
+    for record in merged:
+        assert (record.outcome, sorted(record.weights)) == ("merged", ["site-3", "site-us"])
+        assert [(verdict.site, verdict.reason) for verdict in record.refused] == [("site-eu", "NORM")]
+        assert record.notes == ["updates are held against 5 medians, since a merge before was none"]
+    assert "the bound is 5 times the round's median" in merged[0].refused[0].detail
+
+
+@pytest.mark.parametrize(
+    ("ratio", "n_lost", "expected"),
+    [(20.0, 0, 20.0), (20.0, 1, 5.0), (20.0, 2, 3.0), (20.0, 9, 3.0), (2.0, 1, 2.0), (0.0, 1, 0.0)],
+)
+def test_bounds_grow_tighter_with_merges_that_were_none(ratio: float, n_lost: int, expected: float) -> None:
+    """And never looser; none stays none."""
+    assert Bounds(max_ratio=ratio).tightened(n_lost) == Bounds(max_ratio=expected)

@@ -345,8 +345,16 @@ def test_the_search_ends_where_a_site_is_lost(tmp_path: Path, number: int, steps
     """With disjoint labels the other site's network alone would do well on what is left."""
     few: dict[str, object] = {"split": "disjoint", "epochs": 2, "probe_points": 0, "round_deadline_seconds": 1.0}
     settings = quick_settings(tmp_path, mix="search", mix_points=3, **few)
-    record = one_round(play_in_process(settings, 2, losing(1, number)))
+    lose, asked = losing(1, number), list[int]()
+
+    def tamper(site: int, reply: Message) -> Message | None:
+        asked.extend([site] if reply.metadata.message_type == PROBE else [])
+        return lose(site, reply)
+
+    record = one_round(play_in_process(settings, 2, tamper))
     assert len(record.mix) == steps
+    # Nor is the other one asked any more.
+    assert asked.count(0) == number
     assert [note.partition(",")[0] for note in record.notes][:1] == ["the search ends here"]
 
 

@@ -174,6 +174,19 @@ def test_counts_weigh_the_rows_of_aligned_networks() -> None:
     assert merged["1.bias"].tolist() == [(3 * 3 + 1 * 6) / 4, (1 * 3 + 3 * 6) / 4]
 
 
+def test_who_weighs_less_than_it_holds_counts_less_in_each_row() -> None:
+    """Of classes that others have too; of one that it has alone it decides the row."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    networks = [{"1.weight": torch.full((2, 2), v), "1.bias": torch.full((2,), v)} for v in (1.0, 3.0)]
+    metrics = [MetricRecord({CLASS_COUNTS: counts, N_EXAMPLES: sum(counts)}) for counts in ([4, 0], [500, 500])]
+    replies = {
+        site: Admitted(site, network, 4, each) for site, network, each in zip("ab", networks, metrics, strict=True)
+    }
+    merged = average_by_counts(model, networks[0], dict(zip("ab", networks, strict=True)), replies, 2)
+    # The second has half of 4, as the share of its samples is, and not 500.
+    assert merged["1.bias"].tolist() == pytest.approx([(4 * 1 + 2 * 3) / 6, 3.0])
+
+
 @pytest.mark.parametrize("attack", ["not finite", "wrong shape", "negative", "other samples"])
 def test_feature_sums_of_the_classes_that_cannot_be_leave_the_mean(tmp_path: Path, attack: str) -> None:
     def spoil(partition: int, reply: Message) -> Message:

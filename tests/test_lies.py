@@ -25,6 +25,7 @@ from strategies.protocol import (
     REPAIR,
     TRAIN,
 )
+from tests.attacks.federation import fail
 from tests.inprocess import play_in_process, quick_settings
 
 Lie = Callable[[str, np.ndarray], np.ndarray]
@@ -155,6 +156,27 @@ def test_a_network_that_overflows_at_several_sites_is_no_sites_fault(tmp_path: P
     (record,) = read_rounds(RunStore(tmp_path / "test"))
     assert record.refused == []
     assert "query.features: what is asked about overflows at 2 of 2 sites: nobody is out for it" in record.notes
+
+
+def test_sites_whose_question_holds_a_network_that_overflows_are_not_out(tmp_path: Path) -> None:
+    """Finite tensors of one site, of which every site's units come out infinite: `repair` asks all about them."""
+
+    def told(name: str, values: np.ndarray) -> np.ndarray:
+        sizes = {"running_mean": -3e38, "running_var": 0.0}
+        return np.full_like(values, sizes[part]) if (part := name.rpartition(".")[2]) in sizes else values
+
+    settings = quick_settings(tmp_path, **{**RESNET, "rounds": 1, "repair": True, "reference": "site-us"})
+    (record,) = sound_rounds(play_in_process(settings, 3, of_liars(TRAIN, about_arrays(told), (1,))), set())
+    assert record.notes[0] == "query.repair: what is asked about overflows at 3 of 3 sites: nobody is out for it"
+
+
+@pytest.mark.parametrize(("failing", "out"), [((1, 2), set[str]()), ((1,), {"site-eu"})])
+def test_an_error_of_most_sites_is_not_theirs(tmp_path: Path, failing: tuple[int, ...], out: set[str]) -> None:
+    settings = quick_settings(tmp_path, **{**QUICK, "rounds": 1, "head": "ridge"})
+    (record,) = sound_rounds(play_in_process(settings, 3, of_liars(FEATURES, fail, failing)), out)
+    assert {verdict.site for verdict in record.refused} == out
+    note = "query.features: 2 of 3 sites answer with an error: nobody is out for it"
+    assert (note in record.notes) == (not out)
 
 
 def test_a_merge_that_is_not_finite_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

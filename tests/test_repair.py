@@ -159,6 +159,18 @@ def test_the_axis_of_the_units_is_found_where_half_precision_rounds_their_number
     assert channel_axes(wide, torch.randn(2, 3, dtype=dtype)) == {"0": 1, "1": 1}
 
 
+@pytest.mark.parametrize("size", [1e8, 3e38])
+def test_the_axis_of_the_units_is_found_whatever_numbers_a_network_comes_to(size: float):
+    """Every site must tell of the same layers, though the network it is asked about overflows."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(3, 4), nn.Linear(4, 5)
+    with torch.no_grad():
+        first.weight.fill_(size)
+        second.weight.mul_(1e8)
+    model = nn.Sequential(first, second, nn.Linear(5, 6))
+    assert channel_axes(model, torch.randn(2, 3)) == {"0": 1, "1": 1, "2": 1}
+
+
 def test_a_bias_that_is_frozen_as_a_buffer_is_one_too() -> None:
     layer = nn.Linear(3, 4)
     bias = layer.bias.detach()

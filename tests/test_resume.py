@@ -101,6 +101,17 @@ def test_a_line_that_cannot_be_read_is_told_and_put_aside(
     assert (store.directory / "rounds.before.jsonl").read_bytes() == content
 
 
+def test_what_is_put_aside_the_second_time_does_not_overwrite_the_first(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    store.rounds_path.write_bytes(b"one\ntwo\nhal")
+    store.keep_rounds(1)
+    with store.rounds_path.open("ab") as file:
+        file.write(b"three\n")
+    store.keep_rounds(0)
+    assert (store.directory / "rounds.before.jsonl").read_bytes() == b"one\ntwo\nhal\none\nthree\n"
+    assert store.rounds_path.read_bytes() == b""
+
+
 def test_where_the_first_line_cannot_be_read_it_says_so_and_loses_nothing(tmp_path: Path) -> None:
     store = play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
     write_garbage(store, 1)

@@ -12,6 +12,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from client.app import app
 from server.sites import JoinError, Sites
 from strategies.protocol import DESCRIPTION
+from tests.attacks.federation import fail
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, Ticking, honest, quick_settings
 
 
@@ -186,3 +187,69 @@ def test_too_few_nodes_end_the_run_at_the_deadline_not_later(tmp_path: Path) -> 
 def test_too_few_sites_that_answer_are_named(tmp_path: Path) -> None:
     with pytest.raises(JoinError, match=r"1 sites joined \(site-us\), min-sites is 2"):
         join(tmp_path, 2, 2, called(""))
+
+
+@dataclass
+class Coming(Timed):
+    """The third node is there from a time on, in seconds."""
+
+    comes_at: float = 0.0
+
+    def get_node_ids(self) -> Iterable[int]:
+        return [FIRST_NODE + site for site in range(3 if self.ticking.time >= self.comes_at else 2)]
+
+
+def coming(directory: Path, comes_at: float, *, failing: bool = False) -> tuple[Sites, Ticking]:
+    """Sites of which the third comes then, and the second fails, and the clock of who waits for them."""
+    settings = quick_settings(directory, min_sites=2, join_deadline_seconds=600.0)
+    grid = Coming(app, settings, 3, failing_site if failing else honest, comes_at=comes_at)
+    return Sites(grid, settings, grid.ticking.clock()), grid.ticking
+
+
+def failing_site(partition: int, reply: Message) -> Message:
+    """Site 1 fails whatever it is asked."""
+    if partition == 1:
+        fail(reply)
+    return reply
+
+
+def test_a_node_that_fails_does_not_end_the_wait_for_others(tmp_path: Path) -> None:
+    sites, ticking = coming(tmp_path, 300.0, failing=True)
+    assert seconds_to_join(sites, ticking) == pytest.approx(300.0, abs=1.0)
+    assert list(sites.names.values()) == ["site-3", "site-us"]
+
+
+def test_too_few_because_nodes_fail_is_told_at_the_deadline(tmp_path: Path) -> None:
+    sites, ticking = coming(tmp_path, inf, failing=True)
+    with pytest.raises(JoinError, match=r"1 sites joined \(site-us\), min-sites is 2"):
+        sites.join()
+    assert ticking.time == pytest.approx(600.0, abs=1.0)
+
+
+def test_a_node_that_failed_is_asked_again(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def tamper(partition: int, reply: Message) -> Message:
+        asked.append(partition)
+        return failing_site(partition, reply) if asked.count(1) < 3 else reply
+
+    sites, ticking = timed(tmp_path, 0.0, 0.0, inf, tamper=tamper)
+    sites.join()
+    assert list(sites.names.values()) == ["site-eu", "site-us"]
+    assert ticking.time < 120.0
+
+
+def test_a_site_that_is_wanted_is_waited_for_and_so_it_is_not_where_there_are_enough(tmp_path: Path) -> None:
+    sites, ticking = coming(tmp_path / "wanted", 300.0)
+    sites.join("site-3")
+    assert ticking.time == pytest.approx(300.0, abs=1.0)
+    assert "site-3" in sites.names.values()
+    sites, ticking = coming(tmp_path / "enough", 300.0)
+    assert seconds_to_join(sites, ticking) == 0
+
+
+def test_a_site_that_is_wanted_and_does_not_come_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
+    sites, ticking = coming(tmp_path, inf)
+    sites.join("site-3")
+    assert ticking.time == pytest.approx(600.0, abs=1.0)
+    assert list(sites.names.values()) == ["site-eu", "site-us"]

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Array, Message
 
 from server.summary import read_rounds
-from strategies.protocol import PERMUTATION
-from tests.attacks.federation import Values, assert_costs_one_turn, attacked, with_first
+from strategies.protocol import ARRAYS, PERMUTATION, TRAIN
+from tests.attacks.federation import RESNET, Values, assert_costs_one_turn, attacked, with_first
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -41,6 +41,16 @@ def test_values_whose_products_with_the_references_overflow(align_at: str) -> No
 
     record = assert_costs_one_turn(spoil, "NORM", start="shared", align_at=align_at)
     assert "no network's is above 1e+15" in record.refused[0].detail
+
+
+@pytest.mark.parametrize("align_at", ["server", "both"])
+def test_a_variance_below_zero(align_at: str) -> None:
+    def spoil(reply: Message) -> None:
+        arrays = reply.content.array_records[ARRAYS]
+        arrays["bn1.running_var"] = Array(-arrays["bn1.running_var"].numpy())
+
+    record = assert_costs_one_turn(spoil, "MOMENTS", TRAIN, **RESNET, start="shared", align_at=align_at)
+    assert record.refused[0].detail == "tensor 'bn1.running_var': a running variance is below 0"
 
 
 def test_an_absolute_bound() -> None:
