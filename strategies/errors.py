@@ -51,7 +51,7 @@ class Reason(Enum):
     )
     WEIGHT = ("the number of examples cannot be", "A broken or hostile client: ask the site how many samples it has.")
     COUNTS = ("the class counts are no counts of the site's samples", "A broken or hostile client: ask the site.")
-    MOMENTS = ("the sums could not come from samples", "A broken or hostile client: ask the site.")
+    MOMENTS = ("sums or statistics that could not come from samples", "A broken or hostile client: ask the site.")
     PERMUTATION = ("the proposed permutation is none of the network's", "Compare the versions of site and server.")
 
     def __init__(self, words: str, advice: str) -> None:
