@@ -9,6 +9,7 @@ import typer
 
 from alignment import PermutationSpec, check_spec
 from alignment.batches import network_with
+from alignment.check import trials_needed
 from cli import options
 from cli.bars import bars
 from cli.card import network_record
@@ -100,7 +101,7 @@ def examine(network: Network, state: State, weights: str, seed: int) -> Inspecti
         moving_parameters=sum(size for name, size in sizes.items() if name in spec.moving),
         groups=_groups(spec),
         fixed=[FixedRecord(tensor=tensor, axis=axis, reason=why) for (tensor, axis), why in spec.fixed.items()],
-        proof=ProofRecord(difference=gap, trials=TRIALS, weights=weights),
+        proof=ProofRecord(difference=gap, trials=trials_needed(spec, TRIALS), weights=weights),
     )
 
 

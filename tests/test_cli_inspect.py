@@ -42,6 +42,13 @@ def test_the_proof_is_a_small_difference(capsys: Capsys) -> None:
     assert "network output" in ran.out
 
 
+def test_the_proof_counts_the_permutations_that_were_drawn(capsys: Capsys) -> None:
+    """More than three where groups are small: of two units every other one changes nothing."""
+    narrow = ("inspect", "--model", "mlp", "--shape", "4", "--classes", "3", "--width", "2")
+    assert json.loads(run(capsys, *narrow, "--format", "json").out)["proof"]["trials"] == 14
+    assert "over 14 random permutations of all groups" in run(capsys, *narrow).out
+
+
 def test_a_file_gives_the_sizes_and_the_weights_of_the_proof(tmp_path: Path, capsys: Capsys) -> None:
     file = write(tmp_path / "a.safetensors", perceptron(0))
     found = json.loads(run(capsys, "inspect", file, "--model", "mlp", "--format", "json").out)
