@@ -76,7 +76,7 @@ class Network:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether it keeps running statistics, which a mean of networks leaves stale."""
+        """Whether it has BatchNorm statistics, which a mean of networks leaves stale."""
         return bool(batch_norms(self.module))
 
     def derive(self) -> PermutationSpec:
