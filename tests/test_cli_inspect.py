@@ -143,6 +143,12 @@ def test_every_command_that_answers_in_json_keeps_its_answer_alone() -> None:
     assert found > 10
 
 
+def test_a_head_that_the_run_passes_over_is_warned_of(capsys: Capsys) -> None:
+    options = ("inspect", "--model", "tests.commands:two_heads", "--shape", "64")
+    assert "tensor 'heads.1.weight' is read by no operation of the traced run and stays" in run(capsys, *options).err
+    assert json.loads(run(capsys, *options, "--format", "json").out)["unread"] == ["heads.1.weight"]
+
+
 def test_a_network_of_which_nothing_moves_is_said_to_be_one(capsys: Capsys) -> None:
     ran = run(capsys, "inspect", "--model", "tests.commands:immovable", "--shape", "4")
     assert ran.code == 0
