@@ -17,7 +17,6 @@ from alignment.permutation import Permutation, random_permutation
 from alignment.plain_group import PlainGroup
 from alignment.spec import PermutationSpec
 
-
 # Until an exact copy is found, in which nothing is certain outwards; five climbs were the most that any took.
 MOST_CLIMBS, MOST_SWEEPS = 20, 20
 SAME = 1 - 1e-6

@@ -147,8 +147,9 @@ def _in_memory(given: Any) -> Tensor:
 
 def checked(data: str, samples: Samples) -> Samples:
     """``samples``, if there are any, each of finite numbers and with one class number that is not negative."""
-    if samples.targets.ndim != 1 or not samples.inputs.ndim or len(samples.inputs) != len(samples.targets) or not len(samples):
-        shapes = f"inputs of shape {tuple(samples.inputs.shape)} and classes of shape {tuple(samples.targets.shape)}"
+    inputs, targets = samples.inputs, samples.targets
+    if targets.ndim != 1 or not inputs.ndim or len(inputs) != len(targets) or not len(samples):
+        shapes = f"inputs of shape {tuple(inputs.shape)} and classes of shape {tuple(targets.shape)}"
         raise DataError(f"data {data!r}: expected at least one sample and one class for each, got {shapes}")
     if int(samples.targets.min()) < 0:
         raise DataError(f"data {data!r}: classes are numbered from 0, got {int(samples.targets.min())}")

@@ -58,9 +58,9 @@ def test_directions_whose_states_are_flattened_move_apart(kind: type[nn.LSTM | n
             self.head = nn.Linear(20, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            state = self.rnn(x)[1]
-            state = state[0] if isinstance(state, tuple) else state
-            return self.head(state.transpose(0, 1).flatten(1))
+            _, state = self.rnn(x)
+            hidden: Tensor = state[0] if isinstance(self.rnn, nn.LSTM) else state
+            return self.head(hidden.transpose(0, 1).flatten(1))
 
     spec = derived(Flattened(), SERIES)
     assert freedom(spec) == {"rnn.l0": 5, "rnn.l0_reverse": 5, "rnn.l1": 5, "rnn.l1_reverse": 5}

@@ -206,8 +206,9 @@ def test_weights_in_fp8_are_matched_as_their_values_are(
 ) -> None:
     spec, *states = pair
     left, right = ({name: tensor.to(dtype) for name, tensor in state.items()} for state in states)
+    wide = [{name: tensor.float() for name, tensor in state.items()} for state in (left, right)]
     found = match_weights(spec, left, right)
-    again = match_weights(spec, *({name: t.float() for name, t in state.items()} for state in (left, right)))
+    again = match_weights(spec, wide[0], wide[1])
     assert found.objective == again.objective
     assert all(torch.equal(index, again.permutation[name]) for name, index in found.permutation.items())
     assert match_weights(spec, left, left).sweeps == 0
