@@ -71,15 +71,17 @@ def loss_barrier(
     targets)`` is the mean of a batch, and batches count by their size. With ``recalibrate_with``, BatchNorm
     statistics are recomputed on those batches at each λ, the ends included.
     ``model`` gives the architecture alone and is not touched. Raises `StateError` for a state that does not
-    fit it or is not finite, `BatchError` for data that is not.
+    fit it or is not finite, `BatchError` for data that is not, `ValueError` for fewer than two points.
     """
+    if points < 2:
+        raise ValueError(f"points must be 2 or more, λ = 0 and λ = 1, got {points}")
     check_finite(reference, "reference")
     check_finite(aligned, "aligned")
     batches = reusable(batches)
     fresh = None if recalibrate_with is None else reusable(recalibrate_with)
-    lambdas = [k / max(points - 1, 1) for k in range(points)]
+    lambdas = [k / (points - 1) for k in range(points)]
     sums = [loss_sums(model, interpolate(reference, aligned, lam), batches, loss, fresh) for lam in lambdas]
-    if not sums or sums[0].count == 0:
+    if sums[0].count == 0:
         raise ValueError("no batches to measure on")
     losses = [at.loss / at.count for at in sums]
     return barrier_from_losses(lambdas, losses, [at.correct / at.count for at in sums])

@@ -33,7 +33,7 @@ def check_spec(
     worst = 0.0
     with own_precision(model, inputs) as bench:
         state, before = bench.state(), bench.outputs(bench.inputs)
-        for _ in range(max(trials, draws_that_tell(spec, spec.groups) if trials else 0)):
+        for _ in range(trials_needed(spec, trials)):
             bench.load(permute(spec, random_permutation(spec, generator), state))
             found = difference(before, bench.outputs(bench.inputs))
             worst = max(worst, found.absolute)
@@ -44,3 +44,8 @@ def check_spec(
                     f"{found.relative:.3g} of the largest, allowed {allowed:.3g}; derive it anew with derive_spec"
                 )
     return worst
+
+
+def trials_needed(spec: PermutationSpec, trials: int) -> int:
+    """How many permutations `check_spec` draws where it is asked for ``trials``."""
+    return max(trials, draws_that_tell(spec, spec.groups)) if trials else 0

@@ -10,6 +10,7 @@ from alignment.certificate import KEEP_ONE_IN, certain_assignment
 from alignment.flat import Edge, EdgesOf, Mover, MoverEdge, Position
 from alignment.pair import Pair
 from alignment.permutation import identity_permutation
+from alignment.precision import comparable
 
 ALIKE = 0.9
 """Networks whose cosine is below this are no copies, whatever was recognised."""
@@ -23,7 +24,7 @@ def recognise_copy(pair: Pair, edges: EdgesOf) -> dict[str, Tensor] | None:
     must first undo its visits to groups whose neighbours were still wrong.
     """
     position = Position(pair.spec, identity_permutation(pair.spec))
-    if _are_alike(pair, pair.baseline):
+    if are_alike(pair, pair.baseline):
         return position.permutation
     tried = dict.fromkeys(edges, 0)
     progress = True
@@ -38,9 +39,18 @@ def recognise_copy(pair: Pair, edges: EdgesOf) -> dict[str, Tensor] | None:
                     position.move(changes)
                     del tried[root]
                     progress = True
-    if tried or not _are_alike(pair, pair.objective(position.permutation)):
+    if tried or not are_alike(pair, pair.objective(position.permutation)):
         return None
     return position.permutation
+
+
+def is_exact_copy(pair: Pair) -> bool:
+    """Whether each scored tensor holds the same values in both networks, in whatever order."""
+    return all(torch.equal(_sorted(pair.reference[name]), _sorted(pair.candidate[name])) for name in pair.scored)
+
+
+def _sorted(tensor: Tensor) -> Tensor:
+    return comparable(tensor).flatten().sort().values
 
 
 def _is_usable(edge: MoverEdge, unknown: Mapping[str, int]) -> bool:
@@ -75,9 +85,10 @@ def _split(pair: Pair, mover: Mover, index: Tensor) -> dict[str, Tensor] | None:
     return {mover[0]: parent[:, 0], mover[1]: rows} if bool((parent == parent[:, :1]).all()) else None
 
 
-def _are_alike(pair: Pair, objective: float) -> bool:
+def are_alike(pair: Pair, objective: float, cosine: float = ALIKE) -> bool:
+    """Whether ``objective`` is that of networks with at least this ``cosine``."""
     left, right = (fsum(_square(state[name]) for name in pair.scored) for state in (pair.reference, pair.candidate))
-    return objective >= ALIKE * (left * right) ** 0.5
+    return objective >= cosine * (left * right) ** 0.5
 
 
 def _square(tensor: Tensor) -> float:

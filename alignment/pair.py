@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alignment.flat import flat_index, flatten
 from alignment.permutation import Permutation, identity_permutation
+from alignment.precision import comparable
 from alignment.spec import Block, PermutationSpec, State
 
 CHUNK_ELEMENTS = 1 << 16
@@ -51,7 +52,7 @@ class Pair:
     @cached_property
     def is_identical(self) -> bool:
         """Whether the scored tensors are equal; then the identity is best, by Cauchy and Schwarz."""
-        tensors = ((self.reference[name], self.candidate[name]) for name in self.scored)
+        tensors = ((comparable(self.reference[name]), comparable(self.candidate[name])) for name in self.scored)
         return all(
             left.dtype == right.dtype and left.device == right.device and torch.equal(left, right)
             for left, right in tensors
@@ -63,7 +64,7 @@ class Pair:
         tensors = [state[name] for state in (self.reference, self.candidate) for name in self.scored]
         if any(tensor.dtype == torch.float64 for tensor in tensors):
             return torch.float64
-        largest = max((tensor.abs().amax().item() for tensor in tensors if tensor.numel()), default=1.0)
+        largest = max((comparable(tensor).abs().amax().item() for tensor in tensors if tensor.numel()), default=1.0)
         return torch.float32 if largest == 0 or LEAST < largest < MOST else torch.float64
 
     def scratch(self, units: int, dtype: torch.dtype) -> Tensor:

@@ -22,6 +22,11 @@ def is_half(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
 
 
+def comparable(tensor: Tensor) -> Tensor:
+    """``tensor``, in fp32 where it is in fp8, of which torch takes no maximum and compares no values."""
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
+
+
 def widened(tensor: Tensor) -> Tensor:
     """``tensor``, in fp32 where it is in half precision."""
     return tensor.float() if is_half(tensor) else tensor

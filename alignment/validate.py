@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from alignment.errors import StateError
-from alignment.precision import is_continuous
+from alignment.precision import comparable, is_continuous
 from alignment.spec import PermutationSpec, State
 
 
@@ -38,8 +38,5 @@ def _is_finite(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided:
         return bool(tensor.to_dense().isfinite().all())
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-    if real.dtype.itemsize == 1:
-        # Torch compares no values of fp8.
-        real = real.float()
     # One pass and no copy; a NaN is both the least and the greatest value.
-    return bool(torch.stack(real.aminmax()).isfinite().all())
+    return bool(torch.stack(comparable(real).aminmax()).isfinite().all())

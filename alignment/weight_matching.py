@@ -30,7 +30,9 @@ def match_weights(
     recognised as nearly a permuted copy, that permutation, else one that is assigned outwards from inputs and outputs,
     see `outward_start`), the others at random permutations; the best is kept, on ties the first. Neither default
     depends on the order of the candidate's units: relabelled, it is matched to the same network, up to ties and
-    rounding.
+    rounding, where no tensor holds two families of one parent. Grouped convolutions with several channels in and out
+    and grouped-query attention have such tensors; there families are found in turns, from the order that they have. An
+    exact copy is found there too, and of others more ``restarts`` find better.
 
     Raises `StateError` for states that do not fit or are not finite, `SpecError` for a ``start`` that is no
     permutation of the spec, `ValueError` for ``restarts`` below 1.

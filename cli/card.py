@@ -19,7 +19,8 @@ STALE = (
 STATISTICS = {
     "stale": STALE,
     "recalibrated": "The BatchNorm statistics were recomputed on the data.",
-    "none": "The network keeps no running statistics; there was nothing to recalibrate.",
+    "none": "The network has no BatchNorm statistics to recalibrate. Running statistics of other layers, where there "
+    "are any, are the mean of the inputs' own.",
 }
 
 

@@ -40,7 +40,8 @@ class Batches:
         """Of the samples in their own order."""
         digest = hashlib.sha256()
         for tensor in (self.samples.inputs, self.samples.targets):
-            digest.update(tensor.contiguous().numpy().tobytes())
+            # As bytes first: NumPy has no bfloat16.
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def telling(self, advance: Callable[[], None]) -> "Batches":

@@ -9,13 +9,16 @@ import typer
 
 from alignment import PermutationSpec, check_spec
 from alignment.batches import network_with
+from alignment.check import trials_needed
+from alignment.unread import unread
 from cli import options
 from cli.bars import bars
 from cli.card import network_record
 from cli.fitting import fitting_state
-from cli.networks import Description, Network, State, describe, find_network, read_file
+from cli.networks import TRACE_ALL, Description, Network, State, describe, find_network, read_file
 from cli.output import Format, Output, people, print_json, print_table, warn
 from server.records import Record
+from server.remarks import unread_remarks
 
 TRIALS = 3
 
@@ -46,13 +49,17 @@ class ProofRecord(Record, frozen=True):
 
 
 class Inspection(Record, frozen=True):
-    """What alignment can do with a network."""
+    """What alignment can do with a network.
+
+    unread  weights that no operation of the traced run read, and that what feeds them may leave behind
+    """
 
     network: dict[str, str | int]
     parameters: int
     moving_parameters: int
     groups: list[GroupRecord]
     fixed: list[FixedRecord]
+    unread: list[str]
     proof: ProofRecord
 
 
@@ -100,7 +107,8 @@ def examine(network: Network, state: State, weights: str, seed: int) -> Inspecti
         moving_parameters=sum(size for name, size in sizes.items() if name in spec.moving),
         groups=_groups(spec),
         fixed=[FixedRecord(tensor=tensor, axis=axis, reason=why) for (tensor, axis), why in spec.fixed.items()],
-        proof=ProofRecord(difference=gap, trials=TRIALS, weights=weights),
+        unread=list(unread(spec)),
+        proof=ProofRecord(difference=gap, trials=trials_needed(spec, TRIALS), weights=weights),
     )
 
 
@@ -122,6 +130,8 @@ def show(found: Inspection, title: str) -> None:
     )
     if not found.groups:
         warn("nothing may move: a merge of such networks is their plain mean")
+    for remark in unread_remarks(found.unread, TRACE_ALL):
+        warn(remark)
 
 
 def _groups(spec: PermutationSpec) -> list[GroupRecord]:

@@ -12,17 +12,19 @@ from alignment.batches import network_with
 from alignment.interpolate import weighted_mean
 from alignment.linear_layers import gram_sizes
 from alignment.sequential import fitted_in_sequence
+from alignment.unread import unread
 from cli.bars import Advance, Bars
 from cli.card import Card, DataRecord, InputRecord, network_record, share_moved, versions
 from cli.evidence import Batches, Evidence
 from cli.fitting import fitting_state
 from cli.match import Matcher
 from cli.measure import Judge
-from cli.networks import Description, Network, NetworkFile, State, check_samples, find_network, read_file
+from cli.networks import TRACE_ALL, Description, Network, NetworkFile, State, check_samples, find_network, read_file
 from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
 from server.records import BarrierRecord, MatchingRecord
+from server.remarks import unread_remarks
 from strategies.files import sha256_of
 from strategies.tensor_files import tensors_aside, write_aside
 
@@ -91,6 +93,8 @@ def align(plan: Plan, shown: Bars) -> Aligned:
         spec = network.derive()
     if not spec.groups:
         warn("Nothing in this network may move: the merge is the plain mean. `fedrebasin inspect` says why.")
+    for remark in unread_remarks(unread(spec), TRACE_ALL):
+        warn(remark)
     matcher = Matcher(network, spec, plan.method, plan.steps, plan.evidence, plan.seed, shown)
     names = labels(plan.inputs)
     pairs = zip(states[1:], names[1:], strict=True)

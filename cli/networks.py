@@ -25,6 +25,7 @@ from strategies.files import sha256_of
 State = Mapping[str, Tensor]
 # Torch counts in 64 bits.
 MOST = 2**63
+TRACE_ALL = "give an --example whose forward uses all heads, or a --model whose forward always does"
 HOW_TO_SAY_INPUTS = "Give --shape, or --example with a function that returns its inputs"
 
 
@@ -76,7 +77,7 @@ class Network:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether it keeps running statistics, which a mean of networks leaves stale."""
+        """Whether it has BatchNorm statistics, which a mean of networks leaves stale."""
         return bool(batch_norms(self.module))
 
     def derive(self) -> PermutationSpec:

@@ -128,7 +128,7 @@ def _from_function(data: str) -> Samples:
         raise DataError(f"data {data!r}: its module cannot be imported; {what}") from error
     try:
         inputs, targets = cast(Iterable[Any], function())
-        inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)
+        inputs, targets = _in_memory(inputs), _in_memory(targets)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"data {data!r}: expected a function that returns inputs and classes; {what}") from error
@@ -136,10 +136,20 @@ def _from_function(data: str) -> Samples:
     return checked(data, Samples(inputs, targets.long()))
 
 
+def _in_memory(given: Any) -> Tensor:
+    """``given`` as numbers on the CPU, without the computation that led to them: gradients would flow back into it."""
+    tensor = torch.as_tensor(given).detach()
+    if tensor.layout != torch.strided or tensor.is_nested:
+        layout = "torch.nested" if tensor.is_nested else tensor.layout
+        raise ValueError(f"got a tensor of layout {layout}, whose rows cannot be taken; to_dense() or padding helps")
+    return tensor.cpu()
+
+
 def checked(data: str, samples: Samples) -> Samples:
     """``samples``, if there are any, each of finite numbers and with one class number that is not negative."""
-    if samples.targets.ndim != 1 or len(samples.inputs) != len(samples.targets) or not len(samples):
-        shapes = f"inputs of shape {tuple(samples.inputs.shape)} and classes of shape {tuple(samples.targets.shape)}"
+    inputs, targets = samples.inputs, samples.targets
+    if targets.ndim != 1 or not inputs.ndim or len(inputs) != len(targets) or not len(samples):
+        shapes = f"inputs of shape {tuple(inputs.shape)} and classes of shape {tuple(targets.shape)}"
         raise DataError(f"data {data!r}: expected at least one sample and one class for each, got {shapes}")
     if int(samples.targets.min()) < 0:
         raise DataError(f"data {data!r}: classes are numbered from 0, got {int(samples.targets.min())}")

@@ -14,13 +14,14 @@ from alignment.errors import AlignmentError
 from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
 from alignment.tracing.bench import own_precision
+from alignment.unread import unread
 from models import Architecture, build, example_inputs, not_taken
 from models.errors import ModelError
 from server.errors import StoreError
 from server.given import first_reference, first_state
 from server.heads import check_head, class_counts
 from server.live import FINISHED, STARTING, failure
-from server.remarks import network_remarks
+from server.remarks import network_remarks, unread_remarks
 from server.report import write_report
 from server.resume import Beginning, FinishedError, OtherRunError, begin
 from server.run import Run
@@ -38,6 +39,7 @@ from strategies.spool import Spool
 logger = getLogger("fedrebasin")
 # What Python ends with that nobody caught.
 UNFORESEEN = 1
+USE_ALL = "let the forward of setting 'model' use it, or leave it out of the network"
 app = ServerApp()
 
 
@@ -132,7 +134,8 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
     sites = Sites(grid, settings, tell=store.tell, spool=strategy.spool)
-    Run(settings, store, sites, strategy, model, network_remarks(model, settings)).play(beginning)
+    told = [*network_remarks(model, settings), *unread_remarks(unread(strategy.spec), USE_ALL)]
+    Run(settings, store, sites, strategy, model, told).play(beginning)
 
 
 def _check_takes(model: nn.Module, architecture: Architecture, inputs: Tensor) -> None:

@@ -1,5 +1,7 @@
 """What the operator should know of settings beside the network that they are for, before anybody trains."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from alignment.batch_norm import BATCH_NORMS
@@ -16,6 +18,17 @@ NORMALISING = (
 def network_remarks(model: nn.Module, settings: Settings) -> list[str]:
     """A line for each setting that this network may not bear; `strategies.idle.remarks` looks at settings alone."""
     return [*_on_solved_head(model, settings), *drowned(settings, sum(each.numel() for each in model.parameters()))]
+
+
+def unread_remarks(tensors: Sequence[str], remedy: str) -> list[str]:
+    """A line where there are `alignment.unread.unread` tensors; ``remedy`` says how to have them read."""
+    if not tensors:
+        return []
+    which = f"{tensors[0]!r}, as {len(tensors) - 1} more, is" if len(tensors) > 1 else f"{tensors[0]!r} is"
+    return [
+        f"tensor {which} read by no operation of the traced run and stays; what feeds it may move, and then it does "
+        f"not fit any more: {remedy}"
+    ]
 
 
 def _on_solved_head(model: nn.Module, settings: Settings) -> list[str]:

@@ -142,6 +142,42 @@ def immovable(_: Architecture) -> nn.Module:
     return Sorted()
 
 
+class TwoHeads(nn.Module):
+    """A head for each of two tasks, of which a run uses one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(64, 16)
+        self.heads = nn.ModuleList([nn.Linear(16, 10), nn.Linear(16, 5)])
+
+    def forward(self, x: Tensor, task: int = 0) -> Tensor:
+        """The logits of one task."""
+        return self.heads[task](self.trunk(x.flatten(1)).relu())
+
+
+def two_heads(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:two_heads`` builds."""
+    return TwoHeads()
+
+
+class InstanceNormed(nn.Module):
+    """A network with running statistics that are not BatchNorm's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits."""
+        return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+
+def instance_normed(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:instance_normed`` builds."""
+    return InstanceNormed()
+
+
 class Answering(nn.Module):
     """A network that answers with more than logits."""
 

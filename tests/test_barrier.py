@@ -139,8 +139,11 @@ def test_a_state_of_another_network_is_refused():
 
 def test_a_path_of_one_point_is_refused():
     state = mlp(0).state_dict()
-    with pytest.raises(ValueError, match="from λ = 0 to λ = 1"):
-        loss_barrier(mlp(0), state, state, digits()[1], cross_entropy, points=1)
+    batches = iter(digits()[1])
+    for points in (0, 1):
+        with pytest.raises(ValueError, match=f"points must be 2 or more, .* got {points}"):
+            loss_barrier(mlp(0), state, state, batches, cross_entropy, points)
+    assert next(batches)[0] is digits()[1][0][0], "nothing was read"
 
 
 def test_without_batches_there_is_no_barrier():

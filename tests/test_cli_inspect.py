@@ -42,6 +42,13 @@ def test_the_proof_is_a_small_difference(capsys: Capsys) -> None:
     assert "network output" in ran.out
 
 
+def test_the_proof_counts_the_permutations_that_were_drawn(capsys: Capsys) -> None:
+    """More than three where groups are small: of two units every other one changes nothing."""
+    narrow = ("inspect", "--model", "mlp", "--shape", "4", "--classes", "3", "--width", "2")
+    assert json.loads(run(capsys, *narrow, "--format", "json").out)["proof"]["trials"] == 14
+    assert "over 14 random permutations of all groups" in run(capsys, *narrow).out
+
+
 def test_a_file_gives_the_sizes_and_the_weights_of_the_proof(tmp_path: Path, capsys: Capsys) -> None:
     file = write(tmp_path / "a.safetensors", perceptron(0))
     found = json.loads(run(capsys, "inspect", file, "--model", "mlp", "--format", "json").out)
@@ -134,6 +141,12 @@ def test_every_command_that_answers_in_json_keeps_its_answer_alone() -> None:
                 assert parameter.callback is not None, command.name
                 found += 1
     assert found > 10
+
+
+def test_a_head_that_the_run_passes_over_is_warned_of(capsys: Capsys) -> None:
+    options = ("inspect", "--model", "tests.commands:two_heads", "--shape", "64")
+    assert "tensor 'heads.1.weight' is read by no operation of the traced run and stays" in run(capsys, *options).err
+    assert json.loads(run(capsys, *options, "--format", "json").out)["unread"] == ["heads.1.weight"]
 
 
 def test_a_network_of_which_nothing_moves_is_said_to_be_one(capsys: Capsys) -> None:

@@ -26,7 +26,9 @@ from tests.commands import (
     HELD_OUT,
     MLP,
     RESNET,
+    InstanceNormed,
     Tagger,
+    TwoHeads,
     perceptron,
     residual,
     run,
@@ -215,6 +217,23 @@ def test_a_network_without_statistics_has_nothing_to_warn_of(
     ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors")
     assert ran.err == ""
     assert card_of(tmp_path / "out.safetensors")["statistics"] == "none"
+
+
+def test_the_card_speaks_of_the_statistics_of_batch_norm_alone(tmp_path: Path, capsys: Capsys) -> None:
+    inputs = [write(tmp_path / f"{seed}.safetensors", InstanceNormed()) for seed in (0, 1)]
+    model = ("--model", "tests.commands:instance_normed", "--shape", "1x8x8")
+    assert run(capsys, "merge", *inputs, *model, "-o", tmp_path / "out.safetensors").code == 0
+    page = (tmp_path / "out.md").read_text()
+    assert "no BatchNorm statistics to recalibrate. Running statistics of other layers" in page
+
+
+def test_a_head_that_the_run_passes_over_is_warned_of(tmp_path: Path, capsys: Capsys) -> None:
+    inputs = [write(tmp_path / f"{seed}.safetensors", TwoHeads()) for seed in (0, 1)]
+    model = ("--model", "tests.commands:two_heads", "--shape", "64")
+    ran = run(capsys, "merge", *inputs, *model, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 0
+    assert "warning: tensor 'heads.1.weight' is read by no operation of the traced run and stays" in ran.err
+    assert "give an --example whose forward uses all heads" in ran.err
 
 
 def test_with_data_the_card_says_what_the_merge_is_worth(

@@ -1,14 +1,15 @@
 """What `merge` and `barrier` ask of `--data` and `--held-out`: that the network runs on them and has their classes."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tests.commands import DATA, MLP, Answering, perceptron, run, write
+from tests.commands import DATA, MLP, Answering, perceptron, run, some_digits, write
 from tests.deployment.samples import write_images
 
 Capsys = pytest.CaptureFixture[str]
@@ -33,6 +34,31 @@ def eleven() -> tuple[Tensor, Tensor]:
 def larger() -> tuple[Tensor, Tensor]:
     """Samples of another shape."""
     return torch.zeros(12, 1, 9, 9), torch.arange(12) % 10
+
+
+def in_bfloat16() -> tuple[Tensor, Tensor]:
+    """Samples of a type that NumPy lacks."""
+    images, labels = some_digits()
+    return images.bfloat16(), labels
+
+
+def with_gradients() -> tuple[Tensor, Tensor]:
+    """Samples that something with weights computed."""
+    images, labels = some_digits()
+    return images * nn.Parameter(torch.ones(())), labels
+
+
+@pytest.mark.parametrize("data", ["some_digits", "in_bfloat16", "with_gradients"])
+def test_the_card_has_the_bytes_of_samples_whatever_type_they_are_of(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, data: str
+) -> None:
+    asked = (*command("merge", tmp_path), *pair, MLP, "--data", f"tests.test_cli_samples:{data}", "--points", "3")
+    ran = run(capsys, *asked, "--format", "json")
+    assert ran.code == 0, ran.err
+    images, labels = some_digits()
+    pixels = images.bfloat16().view(torch.int16) if data == "in_bfloat16" else images
+    expected = hashlib.sha256(pixels.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+    assert json.loads(ran.out)["data"]["sha256"] == expected
 
 
 @pytest.mark.parametrize("name", ["merge", "barrier"])

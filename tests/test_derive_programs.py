@@ -91,7 +91,10 @@ class _Program(nn.Module):
     def _wiring(self, key: str, x: Tensor, pool: list[Tensor], random: Random) -> Tensor:
         like = random.choice([other for other in pool if other.shape == x.shape])
         wide, stacked = torch.cat([x, random.choice(pool)], -1), torch.stack([x, like, x])
-        return random.choice([x + like, x * like, wide, stacked.sum(0), stacked[1], F.pad(x, (1, 2))])
+        beside = torch.stack([x, like], 2)
+        rows = [beside.flatten(2), beside.transpose(2, 3).flatten(2)]
+        rows.append(torch.cat([rows[0], beside.mean(2)], -1))
+        return random.choice([x + like, x * like, wide, stacked.sum(0), stacked[1], F.pad(x, (1, 2)), *rows])
 
     def _cut(self, key: str, x: Tensor, pool: list[Tensor], random: Random) -> Tensor:
         start = random.randrange(x.shape[-1])

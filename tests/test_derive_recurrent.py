@@ -49,6 +49,24 @@ def test_reading_the_last_layers_state_ties_no_layers(kind: type[nn.LSTM | nn.GR
     assert freedom(spec) == {"rnn.l0": 5, "rnn.l1": 5}
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_directions_whose_states_are_flattened_move_apart(kind: type[nn.LSTM | nn.GRU]) -> None:
+    class Flattened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = kind(4, 5, num_layers=2, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(20, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            _, state = self.rnn(x)
+            hidden: Tensor = state[0] if isinstance(self.rnn, nn.LSTM) else state
+            return self.head(hidden.transpose(0, 1).flatten(1))
+
+    spec = derived(Flattened(), SERIES)
+    assert freedom(spec) == {"rnn.l0": 5, "rnn.l0_reverse": 5, "rnn.l1": 5, "rnn.l1_reverse": 5}
+    assert layout(spec, "head.weight")[1] == "rnn.l0 + rnn.l0_reverse + rnn.l1 + rnn.l1_reverse"
+
+
 def test_a_projected_lstm_moves_cells_and_projection_apart() -> None:
     rnn = nn.LSTM(4, 5, proj_size=3, batch_first=True)
     net = nn.Sequential(rnn, _First(), nn.Linear(3, 2))

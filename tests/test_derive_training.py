@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignment import permute, random_permutation
+from alignment.unread import unread
 from tests.derived import derived, freedom
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -47,6 +48,22 @@ def test_what_feeds_a_classifier_for_training_stays_and_the_rest_moves(aside: bo
     net.load_state_dict(moved)
     for one, other in zip(before, _in_training(net), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_what_is_read_in_training_alone_leaves_nothing_to_warn_of() -> None:
+    spec = derived(Auxiliary(), IMAGE)
+    assert spec.fixed["aux.weight", 1] == "only training reads it"
+    assert unread(spec) == ()
+
+
+def test_weights_that_no_run_reads_are_told_where_anything_moves() -> None:
+    net = Auxiliary()
+    net.register_buffer("table", torch.ones(6, 6))
+    net.spare = nn.Linear(6, 3)
+    assert unread(derived(net, IMAGE)) == ("spare.weight",)
+    still = nn.Linear(6, 2)
+    still.spare = nn.Linear(6, 3)
+    assert unread(derived(still, torch.ones(2, 6))) == ()
 
 
 def test_dropout_ties_nothing() -> None:

@@ -96,6 +96,38 @@ def test_concatenated_branches_are_segments_of_one_axis() -> None:
     assert layout(spec, "out.weight") == ["2", "a·4 + b·4 + 16"]
 
 
+@pytest.mark.parametrize("pooled_first", [False, True])
+def test_stacked_branches_that_are_flattened_are_a_concatenation(pooled_first: bool) -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Linear(32, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = [self.a(x).relu(), self.b(x).relu()]
+            if pooled_first:
+                return self.out(torch.stack([F.adaptive_avg_pool2d(each, 2) for each in maps], 1).flatten(1))
+            return self.out(F.adaptive_avg_pool2d(torch.stack(maps, 1).flatten(1, 2), 2).flatten(1))
+
+    spec = derived(Stacked(), IMAGE)
+    assert freedom(spec) == {"a": 4, "b": 4}
+    assert layout(spec, "out.weight") == ["2", "a·4 + b·4"]
+
+
+def test_stacked_branches_that_are_summed_too_move_alike() -> None:
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(4, 5)
+            self.rows, self.mean = nn.Linear(10, 2), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            branches = torch.stack([self.a(x).relu(), self.b(x).relu()], 1)
+            return self.rows(branches.flatten(1)) + self.mean(branches.mean(1))
+
+    assert freedom(derived(Stacked(), VECTOR)) == {"a": 5}
+
+
 class _CutAgain(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -200,6 +200,20 @@ def test_tensors_that_require_gradients_are_matched_as_others(pair: tuple[Permut
     assert all(torch.equal(index, again.permutation[name]) for name, index in found.permutation.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_in_fp8_are_matched_as_their_values_are(
+    pair: tuple[PermutationSpec, State, State], dtype: torch.dtype
+) -> None:
+    spec, *states = pair
+    left, right = ({name: tensor.to(dtype) for name, tensor in state.items()} for state in states)
+    wide = [{name: tensor.float() for name, tensor in state.items()} for state in (left, right)]
+    found = match_weights(spec, left, right)
+    again = match_weights(spec, wide[0], wide[1])
+    assert found.objective == again.objective
+    assert all(torch.equal(index, again.permutation[name]) for name, index in found.permutation.items())
+    assert match_weights(spec, left, left).sweeps == 0
+
+
 @pytest.mark.parametrize("scale", [1e-24, 1e24])
 def test_a_permuted_copy_is_found_at_any_scale(pair: tuple[PermutationSpec, State, State], scale: float) -> None:
     """Squares of such weights are nothing, or infinite, in fp32."""

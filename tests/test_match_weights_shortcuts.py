@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignment import plain_group
 from alignment.ascent import Ascent
@@ -16,6 +16,7 @@ from alignment.pair import Pair
 from alignment.permutation import identity_permutation, permute, permute_block, random_permutation
 from alignment.similarity import Similarity
 from alignment.spec import Factor, PermutationSpec
+from alignment.tracing import derive_spec
 from alignment.weight_matching import match_weights
 from tests.hand_specs import SPECS, mlp_spec, mlp_state, random_state
 from tests.oracle import similarity
@@ -112,6 +113,20 @@ def test_a_copy_is_recognised_and_another_network_is_not(spec: PermutationSpec) 
     assert found is not None
     assert all(torch.equal(t, reference[n]) for n, t in permute(spec, found, copy.candidate).items())
     assert recognise_copy(Pair(spec, reference, random_state(spec, generator)), edges) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_copy_is_found_where_no_family_is_certain_without_another(seed: int) -> None:
+    """Channels are in groups of two for normalisation, which lie in groups of six for the convolution."""
+    norm, grouped = nn.GroupNorm(6, 12), nn.Conv2d(12, 12, 3, groups=2)
+    net = nn.Sequential(nn.Conv2d(3, 12, 1), norm, nn.ReLU(), grouped, nn.ReLU(), nn.Conv2d(12, 2, 1))
+    spec = derive_spec(net, (torch.randn(2, 3, 6, 6),))
+    generator = torch.Generator().manual_seed(seed)
+    reference = random_state(spec, generator)
+    for _ in range(4):
+        copy = permute(spec, random_permutation(spec, generator), reference)
+        aligned = permute(spec, match_weights(spec, reference, copy).permutation, copy)
+        assert all(torch.equal(aligned[name], tensor) for name, tensor in reference.items())
 
 
 def test_units_that_changed_heads_make_no_copy() -> None:

@@ -409,12 +409,17 @@ def test_palette_images_are_read_as_colours(tmp_path: Path) -> None:
     assert samples.inputs[0, :, 0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(
     ("function", "told"),
     [
         ("three", "ValueError: too many values to unpack"),
         ("raises", "RuntimeError: no scanner"),
         ("nothing", "expected at least one sample and one class for each, got inputs of shape"),
+        ("one_number", r"expected at least one sample .* inputs of shape \(\) and classes of shape \(1,\)"),
+        ("mostly_gaps", "ValueError: got a tensor of layout torch.sparse_coo, .* to_dense"),
+        ("of_several_lengths", "ValueError: got a tensor of layout torch.nested"),
+        ("sparse_classes", "ValueError: got a tensor of layout torch.sparse_coo"),
         ("negative", "classes are numbered from 0, got -1"),
         ("shares_of_one", r"sample 1 has class 0\.05.*; classes are whole numbers from 0"),
         ("a_class_that_is_a_gap", r"sample 2 has class nan; classes are whole numbers from 0"),
@@ -439,6 +444,22 @@ def nothing() -> object:
     return torch.zeros(0, 1), torch.zeros(0)
 
 
+def one_number() -> object:
+    return torch.tensor(1.0), [1]
+
+
+def mostly_gaps() -> object:
+    return torch.eye(2).to_sparse(), [0, 1]
+
+
+def of_several_lengths() -> object:
+    return torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), [0, 1]  # pyright: ignore[reportUnknownMemberType]
+
+
+def sparse_classes() -> object:
+    return torch.eye(2), torch.tensor([0, 1]).to_sparse()
+
+
 def negative() -> object:
     return torch.zeros(2, 1), [0, -1]
 
@@ -457,6 +478,14 @@ def whole_floats() -> object:
 
 def test_classes_may_be_floats_that_are_whole() -> None:
     assert read_samples("tests.test_site_data:whole_floats").targets.tolist() == [0, 2, 1]
+
+
+def computed() -> tuple[torch.Tensor, list[int]]:
+    return torch.nn.Linear(3, 2)(torch.ones(4, 3)), [0, 1] * 2
+
+
+def test_samples_bring_no_gradients_of_what_computed_them() -> None:
+    assert not read_samples("tests.test_site_data:computed").inputs.requires_grad
 
 
 def a_gap_in_the_fourth() -> tuple[torch.Tensor, list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from alignment.spec import Axis, Factor, PermutationSpec
 from alignment.tracing.derivation import Derivation
@@ -12,6 +12,9 @@ from alignment.tracing.factors import shortest
 from alignment.tracing.families import family_parents
 from alignment.tracing.layout import INTERLEAVED, free_dims, segments_of, spread_interleaved
 from alignment.tracing.recording import Value
+from alignment.unread import UNREAD
+
+ONLY_IN_TRAINING = "only training reads it"
 
 # What a parameter adds to the path of the module that owns it.
 _WEIGHT = re.compile(r"_?(weight|bias)(_ih|_hh)?(_|$)")
@@ -30,7 +33,7 @@ def assemble(derivation: Derivation, buffers: frozenset[str]) -> PermutationSpec
         axes=axes,
         parents={names[dim]: names[parent] for dim, parent in parents.items()},
         buffers=buffers & frozenset(derivation.recording.state),
-        fixed=_reasons(state),
+        fixed=_reasons(state, derivation.read_in_training),
     )
 
 
@@ -66,14 +69,15 @@ def _owner(key: str) -> str:
     return ".".join(part for part in (path, kept) if part) or key
 
 
-def _reasons(state: Mapping[str, Value]) -> dict[tuple[str, int], str]:
+def _reasons(state: Mapping[str, Value], read_in_training: Container[Value]) -> dict[tuple[str, int], str]:
     """Why segments stay, of every axis that has one which stays, or whose outer units had to."""
     reasons: dict[tuple[str, int], str] = {}
     for key, value in state.items():
         for number, expr in enumerate(value.axes or ()):
             still = [s for s in segments_of(expr) if s and all(dim.reason is not None for dim in s)]
             if still and value.shape[number] > 1:
-                reasons[key, number] = still[0][0].reason or ""
+                reason = still[0][0].reason or ""
+                reasons[key, number] = ONLY_IN_TRAINING if reason == UNREAD and value in read_in_training else reason
             elif any(dim.reason == INTERLEAVED for product in resolve(expr) for dim in product):
                 reasons[key, number] = INTERLEAVED
     return reasons

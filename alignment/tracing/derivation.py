@@ -16,6 +16,7 @@ from alignment.tracing.rules.table import PASSIVE, WRITE_ASIDE, rule_of
 from alignment.tracing.schema import label_of, name_of
 from alignment.tracing.sharing import Sharing
 from alignment.tracing.slots import settle
+from alignment.unread import UNREAD
 
 # They read whether a mask is causal or how long a packed batch is, to choose between equal ways to compute.
 _HARMLESS = (nn.TransformerEncoder, nn.TransformerDecoder, nn.LSTM, nn.GRU, nn.RNN)
@@ -26,11 +27,15 @@ _OVERLAPPING = "it shares memory with a tensor of another layout"
 
 @dataclass
 class Derivation:
-    """What a recording tells: the values carry their axes. ``read`` by a live call; ``mixings`` rule families out."""
+    """What a recording tells: the values carry their axes. ``read`` by a live call; ``mixings`` rule families out.
+
+    ``read_in_training``, where the recording is not of training, are values that training alone reads.
+    """
 
     recording: Recording
     read: frozenset[Value]
     mixings: list[Mixing] = field(default_factory=list[Mixing])
+    read_in_training: frozenset[Value] = frozenset()
 
 
 def derive(recording: Recording, sharing: Sharing) -> Derivation:
@@ -62,7 +67,7 @@ def _start(derivation: Derivation, sharing: Sharing) -> None:
         meet(recording.state[one], _axes(recording.state[other]), "tied tensors")
     for value in recording.state.values():
         if value not in derivation.read:
-            fix_values([value], "no operation of the traced run reads it")
+            fix_values([value], UNREAD)
     fix_values((recording.state[key] for key in sharing.overlapping), _OVERLAPPING)
     fix_values(recording.sparse, _SPARSE)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from alignment.tracing.dims import Axes, Dim, Expr, fix, fresh, merge, resolve, root, size_of, unify
+from alignment.tracing.dims import Axes, Dim, Expr, fix, fresh, is_fixed, merge, resolve, root, size_of, unify
 
 
 @dataclass(eq=False)
@@ -36,7 +36,8 @@ def stacked(tensors: Sequence[Axes], why: str) -> Axes:
     """A new outermost axis, then the axes of ``tensors`` one under the other, tied only if they must be."""
     outermost = fresh(len(tensors), f"{why}: in their order")
     columns = [tuple(map(resolve, column)) for column in zip(*tensors, strict=True)]
-    varying = [place for place, column in enumerate(columns) if any(expr != column[0] for expr in column)]
+    # What stays is in its place in every tensor alike.
+    varying = [place for place, column in enumerate(columns) if len(set(column)) > 1 and not all(map(is_fixed, column))]
     parts = (outermost[0][0], *(Dim(size_of(columns[place][0])) for place in varying)) if varying else ()
     if varying:
         pending = _pend(None, parts)
@@ -62,12 +63,23 @@ def settle(axes: Iterable[Expr], why: str) -> None:
 
 def settle_unless_outermost(expr: Expr, why: str) -> bool:
     """Whether ``expr`` is the outermost part of something pending; any other part is settled."""
-    dims = [dim for product in resolve(expr) for dim in product]
-    pending = _pending(dims[0]) if len(dims) == 1 else None
-    if pending is not None and pending.parts[0] is dims[0]:
+    if _led_by(expr) is not None:
         return True
     settle((expr,), why)
     return False
+
+
+def in_a_row(run: Sequence[Expr], why: str) -> Expr | None:
+    """The axis that a reshape makes of ``run``, slot after slot, as a concatenation does: the slots stay apart.
+
+    None unless ``run`` begins with the outermost part of something whose slots are known, and holds all other parts.
+    """
+    outermost, *rest = map(resolve, run)
+    pending = _led_by(outermost)
+    if pending is None or not pending.slots or any(((part,),) not in rest for part in pending.parts[1:]):
+        return None
+    slots = (take_slot(tuple(rest), outermost, index, why) for index in range(len(pending.slots)))
+    return tuple(product for slot in slots for product in merge(slot))
 
 
 def take_slot(axes: Axes, outermost: Expr, index: int, why: str) -> Axes:
@@ -96,6 +108,13 @@ def _open(pending: Pending, why: str) -> None:
     pending.slots = [tuple(fresh(part.size) for part in inner) for _ in range(outermost.size)]
     segments = tuple(product for slot in pending.slots for product in merge(slot))
     unify(((pending.source,),), segments, why)
+
+
+def _led_by(expr: Expr) -> Pending | None:
+    """What is pending with ``expr`` as its outermost part."""
+    dims = [dim for product in resolve(expr) for dim in product]
+    pending = _pending(dims[0]) if len(dims) == 1 else None
+    return pending if pending is not None and pending.parts[0] is dims[0] else None
 
 
 def _pending(dim: Dim) -> Pending | None:

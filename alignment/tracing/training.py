@@ -29,10 +29,14 @@ def keep_for_training(bench: Bench, derivation: Derivation, shared: Sharing) -> 
     state = derivation.recording.state
     unread = [key for key, value in state.items() if value.shape and value not in derivation.read]
     training = _in_training(bench, shared) if unread else None
-    if training is None or not any(training.recording.state[key] in training.read for key in unread):
+    if training is None:
         return
     seen = training.recording.state
-    fix_values((seen[key] for key in unread if seen[key] in training.read), READ_IN_TRAINING)
+    trained = [key for key in unread if seen[key] in training.read]
+    if not trained:
+        return
+    derivation.read_in_training = frozenset(state[key] for key in trained)
+    fix_values((seen[key] for key in trained), READ_IN_TRAINING)
     for key, value in state.items():
         meet(value, seen[key].axes or (), READ_IN_TRAINING)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from alignment.tracing.dims import UNIT, Axes, Expr, fresh, merge, resolve, size_of, split
 from alignment.tracing.operation import Operation, Rule, axis_number, axis_numbers, numel
-from alignment.tracing.slots import defer, settle
+from alignment.tracing.slots import defer, in_a_row, settle
 
 
 def permute(op: Operation) -> Sequence[Axes]:
@@ -88,6 +88,8 @@ def _runs(wide: Sequence[Expr], shape: Sequence[int]) -> Iterator[tuple[list[Exp
 def _resplit(op: Operation, run: list[Expr], sizes: list[int]) -> list[Expr]:
     if len(run) == len(sizes) == 1:
         return run
+    if len(sizes) == 1 and (row := in_a_row(run, op.why)) is not None:
+        return [row]
     settle(run, op.why)
     segments = resolve(run[0])
     if len(run) == 1 and len(segments) == len(segments[0]) == 1 and segments[0][0].free:
