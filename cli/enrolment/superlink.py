@@ -8,7 +8,7 @@ from typing import cast
 import tomli_w
 
 from cli.enrolment.layout import ServerFolder
-from cli.enrolment.settings import Federation
+from cli.enrolment.settings import Federation, host_of
 from cli.superlink import CONNECTION, FlowerError, SuperLink, complaint, flower_environment, short_folder
 
 Node = dict[str, str]
@@ -22,7 +22,7 @@ def reach_superlink(folder: ServerFolder, federation: Federation) -> Generator[S
         address = {"address": federation.superlink, "root-certificates": str((folder.path / "ca.crt").resolve())}
         config = {"superlink": {"default": CONNECTION, CONNECTION: address}}
         (home / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
-        yield SuperLink(home, flower_environment(home))
+        yield SuperLink(home, flower_environment(home, host_of(federation.superlink)))
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
