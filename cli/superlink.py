@@ -236,25 +236,22 @@ def flower_environment(home: Path, *hosts: str) -> dict[str, str]:
 
     ``hosts`` are dialled as the loopback is, through no HTTP proxy.
     """
-    return (
-        os.environ
-        | direct(*hosts)
-        | {
-            # Functions that the caller's options name lie where the caller is, and the sites must find them too. Ours come
-            # first: a folder named `client` there must not be taken for the app's.
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH")))),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TMPDIR": str(home),
-            "HF_HUB_OFFLINE": "1",
-            # Two multi-threaded trainings on few cores slow each other tenfold.
-            "OMP_NUM_THREADS": "1",
-        }
-    )
+    environment = os.environ | direct(*hosts)
+    return environment | {
+        # Functions that the caller's options name lie where the caller is, and the sites must find them too. Ours come
+        # first: a folder named `client` there must not be taken for the app's.
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH")))),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_TMPDIR": str(home),
+        "HF_HUB_OFFLINE": "1",
+        # Two multi-threaded trainings on few cores slow each other tenfold.
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def executable(name: str) -> str:

@@ -58,22 +58,19 @@ class Parts:
     def environment(self) -> Mapping[str, str]:
         """The processes' environment: Flower keeps its files in the site's folder, and stays silent."""
         dialled = [self._host(part) for part in (Part.SIDECAR, Part.SUPERNODE)]
-        return (
-            os.environ
-            | direct(*dialled)
-            | {
-                "FLWR_HOME": str(self.folder.state / "flower"),
-                "FLWR_TELEMETRY_ENABLED": "0",
-                "FLWR_DISABLE_UPDATE_CHECK": "1",
-                "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-                "HF_HUB_OFFLINE": "1",
-                # What `datasets` makes of a folder once, and reads at every message; the data itself is mounted read-only.
-                "HF_HOME": str(self.folder.state / "huggingface"),
-                # Where data = "module:function" looks.
-                "PYTHONPATH": os.pathsep.join(filter(None, (str(self.folder.code), os.environ.get("PYTHONPATH")))),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-            }
-        )
+        environment = os.environ | direct(*dialled)
+        return environment | {
+            "FLWR_HOME": str(self.folder.state / "flower"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "HF_HUB_OFFLINE": "1",
+            # What `datasets` makes of a folder once, and reads at every message; the data itself is mounted read-only.
+            "HF_HOME": str(self.folder.state / "huggingface"),
+            # Where data = "module:function" looks.
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(self.folder.code), os.environ.get("PYTHONPATH")))),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
 
     def _sidecar(self) -> list[str]:
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
