@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import proxy_bypass
 
 import httpx
 import pytest
@@ -77,7 +77,7 @@ def bypassed(environment: Mapping[str, str], host: str) -> bool:
             patched.delenv("no_proxy", raising=False)
             patched.delenv("NO_PROXY", raising=False)
             patched.setenv(name, environment[name])
-            found.append(bool(proxy_bypass_environment(host, getproxies_environment())))
+            found.append(bool(proxy_bypass(host)))
     return all(found)
 
 
