@@ -548,6 +548,42 @@ def test_a_renewed_kit_names_the_image_of_now(
     assert f"image: ${{FEDREBASIN_IMAGE:-{expected}}}" in (tmp_path / "new.kit" / "compose.yml").read_text()
 
 
+@pytest.mark.parametrize(
+    ("made_with", "option", "variable", "told"),
+    [
+        ("registry.example/x:7", "", "registry.example/x:9", "x:9, which kits name from now on in place of registry"),
+        ("registry.example/x:7", "registry.example/x:8", "registry.example/x:9", ""),
+        ("registry.example/x:7", "", "registry.example/x:7", ""),
+        ("fedrebasin:0.0.9", "", f"fedrebasin:{version('fedrebasin')}", ""),
+        ("registry.example/x:7", "", "", ""),
+    ],
+)
+def test_an_image_of_the_environment_does_not_replace_another_unsaid(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    made_with: str,
+    option: str,
+    variable: str,
+    told: str,
+) -> None:
+    server = enrolled(tmp_path, capsys, made_with)
+    monkeypatch.setenv("FEDREBASIN_IMAGE", variable)
+    image = ("--image", option) if option else ()
+    done = run(capsys, "server", "renew", "site-us", "--kit", tmp_path / "kit", "--folder", server, *image)
+    assert done.code == 0
+    assert told in done.err
+    assert bool(told) == ("FEDREBASIN_IMAGE" in done.err)
+
+
+def test_in_containers_what_renew_said_of_the_image_stands_until_it_is_said_otherwise() -> None:
+    services = yaml.safe_load((Path(__file__).parents[1] / "compose.yml").read_text())["services"]
+    # Whoever does not set it says nothing to the operator's commands; the first start writes a default of its own.
+    assert services["enrolment"]["environment"]["FEDREBASIN_IMAGE"] == "${FEDREBASIN_IMAGE:-}"
+    default = f"${{FEDREBASIN_IMAGE:-fedrebasin:{version('fedrebasin')}}}"
+    assert services["certificates"]["environment"]["FEDREBASIN_IMAGE"] == default
+
+
 def test_a_renewed_kit_tells_of_the_runs_of_now_and_so_do_those_to_come(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
