@@ -233,6 +233,18 @@ def test_containers_and_units_say_what_the_settings_say(tmp_path: Path) -> None:
     assert all("ProtectProc=invisible\n" in unit for unit in units.values())
 
 
+def test_containers_run_as_who_owns_the_keys_whoever_configures_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, kit, told = joined(tmp_path)
+    owner = site.keys.stat()
+    # As root, say, after `chown -R`.
+    monkeypatch.setattr(os, "getuid", lambda: owner.st_uid + 4242)
+    monkeypatch.setattr(os, "getgid", lambda: owner.st_gid + 4242)
+    install_kit(kit, site, told)
+    assert f"FEDREBASIN_USER={owner.st_uid}:{owner.st_gid}\n" in write_environment(site).read_text()
+
+
 @pytest.mark.parametrize("folder", ["/srv/x-rays", "/srv/a #x", '/srv/the "new" ones', "/srv/röntgen", ""])
 def test_compose_reads_the_folder_of_the_data_as_it_stands_in_the_settings(tmp_path: Path, folder: str) -> None:
     if shutil.which("docker-compose") is None:
