@@ -433,6 +433,21 @@ def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_federation_shuts_no_folder_but_those_that_it_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    folder = ServerFolder(tmp_path / "place")
+    if there:
+        folder.path.mkdir()
+        folder.path.chmod(0o755)
+    assert run(capsys, "server", "init", "--proxy", "localhost:8443", "--folder", folder.path).code == 0
+    assert folder.path.stat().st_mode & 0o777 == (0o755 if there else 0o700)
+    for each in (folder.proxy, folder.superlink, folder.superexec, folder.operator, folder.issued):
+        assert each.stat().st_mode & 0o777 == 0o700
+    assert (folder.path / "ca.key").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_federation_is_made_once(tmp_path: Path) -> None:
     make_server(ServerFolder(tmp_path), FEDERATION)
     with pytest.raises(EnrolmentError, match=r"holds a federation already\. `fedrebasin server approve` lets sites in"):
