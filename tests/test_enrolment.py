@@ -448,6 +448,18 @@ def test_a_federation_shuts_no_folder_but_those_that_it_makes(
     assert (folder.path / "ca.key").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_certificate_does_not_outlive_the_authority(capsys: pytest.CaptureFixture[str]) -> None:
+    authority = new_authority("tests", 100)
+    certificate = authority.sign_site(new_key().public_key(), "site-us", 365)
+    assert certificate.not_valid_after_utc == authority.certificate.not_valid_after_utc
+    assert "the certificate of 'site-us' is good until" in (said := capsys.readouterr().err)
+    assert "and not for 365 days: the federation's authority ends then" in said
+    # As long as the authority, but for the moment in between: nothing that has to be said.
+    for days in (99, 100):
+        authority.sign_server(new_key().public_key(), "proxy", ["localhost"], days)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_federation_is_made_once(tmp_path: Path) -> None:
     make_server(ServerFolder(tmp_path), FEDERATION)
     with pytest.raises(EnrolmentError, match=r"holds a federation already\. `fedrebasin server approve` lets sites in"):
