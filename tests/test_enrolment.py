@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -308,6 +309,56 @@ def test_units_for_a_user_who_could_not_come_to_the_folder_are_refused(tmp_path:
         with pytest.raises(KitError, match=told):
             write_units(site, tmp_path, Path("/usr/bin/env"), other.pw_name)
     assert not list(tmp_path.glob("*.service"))
+
+
+@pytest.fixture
+def others_site() -> Generator[tuple[SiteFolder, pwd.struct_passwd]]:
+    """A site that belongs to another user, in a folder that they can enter; root alone makes units for it."""
+    if os.geteuid():
+        pytest.skip("only root makes units for others")
+    other = next(user for user in pwd.getpwall() if user.pw_uid)
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        site, kit, told = joined(Path(place))
+        install_kit(kit, site, told)
+        for path in (site.path, *site.path.rglob("*")):
+            os.chown(path, other.pw_uid, other.pw_gid)
+        yield site, other
+
+
+def test_units_for_a_user_who_could_not_run_the_command_are_refused(
+    others_site: tuple[SiteFolder, pwd.struct_passwd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, other = others_site
+    # That of the tests may lie in a home.
+    monkeypatch.setattr(sys, "executable", "/bin/sh")
+    command = site.path.parent / "clone" / ".venv" / "bin" / "fedrebasin"
+    command.parent.mkdir(parents=True)
+    module = command.parents[1] / "module"
+    module.write_text("")
+    command.write_text(f"#!/bin/sh\ncat {module}\n")
+    advice = f"with `umask 022`, or `chmod -R o.rX {command.parents[2]}`"
+    for path in (command, module):
+        command.chmod(0o755)
+        module.chmod(0o644)
+        # As under umask 077, but for the folders.
+        path.chmod(0o700)
+        with pytest.raises(KitError, match=rf"the user {other.pw_name} cannot run it: .*Permission denied.*{advice}"):
+            write_units(site, tmp_path, command, other.pw_name)
+        path.chmod(0o755)
+    assert len(write_units(site, tmp_path, command, other.pw_name)) == 3
+
+
+def test_nobody_is_told_to_open_a_home(
+    others_site: tuple[SiteFolder, pwd.struct_passwd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, other = others_site
+    home = site.path.parent / "home"
+    home.mkdir(mode=0o700)
+    users = [*pwd.getpwall(), pwd.struct_passwd(("me", "x", 0, 0, "", str(home), "/bin/sh"))]
+    monkeypatch.setattr(pwd, "getpwall", lambda: users)
+    with pytest.raises(KitError, match=f"cannot enter {home}: move it to where they can, such as /srv/fedrebasin$"):
+        write_units(site, tmp_path, home / "clone" / ".venv" / "bin" / "fedrebasin", other.pw_name)
 
 
 def test_a_site_that_has_not_said_where_its_data_is_does_not_start(tmp_path: Path) -> None:
