@@ -12,7 +12,15 @@ from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry
 from cli.enrolment.requests import RESERVED, compare, read_request
 from cli.enrolment.server import days_left, make_server, sign_servers
-from cli.enrolment.settings import LEAST_SAMPLES, SERVER_DAYS, SITE_DAYS, Federation, RunConfig, default_image
+from cli.enrolment.settings import (
+    LEAST_SAMPLES,
+    SERVER_DAYS,
+    SITE_DAYS,
+    Federation,
+    RunConfig,
+    default_image,
+    image_of_now,
+)
 from cli.enrolment.superlink import nodes, reach_superlink
 from cli.errors import OptionError
 from cli.late import Late, group_with
@@ -72,6 +80,7 @@ def init(
 
 @app.command()
 def approve(
+    context: typer.Context,
     request: Annotated[Path, typer.Argument(show_default=False, help="The request that a site sent.")],
     expected: Annotated[
         str, typer.Option("--fingerprint", help="What the site's operator told you; without it you are shown it.")
@@ -85,7 +94,7 @@ def approve(
 
     A site that is in already and asks with a new key is let in with that one, and its old key is revoked.
     """
-    server = Server.open(folder).telling(image)
+    server = _opened(context, folder, image)
     asked = read_request(request)
     compare(expected, asked.key, str(request))
     where = kit or Path(f"{asked.name}.kit")
@@ -127,6 +136,7 @@ def revoke(
 
 @app.command()
 def renew(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="The site; or `server` for the proxy's and the SuperLink's own.")],
     kit: Kit = None,
     image: Image = "",
@@ -141,7 +151,7 @@ def renew(
     """
     if name == RESERVED and kit is not None:
         raise OptionError(f"--kit {kit}: proxy and SuperLink take no kit; leave it out, or name a site")
-    server = Server.open(folder).telling(image, _run_config(run_config) if run_config is not None else None)
+    server = _opened(context, folder, image, _run_config(run_config) if run_config is not None else None)
     if name == RESERVED:
         with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
             sign_servers(server.folder, server.federation, server.authority)
@@ -154,6 +164,16 @@ def renew(
     with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
         entry, told = server.renew(name, where)
     _tell_kit(entry, where, told, output)
+
+
+def _opened(context: typer.Context, folder: Path, image: str, run: RunConfig | None = None) -> Server:
+    """The server, whose kits name ``image`` and ``run``. An image that nobody typed is told where it is another one."""
+    server = Server.open(folder)
+    before = image_of_now(server.federation.image)
+    source = context.get_parameter_source("image")
+    if image not in ("", before) and source is not None and source.name == "ENVIRONMENT":
+        warn(f"FEDREBASIN_IMAGE is {image}, which kits name from now on in place of {before}; --image says otherwise")
+    return server.telling(image, run)
 
 
 def _run_config(path: Path | None) -> RunConfig:

@@ -9,9 +9,10 @@ import typer
 
 from cli.enrolment.approval import Server
 from cli.enrolment.files import private_folder
+from cli.enrolment.keys import fingerprint
 from cli.enrolment.kits import install_kit
 from cli.enrolment.layout import SiteFolder
-from cli.enrolment.requests import make_request, read_request
+from cli.enrolment.requests import make_request, read_request, write_request
 from cli.output import Format, Output, people, print_json
 from client.site import first_names, simulated_name
 
@@ -44,14 +45,19 @@ def simulate(
 
 
 def join(server: Server, site: SiteFolder, name: str) -> None:
-    """Request, approval and installation."""
+    """Request, approval and installation, or what of them was not done when it was broken off."""
     private_folder(site.path)
     request = site.path / f"{name}.request.pem"
     if not site.key.exists():
-        request = make_request(site, name)
+        make_request(site, name)
+    elif not request.exists():
+        write_request(site, name)
+    asked = read_request(request)
+    entry = server.register().enrolled(name)
+    is_in = entry is not None and entry.key == fingerprint(asked.key)
     with tempfile.TemporaryDirectory() as scratch:
         kit = Path(scratch) / "kit"
-        _, told = server.approve(read_request(request), kit)
+        _, told = server.renew(name, kit) if is_in else server.approve(asked, kit)
         install_kit(kit, site, told)
 
 

@@ -19,6 +19,7 @@ from typing import cast
 
 import tomli_w
 
+from cli.direct import direct
 from strategies.errors import OperatorError
 
 packages = ("alignment", "models", "strategies", "client", "server")
@@ -230,9 +231,13 @@ def stage_app(home: Path) -> Path:
     return app
 
 
-def flower_environment(home: Path) -> dict[str, str]:
-    """This process's environment for Flower's commands: their files below ``home``, and nobody asked or told."""
-    return os.environ | {
+def flower_environment(home: Path, *hosts: str) -> dict[str, str]:
+    """This process's environment for Flower's commands: their files below ``home``, and nobody asked or told.
+
+    ``hosts`` are dialled as the loopback is, through no HTTP proxy.
+    """
+    environment = os.environ | direct(*hosts)
+    return environment | {
         # Functions that the caller's options name lie where the caller is, and the sites must find them too. Ours come
         # first: a folder named `client` there must not be taken for the app's.
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH")))),
@@ -279,11 +284,12 @@ def _check_free(port: int) -> None:
 
 def _wait_until_healthy(link: SuperLink, process: "subprocess.Popen[bytes]", port: int) -> None:
     ends = time.monotonic() + 60
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < ends:
         if process.poll() is not None:
             raise FlowerError(f"flower-superlink ended with code {process.returncode}:\n{link.log_tail()}")
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+            with opener.open(f"http://127.0.0.1:{port}/health", timeout=2):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

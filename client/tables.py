@@ -61,7 +61,9 @@ def _load(path: Path) -> Dataset:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"data {str(path)!r}: datasets.load_dataset failed: {error}") from error
+        # Its own words are "An error occurred"; what it was, such as a full disk, is the cause.
+        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+        raise DataError(f"data {str(path)!r}: datasets.load_dataset failed: {reason}") from error
     assert isinstance(loaded, DatasetDict)
     # A split of its own for testing is kept to itself: only training data is cut up over sites.
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))

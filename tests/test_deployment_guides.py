@@ -77,6 +77,16 @@ def networks_of(text: str) -> dict[str, set[str]]:
     return {name: set(each["networks"]) for name, each in services.items() if "networks" in each}
 
 
+def test_training_at_a_site_shares_no_network_with_what_lends_the_sites_certificate() -> None:
+    kit = (ROOT / "deploy" / "site" / "compose.yml.j2").read_text(encoding="utf-8")
+    told, networks = networks_of(kit), yaml.safe_load(kit)["networks"]
+    assert not told["superexec"] & told["sidecar"]
+    assert told["superexec"] & told["supernode"]
+    assert told["sidecar"] & told["supernode"]
+    assert {name for name, each in networks.items() if not each.get("internal")} == {"outside"}
+    assert {name for name, each in told.items() if "outside" in each} == {"sidecar", "check"}
+
+
 def test_what_shows_the_runs_cannot_reach_what_commands_the_sites() -> None:
     told = networks_of(COMPOSE)
     showing = {"exporter", "prometheus", "grafana"}

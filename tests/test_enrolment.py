@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Generator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -233,6 +234,18 @@ def test_containers_and_units_say_what_the_settings_say(tmp_path: Path) -> None:
     assert all("ProtectProc=invisible\n" in unit for unit in units.values())
 
 
+def test_containers_run_as_who_owns_the_keys_whoever_configures_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, kit, told = joined(tmp_path)
+    owner = site.keys.stat()
+    # As root, say, after `chown -R`.
+    monkeypatch.setattr(os, "getuid", lambda: owner.st_uid + 4242)
+    monkeypatch.setattr(os, "getgid", lambda: owner.st_gid + 4242)
+    install_kit(kit, site, told)
+    assert f"FEDREBASIN_USER={owner.st_uid}:{owner.st_gid}\n" in write_environment(site).read_text()
+
+
 @pytest.mark.parametrize("folder", ["/srv/x-rays", "/srv/a #x", '/srv/the "new" ones', "/srv/röntgen", ""])
 def test_compose_reads_the_folder_of_the_data_as_it_stands_in_the_settings(tmp_path: Path, folder: str) -> None:
     if shutil.which("docker-compose") is None:
@@ -296,6 +309,56 @@ def test_units_for_a_user_who_could_not_come_to_the_folder_are_refused(tmp_path:
         with pytest.raises(KitError, match=told):
             write_units(site, tmp_path, Path("/usr/bin/env"), other.pw_name)
     assert not list(tmp_path.glob("*.service"))
+
+
+@pytest.fixture
+def others_site() -> Generator[tuple[SiteFolder, pwd.struct_passwd]]:
+    """A site that belongs to another user, in a folder that they can enter; root alone makes units for it."""
+    if os.geteuid():
+        pytest.skip("only root makes units for others")
+    other = next(user for user in pwd.getpwall() if user.pw_uid)
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        site, kit, told = joined(Path(place))
+        install_kit(kit, site, told)
+        for path in (site.path, *site.path.rglob("*")):
+            os.chown(path, other.pw_uid, other.pw_gid)
+        yield site, other
+
+
+def test_units_for_a_user_who_could_not_run_the_command_are_refused(
+    others_site: tuple[SiteFolder, pwd.struct_passwd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, other = others_site
+    # That of the tests may lie in a home.
+    monkeypatch.setattr(sys, "executable", "/bin/sh")
+    command = site.path.parent / "clone" / ".venv" / "bin" / "fedrebasin"
+    command.parent.mkdir(parents=True)
+    module = command.parents[1] / "module"
+    module.write_text("")
+    command.write_text(f"#!/bin/sh\ncat {module}\n")
+    advice = f"with `umask 022`, or `chmod -R o.rX {command.parents[2]}`"
+    for path in (command, module):
+        command.chmod(0o755)
+        module.chmod(0o644)
+        # As under umask 077, but for the folders.
+        path.chmod(0o700)
+        with pytest.raises(KitError, match=rf"the user {other.pw_name} cannot run it: .*Permission denied.*{advice}"):
+            write_units(site, tmp_path, command, other.pw_name)
+        path.chmod(0o755)
+    assert len(write_units(site, tmp_path, command, other.pw_name)) == 3
+
+
+def test_nobody_is_told_to_open_a_home(
+    others_site: tuple[SiteFolder, pwd.struct_passwd], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, other = others_site
+    home = site.path.parent / "home"
+    home.mkdir(mode=0o700)
+    users = [*pwd.getpwall(), pwd.struct_passwd(("me", "x", 0, 0, "", str(home), "/bin/sh"))]
+    monkeypatch.setattr(pwd, "getpwall", lambda: users)
+    with pytest.raises(KitError, match=f"cannot enter {home}: move it to where they can, such as /srv/fedrebasin$"):
+        write_units(site, tmp_path, home / "clone" / ".venv" / "bin" / "fedrebasin", other.pw_name)
 
 
 def test_a_site_that_has_not_said_where_its_data_is_does_not_start(tmp_path: Path) -> None:
@@ -419,6 +482,33 @@ def test_a_site_is_shut_out_though_the_superlink_is_silent_and_that_is_told(
 def test_a_request_under_a_wrong_name_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "site", "request", "../x", "--folder", tmp_path / "site").code != 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_federation_shuts_no_folder_but_those_that_it_makes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    folder = ServerFolder(tmp_path / "place")
+    if there:
+        folder.path.mkdir()
+        folder.path.chmod(0o755)
+    assert run(capsys, "server", "init", "--proxy", "localhost:8443", "--folder", folder.path).code == 0
+    assert folder.path.stat().st_mode & 0o777 == (0o755 if there else 0o700)
+    for each in (folder.proxy, folder.superlink, folder.superexec, folder.operator, folder.issued):
+        assert each.stat().st_mode & 0o777 == 0o700
+    assert (folder.path / "ca.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_certificate_does_not_outlive_the_authority(capsys: pytest.CaptureFixture[str]) -> None:
+    authority = new_authority("tests", 100)
+    certificate = authority.sign_site(new_key().public_key(), "site-us", 365)
+    assert certificate.not_valid_after_utc == authority.certificate.not_valid_after_utc
+    assert "the certificate of 'site-us' is good until" in (said := capsys.readouterr().err)
+    assert "and not for 365 days: the federation's authority ends then" in said
+    # As long as the authority, but for the moment in between: nothing that has to be said.
+    for days in (99, 100):
+        authority.sign_server(new_key().public_key(), "proxy", ["localhost"], days)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_federation_is_made_once(tmp_path: Path) -> None:
@@ -546,6 +636,42 @@ def test_a_renewed_kit_names_the_image_of_now(
     told = renewed(capsys, server, *(("--image", option) if option else ()))
     assert (told.version, told.image) == (version("fedrebasin"), expected)
     assert f"image: ${{FEDREBASIN_IMAGE:-{expected}}}" in (tmp_path / "new.kit" / "compose.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("made_with", "option", "variable", "told"),
+    [
+        ("registry.example/x:7", "", "registry.example/x:9", "x:9, which kits name from now on in place of registry"),
+        ("registry.example/x:7", "registry.example/x:8", "registry.example/x:9", ""),
+        ("registry.example/x:7", "", "registry.example/x:7", ""),
+        ("fedrebasin:0.0.9", "", f"fedrebasin:{version('fedrebasin')}", ""),
+        ("registry.example/x:7", "", "", ""),
+    ],
+)
+def test_an_image_of_the_environment_does_not_replace_another_unsaid(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    made_with: str,
+    option: str,
+    variable: str,
+    told: str,
+) -> None:
+    server = enrolled(tmp_path, capsys, made_with)
+    monkeypatch.setenv("FEDREBASIN_IMAGE", variable)
+    image = ("--image", option) if option else ()
+    done = run(capsys, "server", "renew", "site-us", "--kit", tmp_path / "kit", "--folder", server, *image)
+    assert done.code == 0
+    assert told in done.err
+    assert bool(told) == ("FEDREBASIN_IMAGE" in done.err)
+
+
+def test_in_containers_what_renew_said_of_the_image_stands_until_it_is_said_otherwise() -> None:
+    services = yaml.safe_load((Path(__file__).parents[1] / "compose.yml").read_text())["services"]
+    # Whoever does not set it says nothing to the operator's commands; the first start writes a default of its own.
+    assert services["enrolment"]["environment"]["FEDREBASIN_IMAGE"] == "${FEDREBASIN_IMAGE:-}"
+    default = f"${{FEDREBASIN_IMAGE:-fedrebasin:{version('fedrebasin')}}}"
+    assert services["certificates"]["environment"]["FEDREBASIN_IMAGE"] == default
 
 
 def test_a_renewed_kit_tells_of_the_runs_of_now_and_so_do_those_to_come(

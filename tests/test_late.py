@@ -40,6 +40,12 @@ def test_a_group_shows_them_without_importing_any(capsys: Capsys) -> None:
         assert name in ran.out
 
 
+def test_what_an_argument_is_stands_in_the_help(capsys: Capsys) -> None:
+    for command, told in (("approve", "The request that a site sent."), ("revoke", "The site.")):
+        assert told in run(capsys, "server", command, "--help").out
+    assert "TOML: the run's settings" in " ".join(run(capsys, "server", "run", "--help").out.split())
+
+
 def test_options_arguments_and_help_are_the_commands_own(capsys: Capsys) -> None:
     ran = run(capsys, "merge", "--help")
     assert ran.code == 0

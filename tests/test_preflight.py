@@ -1,10 +1,15 @@
 """`fedrebasin site check`, as far as it needs no server: the site's settings and the network that it joins with."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tomli_w
 import torch
+import yaml
 
 from cli.enrolment.authority import new_authority
 from cli.enrolment.errors import KitError
@@ -17,7 +22,9 @@ from cli.preflight.command import CHECKS, perform
 from cli.preflight.finding import Finding, Subject
 from models import Architecture, build
 from strategies.tensor_files import write_tensors
+from tests.deployment.samples import write_images
 
+ROOT = Path(__file__).resolve().parent.parent
 NETWORK = Architecture("mlp", (1, 8, 8), 10, 16, 2)
 RUN = {"model": "mlp", "shape": "1x8x8", "classes": 10, "width": 16, "depth": 2}
 
@@ -84,6 +91,33 @@ def test_a_path_that_another_folder_would_not_lead_to_is_told_and_the_site_does_
     assert words in find("configuration", site).problem
     with pytest.raises(KitError, match="is not started from this folder"):
         read_parts(site, tmp_path)
+
+
+def test_what_is_made_of_the_data_stays_in_the_sites_folder_and_goes(tmp_path: Path) -> None:
+    site = member(tmp_path, "seed", data=str(write_images(tmp_path / "images", 0, 100)))
+    (tmp_path / "home").mkdir()
+    command = [
+        sys.executable,
+        "-c",
+        "from cli.entry import main; main()",
+        "site",
+        "check",
+        "--folder",
+        site.path,
+        "--format",
+        "json",
+    ]
+    environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    found = {each["check"]: each["problem"] for each in json.loads(done.stdout)["checks"]}
+    assert found["data"] == ""
+    assert sorted(path.name for path in site.state.iterdir()) == ["no-data"]
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+
+def test_the_kits_check_has_room_for_what_is_made_of_the_data() -> None:
+    services = yaml.safe_load((ROOT / "deploy" / "site" / "compose.yml.j2").read_text())["services"]
+    assert "./state:/site/state" in services["check"]["volumes"]
 
 
 @pytest.mark.parametrize("data", ["digits", "ward:samples", "/data"])

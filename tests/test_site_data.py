@@ -511,3 +511,14 @@ def test_whole_numbers_are_tokens_which_no_network_of_ours_takes(model: str) -> 
             load_site_data(site, settings)
     else:
         assert load_site_data(site, settings).train.inputs.dtype == torch.int64
+
+
+def test_why_a_file_cannot_be_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    Dataset.from_dict({"label": list(range(1000))}).to_parquet(path)
+    content = bytearray(path.read_bytes())
+    # Its footer is whole, so that only the samples cannot be read.
+    content[4:200] = bytes(196)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"load_dataset failed: An error occurred while generating the dataset: \w"):
+        read_samples(str(path))

@@ -17,9 +17,13 @@ from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Entry, Issued, Register, read_register
 from cli.enrolment.requests import SiteRequest
 from cli.enrolment.server import open_server, publish, put_settings, write_settings
-from cli.enrolment.settings import Federation, RunConfig
+from cli.enrolment.settings import Federation, Membership, RunConfig
 from cli.enrolment.superlink import reach_superlink, register_node, unregister_node
+from cli.interrupts import uninterrupted
 from cli.superlink import FlowerError
+
+# Until the SuperLink has given the site one.
+NO_NODE = "0"
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,22 @@ class Server:
                     f"{asked.name}: this key is on the list already. Its next certificate comes with `fedrebasin "
                     "server renew`; a revoked key stays revoked: the site asks anew with another"
                 )
-            with kit_folder(kit) as folder:
-                return self._approve(register, asked, folder)
+            # Its network may not be built, which must be known before anybody is let in.
+            membership = membership_of(self.federation, asked.name, NO_NODE)
+            with uninterrupted(), kit_folder(kit) as folder:
+                return self._approve(register, asked, membership, folder)
 
     def renew(self, name: str, kit: Path) -> tuple[Entry, str]:
         """The site's entry with one more certificate for its key, and its new kit's fingerprint."""
         with exclusively(self.folder.register):
             register = self.register()
             entry = register.enrolled_or_raise(name)
-            with kit_folder(kit) as folder:
+            membership = membership_of(self.federation, name, entry.node_id)
+            with uninterrupted(), kit_folder(kit) as folder:
                 key = read_public(entry.public_key.encode())
                 certificate = self.authority.sign_site(key, name, self.federation.certificate_days)
                 renewed = entry.renewed(certificate)
-                return renewed, self._write_kit(register.with_entry(renewed), renewed, certificate, folder)
+                return renewed, self._write_kit(register.with_entry(renewed), membership, certificate, folder)
 
     def revoke(self, name: str) -> Entry:
         """The entry of a site that is shut out: at the proxy first, which works even when the SuperLink is silent.
@@ -115,15 +122,19 @@ class Server:
         said = {**self.federation.model_dump(by_alias=True), **changes}
         return replace(self, federation=parsed(Federation, said)) if changes else self
 
-    def _approve(self, register: Register, asked: SiteRequest, folder: Path) -> tuple[Entry, str]:
+    def _approve(
+        self, register: Register, asked: SiteRequest, membership: Membership, folder: Path
+    ) -> tuple[Entry, str]:
         certificate = self.authority.sign_site(asked.key, asked.name, self.federation.certificate_days)
         public_key = public_ssh(asked.key)
         with reach_superlink(self.folder, self.federation) as link:
+            # What fails from here on is made good by the next try, which finds this node. It is not forgotten instead:
+            # Flower never takes a key again that it has forgotten. Until the list says so the proxy lets nobody in.
+            node_id = register_node(link, asked.name, public_key)
             old = register.enrolled(asked.name)
             if old is not None:
                 unregister_node(link, old.node_id)
                 register = register.with_entry(old.taken_back())
-            node_id = register_node(link, asked.name, public_key)
         entry = Entry(
             name=asked.name,
             status="enrolled",
@@ -132,13 +143,15 @@ class Server:
             approved=datetime.now(UTC),
             certificates=[Issued.of(certificate)],
         )
-        return entry, self._write_kit(register.with_entry(entry), entry, certificate, folder)
+        membership = membership.model_copy(update={"node_id": node_id})
+        return entry, self._write_kit(register.with_entry(entry), membership, certificate, folder)
 
-    def _write_kit(self, register: Register, entry: Entry, certificate: x509.Certificate, folder: Path) -> str:
+    def _write_kit(self, register: Register, said: Membership, certificate: x509.Certificate, folder: Path) -> str:
+        """Writes the kit, and only then lets its site in; returns its fingerprint."""
+        told = write_kit(folder, said, self.authority.certificate, certificate)
+        write_public(self.folder.issued / f"{said.site}.site.crt", pem(certificate))
         self._publish(register)
-        write_public(self.folder.issued / f"{entry.name}.site.crt", pem(certificate))
-        membership = membership_of(self.federation, entry.name, entry.node_id)
-        return write_kit(folder, membership, self.authority.certificate, certificate)
+        return told
 
     def _publish(self, register: Register) -> None:
         publish(self.folder, self.federation, self.authority, register)

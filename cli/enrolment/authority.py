@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cli.enrolment.errors import EnrolmentError
 from cli.enrolment.files import write_private, write_public
 from cli.enrolment.keys import PrivateKey, PublicKey, new_key, private_pem, read_private
+from cli.output import warn
 
 AUTHORITY_DAYS = 3650
 # A site whose clock is a little behind must not find its new certificate not yet valid.
@@ -57,14 +58,22 @@ class Authority:
         self, key: PublicKey, name: str, names: list[x509.GeneralName], purpose: x509.ObjectIdentifier, days: float
     ) -> x509.Certificate:
         now = datetime.now(UTC)
+        # What outlived the authority would be refused from its end on all the same, and tell another date until then.
+        last = self.certificate.not_valid_after_utc
+        end = min(now + timedelta(days=days), last)
+        if now + timedelta(days=days) - end > timedelta(days=1):
+            warn(
+                f"the certificate of {name!r} is good until {end:%Y-%m-%d} and not for {days:g} days: the federation's "
+                "authority ends then, and with it all that it signed; see 'Keys' in docs/server-guide.md"
+            )
         return (
             x509.CertificateBuilder()
             .subject_name(_name(name))
             .issuer_name(self.certificate.subject)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(min(now, now + timedelta(days=days)) - BACKDATED)
-            .not_valid_after(now + timedelta(days=days))
+            .not_valid_before(min(now, end) - BACKDATED)
+            .not_valid_after(end)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signature=True), critical=True)
@@ -75,8 +84,8 @@ class Authority:
         )
 
 
-def new_authority(name: str) -> Authority:
-    """An authority that signs itself."""
+def new_authority(name: str, days: float = AUTHORITY_DAYS) -> Authority:
+    """An authority that signs itself, good for ``days``."""
     key = new_key()
     now = datetime.now(UTC)
     certificate = (
@@ -86,7 +95,7 @@ def new_authority(name: str) -> Authority:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + timedelta(days=AUTHORITY_DAYS))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signature=False), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -49,7 +49,8 @@ def private_folder(path: Path) -> Path:
 
 def write_private(path: Path, content: bytes) -> Path:
     """Writes a file that only its owner may read, from its first byte on, and never over another one."""
-    private_folder(path.parent)
+    if not path.parent.exists():
+        private_folder(path.parent)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
     with os.fdopen(handle, "wb") as file:
         file.write(content)

@@ -1,7 +1,6 @@
 """A kit: the folder that a site gets back. It holds no secret; its fingerprint tells whether it came whole."""
 
 import hashlib
-import os
 import secrets
 import shlex
 import shutil
@@ -151,9 +150,10 @@ def install_kit(kit: Path, folder: SiteFolder, expected: str) -> Membership:
 def write_environment(folder: SiteFolder) -> Path:
     """Writes ``.env``, from which `docker compose` takes what ``site.toml`` says, and returns it."""
     settings = read_settings(folder.check().settings, SiteSettings)
+    owner = folder.keys.stat()
     lines = {
-        # The files of this folder are their owner's alone, so the containers run as their owner.
-        "FEDREBASIN_USER": f"{os.getuid()}:{os.getgid()}",
+        # The keys are their owner's alone, so the containers run as their owner, whoever says this.
+        "FEDREBASIN_USER": f"{owner.st_uid}:{owner.st_gid}",
         "FEDREBASIN_DATA": shlex.quote(settings.data_folder or "./state/no-data"),
         "FEDREBASIN_MEMORY": settings.memory,
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from cli.direct import direct
 from cli.enrolment.errors import KitError
 from cli.enrolment.files import read_settings, write_public
 from cli.enrolment.layout import SiteFolder
@@ -56,7 +57,9 @@ class Parts:
 
     def environment(self) -> Mapping[str, str]:
         """The processes' environment: Flower keeps its files in the site's folder, and stays silent."""
-        return os.environ | {
+        dialled = [self._host(part) for part in (Part.SIDECAR, Part.SUPERNODE)]
+        environment = os.environ | direct(*dialled)
+        return environment | {
             "FLWR_HOME": str(self.folder.state / "flower"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",

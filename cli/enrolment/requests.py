@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 from cli.enrolment.authority import pem
 from cli.enrolment.errors import EnrolmentError
 from cli.enrolment.files import write_private, write_public
-from cli.enrolment.keys import PublicKey, fingerprint, new_key, private_pem, private_ssh
+from cli.enrolment.keys import PublicKey, fingerprint, new_key, private_pem, private_ssh, read_private
 from cli.enrolment.layout import SiteFolder
 from strategies.names import is_site_name
 from strategies.settings import NAME, pattern_words
@@ -38,9 +38,15 @@ def make_request(folder: SiteFolder, name: str) -> Path:
             f"{folder.key} exists: this folder has a key already. Name another --folder; to change a site's key, "
             "see 'Keys' in docs/server-guide.md"
         )
-    key = new_key()
-    write_private(folder.key, private_pem(key))
-    write_private(folder.node_key, private_ssh(key))
+    write_private(folder.key, private_pem(new_key()))
+    return write_request(folder, name)
+
+
+def write_request(folder: SiteFolder, name: str) -> Path:
+    """Writes the request of the key that the folder has, and the key as Flower reads it where that is missing."""
+    key = read_private(folder.key)
+    if not folder.node_key.exists():
+        write_private(folder.node_key, private_ssh(key))
     request = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))

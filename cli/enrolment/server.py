@@ -49,7 +49,9 @@ def _removed_on_failure(path: Path) -> Generator[None]:
 
 
 def _make(folder: ServerFolder, federation: Federation) -> None:
-    private_folder(folder.path)
+    if not folder.path.exists():
+        # Another may be others' too, or a volume; each folder below is the federation's own.
+        private_folder(folder.path)
     authority = new_authority(f"{federation.name} authority")
     keep_authority(authority, folder.path)
     for name in ("proxy", "superlink", "superexec", "operator", "issued"):

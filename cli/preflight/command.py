@@ -1,6 +1,10 @@
 """``fedrebasin site check``: one line for each thing that could keep a site from working."""
 
+import os
 import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +49,8 @@ def check(
         _answer_no_kit(str(error), output)
     # Where the ClientApp looks for data = "module:function".
     sys.path.append(str(site.code.resolve()))
-    findings = inspect(Subject(site))
+    with copies_in(site.state):
+        findings = inspect(Subject(site))
     failed = [each for each in findings if each.problem]
     if output is Format.JSON:
         print_json({"passed": not failed, "checks": [asdict(each) for each in findings]})
@@ -54,6 +59,23 @@ def check(
         print_table(str(folder), ("check", "problem", "how to fix"), rows, texts=("problem", "how to fix"))
         people.print(f"{len(failed)} of {len(findings)} checks failed" if failed else "all checks passed")
     sys.exit(FAILED if failed else PASSED)
+
+
+@contextmanager
+def copies_in(state: Path) -> Generator[None]:
+    """Inside, what `datasets` makes of the site's data lies below ``state``, if that can be written, and is gone after.
+
+    It goes by the environment as it is when it is first imported.
+    """
+    place = state if os.access(state, os.W_OK) else None
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=place, ignore_cleanup_errors=True) as folder:
+        os.environ.update(HF_HOME=folder, HF_HUB_OFFLINE="1")
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def inspect(subject: Subject) -> list[Finding]:

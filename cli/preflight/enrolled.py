@@ -8,7 +8,9 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from cli.direct import dialled_directly
 from cli.enrolment.keys import fingerprint, read_private
+from cli.enrolment.settings import host_of
 from cli.preflight.finding import Problem, Subject
 from cli.preflight.network import identity
 
@@ -20,9 +22,13 @@ def enrolled(subject: Subject) -> str:
     signed = [NodeAuthHttpInterceptor(key, key.public_key())]
     mark = fingerprint(key.public_key())
     try:
-        with FleetHttpClient(
-            f"https://{subject.membership.proxy}", interceptors=signed, verify=identity(subject)
-        ) as client:
+        # As the sidecar, which knows no proxy of the environment's.
+        with (
+            dialled_directly(host_of(subject.membership.proxy)),
+            FleetHttpClient(
+                f"https://{subject.membership.proxy}", interceptors=signed, verify=identity(subject)
+            ) as client,
+        ):
             client.GetRun(question)
     except httpx.HTTPStatusError as error:
         if error.response.status_code == 401:

@@ -19,11 +19,12 @@ look_up() {
   address="${found:-$address}"
 }
 
+# Before nginx reads the same files: a revocation that falls between is seen as a change, not taken for what it has read.
+look_up
+seen="$(state) $address"
 nginx -p "$scratch" -c "$folder/nginx.conf" -e stderr -g 'daemon off;' &
 pid=$!
 trap 'kill -TERM "$pid" 2>/dev/null || true' TERM INT
-look_up
-seen="$(state) $address"
 while kill -0 "$pid" 2>/dev/null; do
   sleep 1 || true
   look_up

@@ -87,11 +87,22 @@ def test_the_site_comes_online(federation: Federation, kit: Kit) -> None:
 def test_only_the_sidecar_has_a_way_out_and_training_sees_no_key(kit: Kit) -> None:
     parts = ("sidecar", "supernode", "superexec")
     ways = {part: set(kit.inspect(part)["NetworkSettings"]["Networks"]) for part in parts}
-    inside = f"{kit.project}_inside"
-    assert ways["supernode"] == ways["superexec"] == {inside}
+    inside, dialling = f"{kit.project}_inside", f"{kit.project}_dialling"
+    assert ways["superexec"] == {inside}
+    assert ways["supernode"] == {inside, dialling}
     assert len(ways["sidecar"]) == 2
+    assert ways["sidecar"] & {inside, dialling} == {dialling}
     keys = ("sh", "-c", "find /site -name '*.key' | grep . ; touch /data/x 2>/dev/null && echo written; true")
     assert kit.compose("exec", "-T", "superexec", *keys).strip() == ""
+
+
+@pytest.mark.parametrize(("host", "port", "reached"), [("sidecar", 9443, False), ("supernode", 9094, True)])
+def test_training_reaches_the_supernode_alone(kit: Kit, host: str, port: int, reached: bool) -> None:
+    # By its address, too: the engine must not only keep the name to itself.
+    networks: dict[str, dict[str, str]] = kit.inspect(host)["NetworkSettings"]["Networks"]
+    for place in (host, *(each["IPAddress"] for each in networks.values() if not reached)):
+        dial = ("timeout", "3", "bash", "-c", f"exec 3<>/dev/tcp/{place}/{port} && echo reached; true")
+        assert kit.compose("exec", "-T", "superexec", *dial, check=False).strip().endswith("reached") == reached
 
 
 @pytest.mark.parametrize("part", ["sidecar", "supernode", "superexec"])

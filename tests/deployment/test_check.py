@@ -146,6 +146,16 @@ def test_a_key_that_the_superlink_forgot_is_not_enrolled(server: Deployment, tmp
     assert find("proxy reachable", forgotten).problem == ""
 
 
+def test_an_http_proxy_of_the_environment_is_not_asked(
+    server: Deployment, site: SiteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    assert find("key enrolled", site).problem == ""
+
+
 @pytest.mark.parametrize("seconds", ["+30", "-30"])
 def test_a_clock_that_is_off_is_told(server: Deployment, site: SiteFolder, seconds: str) -> None:
     assert f"this machine is {seconds[0]}" in problems_at(f"{seconds}s", site)["clock"]

@@ -1,6 +1,9 @@
 """Approving, renewing and revoking, against a real SuperLink and a real proxy."""
 
+import errno
+import os
 import shutil
+import signal
 import ssl
 import time
 from pathlib import Path
@@ -12,16 +15,22 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from cli.enrolment import approval
+from cli.enrolment.approval import Server
 from cli.enrolment.authority import read_certificate
 from cli.enrolment.errors import EnrolmentError, KitError
-from cli.enrolment.keys import read_private
+from cli.enrolment.keys import public_ssh, read_private
+from cli.enrolment.kits import kit_fingerprint
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.register import Entry, read_register
+from cli.enrolment.requests import make_request, read_request
 from cli.enrolment.server import open_server
-from cli.enrolment.superlink import nodes, reach_superlink
+from cli.enrolment.superlink import nodes, reach_superlink, register_node, unregister_node
 from cli.preflight import enrolled
 from cli.preflight.finding import Subject
-from cli.superlink import FlowerError
+from cli.simulate import join
+from cli.superlink import FlowerError, SuperLink
+from models.errors import ModelError
 from tests.deployment.federation import Deployment, fedrebasin
 from tests.waiting import wait_until
 
@@ -169,6 +178,97 @@ def test_where_the_kit_cannot_be_written_nobody_is_let_in(server: Deployment, tm
         assert nodes(link) == before
     assert read_register(server.server.register).enrolled("kitless") is None
     assert (tmp_path / "kit" / "minutes.txt").read_text() == "of the board"
+
+
+def full(*_: object) -> None:
+    """What writes onto a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("fails", ["write_kit", "publish"])
+def test_an_approval_that_failed_lets_nobody_in_and_the_next_one_does(
+    server: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    name = f"again-{fails.replace('_', '-')}"
+    asked = fedrebasin("site", "request", name, "--folder", tmp_path / "site")
+    with monkeypatch.context() as patched:
+        # Once its key is registered.
+        patched.setattr(f"cli.enrolment.approval.{fails}", full)
+        with pytest.raises(EnrolmentError, match="No space left"):
+            approve(server, asked["request"], tmp_path)
+    assert read_register(server.server.register).enrolled(name) is None
+    assert not (tmp_path / "kit").exists()
+    approve(server, asked["request"], tmp_path)
+    told = kit_fingerprint(tmp_path / "kit")
+    fedrebasin("site", "install", tmp_path / "kit", "--fingerprint", told, "--folder", tmp_path / "site")
+    site = SiteFolder(tmp_path / "site")
+    wait_until(lambda: server.answer(site) == 200, 10, "it is let in")
+    assert enrolled.enrolled(Subject(site))
+
+
+def test_an_approval_is_whole_though_it_is_interrupted(
+    server: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = fedrebasin("site", "request", "patient", "--folder", tmp_path / "site")
+    register_node = approval.register_node
+
+    def interrupted(link: SuperLink, name: str, public_key: bytes) -> str:
+        found = register_node(link, name, public_key)
+        os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(approval, "register_node", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Server.open(server.server.path).approve(read_request(Path(asked["request"])), tmp_path / "kit")
+    assert entry_of(server, "patient").status == "enrolled"
+    assert kit_fingerprint(tmp_path / "kit")
+
+
+def test_a_key_that_the_superlink_has_forgotten_is_told(server: Deployment, tmp_path: Path) -> None:
+    asked = fedrebasin("site", "request", "forgotten", "--folder", tmp_path / "site")
+    public_key = public_ssh(read_request(Path(asked["request"])).key)
+    folder, federation, _ = open_server(server.server.path)
+    with reach_superlink(folder, federation) as link:
+        node = register_node(link, "other", public_key)
+        with pytest.raises(FlowerError, match=r"'forgotten': the key is that of 'other', and Flower takes a key once"):
+            register_node(link, "forgotten", public_key)
+        unregister_node(link, node)
+        with pytest.raises(FlowerError, match="the key was that of 'other', which it has forgotten"):
+            register_node(link, "forgotten", public_key)
+
+
+def test_a_network_that_cannot_be_built_lets_nobody_in(server: Deployment, tmp_path: Path) -> None:
+    asked = read_request(Path(fedrebasin("site", "request", "early", "--folder", tmp_path / "site")["request"]))
+    opened = Server.open(server.server.path).telling("", {"model": "nowhere:network"})
+    folder, federation, _ = open_server(server.server.path)
+    with reach_superlink(folder, federation) as link:
+        before = nodes(link)
+        with pytest.raises(ModelError, match="nowhere"):
+            opened.approve(asked, tmp_path / "kit")
+        assert nodes(link) == before
+    with pytest.raises(ModelError, match="nowhere"):
+        opened.renew("site-us", tmp_path / "kit")
+    assert read_register(server.server.register).enrolled("early") is None
+    assert len(entry_of(server, "site-us").certificates) == 1
+
+
+@pytest.mark.parametrize("lost", ["request", "node key", "kit"])
+def test_a_simulated_site_whose_joining_was_broken_off_joins_when_it_is_said_again(
+    server: Deployment, tmp_path: Path, lost: str
+) -> None:
+    opened, site = Server.open(server.server.path), SiteFolder(tmp_path / "site")
+    name = f"broken-{lost.replace(' ', '-')}"
+    request = make_request(site, name)
+    if lost == "kit":
+        opened.approve(read_request(request), tmp_path / "kit")
+    else:
+        request.unlink()
+    if lost == "node key":
+        site.node_key.unlink()
+    join(opened, site, name)
+    assert Subject(site).membership.site == name
+    assert read_private(site.key).public_key() == read_certificate(site.certificate).public_key()
+    assert site.node_key.exists()
 
 
 def test_the_servers_keys_are_renewed_while_sites_go_on(server: Deployment) -> None:
