@@ -14,6 +14,8 @@ import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from cli.entry import ending_at_once
+
 
 class Late(TyperCommand):
     """The command ``name``, a function of that name in ``module``, by default ``cli.NAME``."""
@@ -26,7 +28,8 @@ class Late(TyperCommand):
     def imported(self) -> click.Command:
         """The command itself."""
         app = typer.Typer(add_completion=False)
-        function = getattr(import_module(self.module), str(self.name))
+        with ending_at_once():
+            function = getattr(import_module(self.module), str(self.name))
         app.command(self.name, no_args_is_help=self.no_args_is_help)(function)
         return typer.main.get_command(app)
 

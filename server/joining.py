@@ -47,12 +47,17 @@ class Introductions:
     waiting: dict[str, int] = field(default_factory=dict[str, int])
     asked: dict[int, float] = field(default_factory=dict[int, float])
 
-    def hear(self, look: Callable[[], Collection[int]], are_enough: Callable[[Answers], bool]) -> Answers:
+    def hear(
+        self,
+        look: Callable[[], Collection[int]],
+        are_enough: Callable[[Answers], bool],
+        may_come: Callable[[], bool],
+    ) -> Answers:
         """What nodes say that answer in time; the others may yet answer when it is asked next.
 
         ``look`` tells which nodes there are to ask. All have ``join-deadline-seconds``: until there ``are_enough``,
-        those that come are asked too, and those that fail asked again. Once there are, the others have as long as that
-        took, at least `GRACE_SECONDS`; a node that was silent before is then not waited for at all.
+        those that come are asked too, and those that fail asked again, if any ``may_come``. Once there are, the others
+        have as long as that took, at least `GRACE_SECONDS`; one that was silent before is then not waited for at all.
         """
         began = self.clock.now()
         ends, enough_at, looks_at = began + self.settings.join_deadline_seconds, inf, began
@@ -75,6 +80,8 @@ class Introductions:
                 if enough_at == inf and are_enough(said):
                     enough_at = self.clock.now()
             if enough_at == inf and not self.waiting:
+                if not may_come():
+                    break
                 self.clock.sleep(LOOK_SECONDS)
         self.waiting = {number: node for number, node in self.waiting.items() if node not in said}
         return said

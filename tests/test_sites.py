@@ -194,15 +194,22 @@ class Coming(Timed):
     """The third node is there from a time on, in seconds."""
 
     comes_at: float = 0.0
+    registered: bool = True
 
     def get_node_ids(self) -> Iterable[int]:
         return [FIRST_NODE + site for site in range(3 if self.ticking.time >= self.comes_at else 2)]
 
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        names = dict(enumerate(("site-us", "site-eu", "site-3"), FIRST_NODE)) if self.registered else {}
+        return [NodeInfo(node_id=node_id, name=names.get(node_id, "")) for node_id in self.get_node_ids()]
 
-def coming(directory: Path, comes_at: float, *, failing: bool = False) -> tuple[Sites, Ticking]:
+
+def coming(
+    directory: Path, comes_at: float, *, failing: bool = False, registered: bool = True
+) -> tuple[Sites, Ticking]:
     """Sites of which the third comes then, and the second fails, and the clock of who waits for them."""
     settings = quick_settings(directory, min_sites=2, join_deadline_seconds=600.0)
-    grid = Coming(app, settings, 3, failing_site if failing else honest, comes_at=comes_at)
+    grid = Coming(app, settings, 3, failing_site if failing else honest, comes_at=comes_at, registered=registered)
     return Sites(grid, settings, grid.ticking.clock()), grid.ticking
 
 
@@ -224,6 +231,13 @@ def test_too_few_because_nodes_fail_is_told_at_the_deadline(tmp_path: Path) -> N
     with pytest.raises(JoinError, match=r"1 sites joined \(site-us\), min-sites is 2"):
         sites.join()
     assert ticking.time == pytest.approx(600.0, abs=1.0)
+
+
+def test_in_a_simulation_nobody_comes_later_and_who_fails_is_not_asked_again(tmp_path: Path) -> None:
+    sites, ticking = coming(tmp_path, inf, failing=True, registered=False)
+    with pytest.raises(JoinError, match="min-sites is 2"):
+        sites.join()
+    assert ticking.time == 0
 
 
 def test_a_node_that_failed_is_asked_again(tmp_path: Path) -> None:
