@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Message
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from torch import nn
 
@@ -422,13 +423,17 @@ def test_a_site_that_is_named_is_the_reference_and_has_no_deputy(tmp_path: Path,
 
 
 class Later(InProcessGrid):
-    """The last site is there when it has been looked for some times."""
+    """Registered sites, of which the last is there when it has been looked for some times."""
 
     looks = 0
 
     def get_node_ids(self) -> Iterable[int]:
         self.looks += 1
         return [FIRST_NODE + site for site in range(self.n_sites if self.looks > 3 else self.n_sites - 1)]
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        names = ("site-us", "site-eu", "site-3")
+        return [NodeInfo(node_id=node_id, name=names[node_id - FIRST_NODE]) for node_id in self.get_node_ids()]
 
 
 def test_a_site_that_is_named_is_waited_for(tmp_path: Path) -> None:
