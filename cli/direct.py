@@ -7,6 +7,8 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from cli.environment import environment
+
 # The first that is set counts for some programs, the other one for others.
 VARIABLES = ("no_proxy", "NO_PROXY")
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -22,13 +24,5 @@ def direct(*hosts: str) -> dict[str, str]:
 @contextmanager
 def dialled_directly(host: str) -> Generator[None]:
     """Inside, clients of this process that go by the environment dial ``host`` directly."""
-    before = {name: os.environ.get(name) for name in VARIABLES}
-    os.environ.update(direct(host))
-    try:
+    with environment(direct(host)):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

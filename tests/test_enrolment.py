@@ -40,7 +40,7 @@ from cli.enrolment.units import write_units
 from cli.errors import OptionError
 from cli.superlink import free_port
 from strategies.errors import SettingsError
-from tests.commands import run
+from tests.commands import Ran, run
 
 AUTHORITY = new_authority("tests")
 FEDERATION = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={"model": "mlp", "rounds": 2})
@@ -603,12 +603,18 @@ def enrolled(tmp_path: Path, capsys: pytest.CaptureFixture[str], image: str) -> 
     return server
 
 
-def renewed(capsys: pytest.CaptureFixture[str], server: Path, *options: str | Path) -> Membership:
-    """What the kit says that ``server renew`` makes for site-us."""
+def renew(capsys: pytest.CaptureFixture[str], server: Path, *options: str | Path) -> Ran:
+    """``server renew`` of site-us, which ends well, with its kit beside the server's folder."""
     kit = server.parent / "new.kit"
     done = run(capsys, "server", "renew", "site-us", "--kit", kit, "--folder", server, *options)
     assert done.code == 0, done.err
-    return read_settings(kit / "membership.toml", Membership)
+    return done
+
+
+def renewed(capsys: pytest.CaptureFixture[str], server: Path, *options: str | Path) -> Membership:
+    """What the kit says that ``server renew`` makes for site-us."""
+    renew(capsys, server, *options)
+    return read_settings(server.parent / "new.kit" / "membership.toml", Membership)
 
 
 @pytest.mark.parametrize(
@@ -659,9 +665,7 @@ def test_an_image_of_the_environment_does_not_replace_another_unsaid(
 ) -> None:
     server = enrolled(tmp_path, capsys, made_with)
     monkeypatch.setenv("FEDREBASIN_IMAGE", variable)
-    image = ("--image", option) if option else ()
-    done = run(capsys, "server", "renew", "site-us", "--kit", tmp_path / "kit", "--folder", server, *image)
-    assert done.code == 0
+    done = renew(capsys, server, *(("--image", option) if option else ()))
     assert told in done.err
     assert bool(told) == ("FEDREBASIN_IMAGE" in done.err)
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from cli.enrolment.layout import SiteFolder
+from cli.environment import environment
 from cli.output import Format, Output, people, print_json, print_table
 from cli.preflight import enrolled, machine, network, papers, work
 from cli.preflight.finding import Check, Finding, Problem, Subject
@@ -68,14 +69,11 @@ def copies_in(state: Path) -> Generator[None]:
     It goes by the environment as it is when it is first imported.
     """
     place = state if os.access(state, os.W_OK) else None
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix=".check-", dir=place, ignore_cleanup_errors=True) as folder:
-        os.environ.update(HF_HOME=folder, HF_HUB_OFFLINE="1")
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+    with (
+        tempfile.TemporaryDirectory(prefix=".check-", dir=place, ignore_cleanup_errors=True) as folder,
+        environment({"HF_HOME": folder, "HF_HUB_OFFLINE": "1"}),
+    ):
+        yield
 
 
 def inspect(subject: Subject) -> list[Finding]:
