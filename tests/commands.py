@@ -1,5 +1,6 @@
 """Running `fedrebasin` inside the test's process, on small networks in files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -7,12 +8,13 @@ from unittest.mock import patch
 import click
 import pytest
 import torch
+import typer
 from torch import Tensor, nn
 
 from alignment.permutation import permute, random_permutation
 from alignment.tracing import derive_spec
 from cli.late import Late
-from cli.main import main
+from cli.main import app, main
 from models import Architecture
 from strategies.tensor_files import write_tensors
 from tests.trained import digits, trained
@@ -42,6 +44,15 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ran:
 def itself(command: click.Command) -> click.Command:
     """The command, imported where it was not yet."""
     return command.imported if isinstance(command, Late) else command
+
+
+def every_command() -> Iterator[click.Command]:
+    """All commands and groups of ``fedrebasin``, as their groups hold them."""
+    waiting = [typer.main.get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        waiting += command.commands.values() if isinstance(command, click.Group) else []
+        yield command
 
 
 def run_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> Ran:

@@ -4,13 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-import click
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from cli.main import app
-from tests.commands import itself, perceptron, run, write
+from tests.commands import every_command, itself, perceptron, run, write
 
 Capsys = pytest.CaptureFixture[str]
 FRESH = ("inspect", "--model", "resnet20", "--shape", "1x8x8", "--classes", "3", "--width", "4", "--depth", "8")
@@ -132,10 +130,8 @@ def test_the_answer_is_whole_where_only_the_command_itself_is_run() -> None:
 
 
 def test_every_command_that_answers_in_json_keeps_its_answer_alone() -> None:
-    waiting, found = [typer.main.get_command(app)], 0
-    while waiting:
-        command = waiting.pop()
-        waiting += command.commands.values() if isinstance(command, click.Group) else []
+    found = 0
+    for command in every_command():
         for parameter in itself(command).params:
             if "--format" in parameter.opts:
                 assert parameter.callback is not None, command.name

@@ -1,34 +1,23 @@
 """Commands that are imported when they are called look and answer as if they had been there all along."""
 
-import click
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from cli.late import Late
 from cli.main import app, main
-from tests.commands import run
+from tests.commands import every_command, run
 
 Capsys = pytest.CaptureFixture[str]
 
 
-def late() -> dict[str, Late]:
-    """Every such command, by its group's name and its own."""
-    waiting, found = [typer.main.get_command(app)], dict[str, Late]()
-    while waiting:
-        group = waiting.pop()
-        assert isinstance(group, click.Group)
-        for each in group.commands.values():
-            if isinstance(each, Late):
-                found[f"{group.name} {each.name}"] = each
-            elif isinstance(each, click.Group):
-                waiting.append(each)
-    return found
+def late() -> list[Late]:
+    """Every such command."""
+    return [command for command in every_command() if isinstance(command, Late)]
 
 
 def test_each_is_there_and_says_of_itself_what_its_group_says() -> None:
     assert len(late()) == 11
-    for each in late().values():
+    for each in late():
         assert each.imported.help == each.help
         assert each.help
 
