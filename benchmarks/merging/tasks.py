@@ -72,5 +72,5 @@ def tasks(seeds: int, only: Sequence[str] = ()) -> Iterator[Task]:
 def _all_tasks(seeds: int) -> Iterator[Task]:
     for seed in range(seeds):
         for data in ("digits", "cifar10"):
-            for (width, n_sites), split in product(((16, 2), (16, 5), (32, 2)), SPLITS):
+            for (width, n_sites), split in product(((16, 2), (16, 5), (32, 2), (32, 5)), SPLITS):
                 yield Task(data, width, split, n_sites, seed)
