@@ -15,24 +15,24 @@ from strategies.rounds import MergedRound
 from strategies.settings import Settings
 
 
-def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound, round_number: int) -> dict[str, Score]:
+def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound) -> dict[str, Score]:
     """The scores of all these networks on the union of held-out samples, by name."""
     states = {site: merged.raw.get(site, aligned) for site, aligned in merged.aligned.items()}
     means = plain_means(merged)
-    repaired = recalibrate(sites, model, means, round_number)
+    repaired = recalibrate(sites, model, means)
     networks = {**states, **means, **{name + RECALIBRATED: state for name, state in repaired.items()}}
-    sums = evaluate(sites, networks, round_number, log_priors(merged, sites.settings), list(states))
+    sums = evaluate(sites, networks, log_priors(merged, sites.settings), list(states))
     return {name: Score.of(each) for name, each in pool(sums).items()}
 
 
-def measure_alone(sites: Sites, merged: MergedRound, round_number: int) -> dict[str, Score]:
+def measure_alone(sites: Sites, merged: MergedRound) -> dict[str, Score]:
     """The score of each site's network alone, by site; one at a time, so that no message holds more than one.
 
     An aligned network stands for one that its site kept to itself: it is the same function.
     """
     found: dict[str, Score] = {}
     for site, aligned in merged.aligned.items():
-        sums = pool(evaluate(sites, {site: merged.raw.get(site, aligned)}, round_number))
+        sums = pool(evaluate(sites, {site: merged.raw.get(site, aligned)}))
         if site in sums:
             found[site] = Score.of(sums[site])
     return found

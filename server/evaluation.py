@@ -17,7 +17,6 @@ from strategies.protocol import CONFIG, EVALUATE, LOG_PRIOR, OWN, State, metrics
 def evaluate(
     sites: Sites,
     networks: Mapping[str, State],
-    round_number: int,
     log_priors: Mapping[str, list[float]] | None = None,
     ensemble: list[str] | None = None,
     own: bool = False,
@@ -32,7 +31,7 @@ def evaluate(
     content[CONFIG] = ConfigRecord({**config, **asked, OWN: own and sites.settings.privacy == "none"})
     corrected = [name + CORRECTED for name in log_priors or {}]
     names = [*networks, *corrected, *([ENSEMBLE] if ensemble else ())]
-    return sites.answers(EVALUATE, content, round_number, sums_reader(names))
+    return sites.answers(EVALUATE, content, sums_reader(names))
 
 
 def sums_reader(asked: Collection[str]) -> Callable[[str, Message], dict[str, LossSums]]:

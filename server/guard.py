@@ -31,7 +31,7 @@ def guard(merged: MergedRound, paths: Mapping[str, SitePaths]) -> Guarded:
 
 
 def guard_mean(
-    sites: Sites, model: nn.Module, strategy: FedRebasin, collected: MergedRound, guarded: Guarded, number: int
+    sites: Sites, model: nn.Module, strategy: FedRebasin, collected: MergedRound, guarded: Guarded
 ) -> Guarded:
     """The round of least loss among the ``guarded`` one, the ``collected`` one with all alignments, and that with none.
 
@@ -51,7 +51,7 @@ def guard_mean(
     if merged.moved == collected.moved:
         del rounds[WHOLE]
     means = {name: strategy.mean(each) for name, each in rounds.items()}
-    sums = pool(evaluate(sites, recalibrate(sites, model, means, number), number))
+    sums = pool(evaluate(sites, recalibrate(sites, model, means)))
     if not sums:
         return guarded
     # One that diverges has none.

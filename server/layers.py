@@ -30,7 +30,7 @@ MOST_GROWTH = 100.0
 
 
 def merge_by_least_squares(
-    sites: Sites, model: nn.Module, mean: State, aligned: Mapping[str, State], round_number: int
+    sites: Sites, model: nn.Module, mean: State, aligned: Mapping[str, State]
 ) -> dict[str, Tensor]:
     """``mean`` with the layers that the limit allows solved from the sites' Gram matrices of their aligned networks.
 
@@ -38,23 +38,21 @@ def merge_by_least_squares(
     ``mean`` as it is when not every site answers: a network without its Gram matrices would have no say.
     """
     sums = layer_sums(model, example_of(sites.settings), sites.settings, in_sequence=False)
-    _announce(sites, sums, round_number)
+    _announce(sites, sums)
     asked = ConfigRecord({LAYERS: list(sums.chosen)})
 
     def content(site: str) -> RecordDict:
         return RecordDict({site: to_arrays(aligned[site]), CONFIG: asked})
 
-    grams = sites.answers(GRAM, content, round_number, _reader(sums.chosen, sites.spool), only=aligned)
-    if not sites.all_told(grams, aligned, MEAN_INSTEAD, round_number):
+    grams = sites.answers(GRAM, content, _reader(sums.chosen, sites.spool), only=aligned)
+    if not sites.all_told(grams, aligned, MEAN_INSTEAD):
         return dict(mean)
     shrinkage = sites.settings.gram_shrinkage
     merged = merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], shrinkage)
-    return merged if _could_be(sites, merged, mean, aligned, sums.chosen, round_number) else dict(mean)
+    return merged if _could_be(sites, merged, mean, aligned, sums.chosen) else dict(mean)
 
 
-def merge_in_sequence(
-    sites: Sites, model: nn.Module, mean: State, aligned: Mapping[str, State], round_number: int
-) -> dict[str, Tensor]:
+def merge_in_sequence(sites: Sites, model: nn.Module, mean: State, aligned: Mapping[str, State]) -> dict[str, Tensor]:
     """``mean`` with one layer after another fitted to what that layer puts out in the sites' aligned networks.
 
     Each costs two trips: the statistics between what was fitted last and it, and the sums that fit it. Every site is
@@ -63,10 +61,10 @@ def merge_in_sequence(
     """
     settings = sites.settings
     sums = layer_sums(model, example_of(settings), settings, in_sequence=True)
-    _announce(sites, sums, round_number)
+    _announce(sites, sums)
     state: dict[str, Tensor] = dict(mean)
     for layer, rows in sums.chosen.items():
-        state = recalibrate(sites, model, {MERGED: state}, round_number, until=layer)[MERGED]
+        state = recalibrate(sites, model, {MERGED: state}, until=layer)[MERGED]
         front = front_of(model, settings, layer)
         shared = {MERGED: to_arrays(_part(state, front)), CONFIG: ConfigRecord({LAYERS: [layer]})}
 
@@ -74,22 +72,20 @@ def merge_in_sequence(
             return RecordDict({OWN: to_arrays(_part(aligned[site], front)), **shared})
 
         read = _fitting(layer, (rows, sums.outputs[layer]), sites.spool)
-        answers = sites.answers(OUTPUTS, content, round_number, read, only=aligned)
-        if not sites.all_told(answers, aligned, MEAN_INSTEAD, round_number):
+        answers = sites.answers(OUTPUTS, content, read, only=aligned)
+        if not sites.all_told(answers, aligned, MEAN_INSTEAD):
             return dict(mean)
         pooled: dict[str, Tensor] = {}
         for site in aligned:
             accumulate(pooled, {name: each.double() for name, each in answers[site].items()})
         fitted = fit_layers(state, [{layer: (pooled[GRAMS], pooled[ACROSS])}])
-        if not _could_be(sites, fitted, state, aligned, [layer], round_number):
+        if not _could_be(sites, fitted, state, aligned, [layer]):
             return dict(mean)
         state = fitted
     return state
 
 
-def _could_be(
-    sites: Sites, fitted: State, before: State, aligned: Mapping[str, State], layers: Iterable[str], round_number: int
-) -> bool:
+def _could_be(sites: Sites, fitted: State, before: State, aligned: Mapping[str, State], layers: Iterable[str]) -> bool:
     """Whether none of ``layers`` is `MOST_GROWTH` times as large as in the usual site's network; else notes which is.
 
     The usual one is the middle of their norms, the lower of two: one site makes no more room for itself.
@@ -101,7 +97,7 @@ def _could_be(
         usual = median_low([_norm(state, moved) for state in aligned.values()])
         if not _norm(fitted, moved) <= MOST_GROWTH * usual:
             # Not finite, or so large; whose sums it was cannot be told from the solution.
-            sites.note(round_number, f"{MEAN_INSTEAD}: the sums of {layer} give weights that no network has")
+            sites.note(f"{MEAN_INSTEAD}: the sums of {layer} give weights that no network has")
             return False
     return True
 
@@ -114,11 +110,11 @@ def _part(state: State, keys: Sequence[str]) -> State:
     return {key: state[key] for key in keys}
 
 
-def _announce(sites: Sites, sums: LayerSums, round_number: int) -> None:
+def _announce(sites: Sites, sums: LayerSums) -> None:
     """What sites are about to send, and which layers are not asked for."""
     if sums.shortfall:
-        sites.note(round_number, sums.shortfall)
-    logger.info("round %d: each site sends %s", round_number, sums)
+        sites.note(sums.shortfall)
+    logger.info("round %d: each site sends %s", sites.round_number, sums)
 
 
 def _fitting(layer: str, shape: tuple[int, int], spool: Spool) -> Callable[[str, Message], State]:

@@ -26,9 +26,7 @@ logger = getLogger("fedrebasin")
 RIDGE, FITTED = "ridge", "logistic"
 
 
-def fit_head(
-    sites: Sites, model: nn.Module, state: State, round_number: int
-) -> tuple[dict[str, Tensor], HeadRecord | None]:
+def fit_head(sites: Sites, model: nn.Module, state: State) -> tuple[dict[str, Tensor], HeadRecord | None]:
     """``state`` with its last layer by ridge regression, or by logistic where that has less loss on held-out samples.
 
     Where a site of the merge does not answer, it goes no further than it came; with no head solved, ``state`` is as it
@@ -36,26 +34,26 @@ def fit_head(
     """
     head = head_name(model)
     content = RecordDict({MERGED: to_arrays(state)})
-    features = pooled_features(sites, model, content, [MERGED], round_number)
-    solved = {name: {**state, **layer} for name, layer in solve_layers(sites, model, features, round_number).items()}
-    scaled = scaled_heads(sites, model, solved, round_number)
+    features = pooled_features(sites, model, content, [MERGED])
+    solved = {name: {**state, **layer} for name, layer in solve_layers(sites, model, features).items()}
+    scaled = scaled_heads(sites, model, solved)
     if MERGED not in scaled:
         return dict(state), None
     ridge, sums = scaled[MERGED]
-    gradients = Gradients(sites, ridge, head, _most_gradient(features[MERGED]), round_number)
+    gradients = Gradients(sites, ridge, head, _most_gradient(features[MERGED]))
     start = (ridge[key_of(head, "weight")], ridge[key_of(head, "bias")])
     try:
         layer = logistic_head(start, features[MERGED][GRAM], gradients, sites.settings.head_trips)
     except StateError:
         # Rounding alone does not make sums over samples so: a site sent what only looks like them.
-        sites.note(round_number, "the last layer is that of ridge regression: the sums are no sums over samples")
+        sites.note("the last layer is that of ridge regression: the sums are no sums over samples")
         layer = start
     heads = {RIDGE: ridge}
     scores = {RIDGE: Score.of(sums)}
     if gradients.trips:
         heads[FITTED] = with_head(ridge, head, *layer)
         # Both anew: a site that is lost by now takes its samples with it.
-        found = pool(evaluate(sites, heads, round_number))
+        found = pool(evaluate(sites, heads))
         scores |= {name: Score.of(each) for name, each in found.items()}
     # Ties keep the first.
     kept = min(scores, key=lambda name: scores[name].loss)
@@ -77,7 +75,6 @@ class Gradients:
     network: State
     head: str
     most: Tensor
-    round_number: int
     trips: int = 0
 
     def __call__(self, layer: Layer) -> Mapping[str, Tensor] | None:
@@ -85,9 +82,9 @@ class Gradients:
         if not all(bool(part.isfinite().all()) for part in layer):
             return None
         content = RecordDict({MERGED: to_arrays(with_head(self.network, self.head, *layer))})
-        answers = self.sites.answers(LOGISTIC, content, self.round_number, _reader(self.most))
+        answers = self.sites.answers(LOGISTIC, content, _reader(self.most))
         otherwise = f"the last layer is fitted in {self.trips} trips"
-        if not self.sites.all_told(answers, self.sites.merging, otherwise, self.round_number):
+        if not self.sites.all_told(answers, self.sites.merging, otherwise):
             return None
         self.trips += 1
         return pool_moments(list(answers.values()))

@@ -15,7 +15,7 @@ from torch import nn
 from alignment.channels import PARTS, key_of
 from models import head_name
 from server.baselines import measure_alone
-from server.probing import Line, measure_line
+from server.lines import Line, measure_line
 from server.records import MixStep, Score
 from server.sites import Sites
 from strategies.protocol import State
@@ -36,7 +36,6 @@ class Search:
 
     sites: Sites
     model: nn.Module
-    round_number: int
     steps: list[MixStep] = field(default_factory=list[MixStep])
     alone: dict[str, Score] = field(default_factory=dict[str, Score])
     ended: bool = False
@@ -66,7 +65,7 @@ class Search:
 
     def settle(self, merged: MergedRound, state: State, score: Score | None) -> tuple[State, Score | None]:
         """``state``, finished, and its score; or the site's own network that has less loss, and its."""
-        self.alone = measure_alone(self.sites, merged, self.round_number)
+        self.alone = measure_alone(self.sites, merged)
         told = self._all_told("no site's network is taken as it is")
         best = min(self.alone, key=lambda site: self.alone[site].loss, default=None)
         if best is None or not told or (score is not None and not _is_less(self.alone[best], score)):
@@ -74,9 +73,7 @@ class Search:
         own = self.alone[best]
         before = score.loss if score is not None else None
         self.steps.append(MixStep(towards=best, stage="", lam=1.0, loss=own.loss, before=before, as_it_is=True))
-        self.sites.note(
-            self.round_number, f"the network of {best} as it is has less loss than any mixture: taken instead"
-        )
+        self.sites.note(f"the network of {best} as it is has less loss than any mixture: taken instead")
         # In memory: what a site sent lies in the spool, which a round clears when it is over.
         return dict(merged.aligned[best]), own
 
@@ -86,7 +83,7 @@ class Search:
         points = self.sites.settings.mix_points
         lambdas = [number / (points - 1) for number in range(points)]
         solve = self.sites.settings.solves_head
-        line = measure_line(self.sites, self.model, (current, end), lambdas, self.round_number, solve)
+        line = measure_line(self.sites, self.model, (current, end), lambdas, solve)
         # By the samples of some sites alone it would go to their networks.
         self.ended = not self._all_told("the search ends here")
         if line is None or self.ended:
@@ -99,7 +96,7 @@ class Search:
 
     def _all_told(self, otherwise: str) -> bool:
         """Whether every site of the merge answered the last question; else notes what comes ``otherwise``."""
-        return self.sites.all_told(self.sites.answered, self.sites.merging, otherwise, self.round_number)
+        return self.sites.all_told(self.sites.answered, self.sites.merging, otherwise)
 
 
 def _is_less(one: Score, other: Score) -> bool:

@@ -1,117 +1,60 @@
-"""The line between two networks: the loss along it on the union of the sites' held-out samples, and its barrier."""
+"""The barriers of a round: what its networks lose on the lines between them, as they came and aligned."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from torch import nn
 
-from flwr.app import ConfigRecord, RecordDict
-from torch import Tensor, nn
-
-from alignment.barrier import barrier_from_losses
-from alignment.batch_norm import write_moments
-from alignment.channels import key_of
-from alignment.heads import scaled_head
-from alignment.interpolate import interpolate
-from alignment.moments import Moments, layers_of
-from models import head_name
-from server.evaluation import pool, sums_reader
-from server.heads import best_scales, scaled_names, scales, solved_layers
-from server.recalibration import keeps_statistics, pooled_moments
-from server.records import PathRecord
+from alignment.barrier import DEFINITION, barrier_from_losses
+from server.lines import measure_line
+from server.records import BarrierRecord, PathRecord, SitePaths
 from server.sites import Sites
-from strategies.protocol import (
-    CANDIDATE_END,
-    CONFIG,
-    LAMBDAS,
-    PROBE,
-    REFERENCE_END,
-    SCALES,
-    STATISTICS,
-    State,
-    to_arrays,
-)
+from strategies.protocol import State
+from strategies.rounds import MergedRound
+
+FLAT_POINTS = 3
 
 
-@dataclass(frozen=True)
-class Line:
-    """Points λ on the line from one network to another, what was renewed at each, and how each does."""
-
-    reference: State
-    candidate: State
-    lambdas: Sequence[float]
-    renewed: Sequence[State]
-    losses: Sequence[float]
-    accuracies: Sequence[float]
-
-    @property
-    def best(self) -> int:
-        """The number of the point of least loss; on ties that nearest to the reference."""
-        return min(range(len(self.losses)), key=lambda number: self.losses[number])
-
-    def state(self, number: int) -> dict[str, Tensor]:
-        """The network at that point, with what was renewed there."""
-        mixed = interpolate(self.reference, self.candidate, self.lambdas[number])
-        return {**mixed, **self.renewed[number]}
-
-
-def probe(
-    sites: Sites, model: nn.Module, reference: State, candidate: State, points: int, round_number: int
-) -> PathRecord | None:
+def probe(sites: Sites, model: nn.Module, reference: State, candidate: State, points: int) -> PathRecord | None:
     """Loss and accuracy at ``points`` values of λ from 0 (reference) to 1 (candidate); None when no site answered.
 
     BatchNorm statistics are recomputed at every λ, on all sites: what is measured is the network that a merge would be.
     """
     lambdas = [number / (points - 1) for number in range(points)]
-    line = measure_line(sites, model, (reference, candidate), lambdas, round_number)
+    line = measure_line(sites, model, (reference, candidate), lambdas)
     if line is None:
         return None
     return PathRecord.of(barrier_from_losses(lambdas, line.losses, line.accuracies))
 
 
-def measure_line(
-    sites: Sites,
-    model: nn.Module,
-    ends: tuple[State, State],
-    lambdas: Sequence[float],
-    round_number: int,
-    solve: bool = False,
-) -> Line | None:
-    """The line between ``ends`` with BatchNorm statistics recomputed at each λ; None when no site answered.
+def probe_all(sites: Sites, model: nn.Module, merged: MergedRound) -> dict[str, SitePaths]:
+    """For each site but the reference's, the line to its network as it came and aligned; one if nothing moved."""
+    paths: dict[str, SitePaths] = {}
+    for site in merged.matchings:
+        moved = site in merged.moved
+        # Of a network that alignment leaves where it is there is one path, and few points show that it is flat.
+        points = sites.settings.probe_points if moved else FLAT_POINTS
+        aligned = probe(sites, model, merged.network, merged.aligned[site], points)
+        naive = _probe_as_it_came(sites, model, merged, site) if moved else aligned
+        if aligned is not None:
+            paths[site] = SitePaths(naive=naive, aligned=aligned)
+    return paths
 
-    With ``solve``, the last layer too is solved and scaled anew at each λ (see `server.heads`).
-    """
-    content = RecordDict({REFERENCE_END: to_arrays(ends[0]), CANDIDATE_END: to_arrays(ends[1])})
-    content[CONFIG] = ConfigRecord({LAMBDAS: list(lambdas)})
-    renewed: dict[str, State] = {str(number): {} for number in range(len(lambdas))}
-    if keeps_statistics(model):
-        for name, moments in pooled_moments(sites, model, content, list(renewed), round_number).items():
-            renewed[name] = running_statistics(ends[0], moments)
-            content[STATISTICS + name] = to_arrays(renewed[name])
-    if solve:
-        solved = solved_layers(sites, model, content, list(renewed), round_number)
-        if not solved:
-            return None
-        for name, layer in solved.items():
-            renewed[name] = {**renewed[name], **layer}
-            content[STATISTICS + name] = to_arrays(renewed[name])
-        content[CONFIG] = ConfigRecord({LAMBDAS: list(lambdas), SCALES: scales})
-    asked = scaled_names(renewed) if solve else list(renewed)
-    sums = pool(sites.answers(PROBE, content, round_number, sums_reader(asked)))
-    if solve:
-        best = best_scales(sums, list(renewed))
-        head = head_name(model)
-        renewed = {
-            name: scaled_head(each, head, best[name][0]) if name in best else each for name, each in renewed.items()
-        }
-        sums = {name: found for name, (_, found) in best.items()}
-    if not all(name in sums for name in renewed):
+
+def _probe_as_it_came(sites: Sites, model: nn.Module, merged: MergedRound, site: str) -> PathRecord | None:
+    """The line to a site's network as it was trained, if that is known, to hold against the one just measured."""
+    raw, told = merged.raw.get(site), sites.answered
+    if raw is None:
         return None
-    at = [sums[name] for name in renewed]
-    losses, accuracies = [each.loss / each.count for each in at], [each.correct / each.count for each in at]
-    return Line(*ends, lambdas, list(renewed.values()), losses, accuracies)
+    naive = probe(sites, model, merged.network, raw, sites.settings.probe_points)
+    # Losses on other samples say nothing about those.
+    unseen = f"the line to {site} as it came is not known"
+    return naive if sites.all_told(sites.answered, told, unseen) else None
 
 
-def running_statistics(like: State, moments: Moments) -> dict[str, Tensor]:
-    """The running means and variances that ``moments`` give, alone: what changes from one λ to the next."""
-    layers = layers_of(moments)
-    keys = [key_of(layer, part) for layer in layers for part in ("running_mean", "running_var")]
-    return {key: tensor for key, tensor in write_moments(like, moments).items() if key in keys}
+def greatest(paths: dict[str, SitePaths]) -> BarrierRecord | None:
+    """The round's barriers: the greatest of its lines', naive and aligned; None without a line."""
+    if not paths:
+        return None
+    known = [path.naive.barrier for path in paths.values() if path.naive is not None]
+    # Without one site's, the greatest of the others would be compared with the greatest of all.
+    naive = max(known) if len(known) == len(paths) else None
+    aligned = max(path.aligned.barrier for path in paths.values())
+    return BarrierRecord(naive=naive, aligned=aligned, definition=DEFINITION)

@@ -26,7 +26,7 @@ Read = Callable[[str, Message], dict[str, Moments]]
 
 
 def recalibrate(
-    sites: Sites, model: nn.Module, states: Mapping[str, State], round_number: int, until: str | None = None
+    sites: Sites, model: nn.Module, states: Mapping[str, State], until: str | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """``states`` with running statistics recomputed on all sites' training samples; unchanged without BatchNorm.
 
@@ -38,16 +38,16 @@ def recalibrate(
     for number in range(sites.settings.recalibrate_passes if concerned else 0):
         content = RecordDict({name: to_arrays({key: state[key] for key in keys}) for name, state in found.items()})
         content[CONFIG] = ConfigRecord({SETTLED: number > 0, **({} if until is None else {UNTIL: until})})
-        for name, moments in pooled_moments(sites, model, content, list(found), round_number, until).items():
+        for name, moments in pooled_moments(sites, model, content, list(found), until).items():
             try:
                 found[name] = write_moments(found[name], moments)
             except StateError as error:
-                sites.note(round_number, f"statistics of {name} stay as they were: {error}")
+                sites.note(f"statistics of {name} stay as they were: {error}")
     return found
 
 
 def repair(
-    sites: Sites, model: nn.Module, merged: State, ends: Mapping[str, State], weights: Sequence[float], number: int
+    sites: Sites, model: nn.Module, merged: State, ends: Mapping[str, State], weights: Sequence[float]
 ) -> dict[str, Tensor]:
     """``merged`` with its units' means and deviations those of its ends, on average (REPAIR, arXiv 2211.08403).
 
@@ -59,20 +59,18 @@ def repair(
     moments: list[Moments] = []
     for name, state in ends.items():
         read = moments_reader(unit_moments, model, sites.settings, [name])
-        found = _of_all(sites, RecordDict({name: to_arrays(state)}), number, read)
+        found = _of_all(sites, RecordDict({name: to_arrays(state)}), read)
         if found is None:
             return dict(merged)
         moments.append(found[name])
     goals = goals_between(moments, [weight / sum(weights) for weight in weights])
     content = RecordDict({MERGED: to_arrays(merged), GOALS: to_arrays(goals)})
-    measured = _of_all(sites, content, number, moments_reader(unit_moments, model, sites.settings, [MERGED]))
+    measured = _of_all(sites, content, moments_reader(unit_moments, model, sites.settings, [MERGED]))
     if measured is None:
         return dict(merged)
     folded = fold(merged, measured[MERGED], goals)
     if not update_norm(folded, merged) <= MOST_NORM:
-        sites.note(
-            number, "units keep the means and deviations of the mean: the moments give weights that no network has"
-        )
+        sites.note("units keep the means and deviations of the mean: the moments give weights that no network has")
         return dict(merged)
     return folded
 
@@ -82,7 +80,6 @@ def pooled_moments(
     model: nn.Module,
     content: RecordDict,
     asked: Sequence[str],
-    round_number: int,
     until: str | None = None,
 ) -> Mapping[str, Moments]:
     """The BatchNorm moments of each network that ``content`` asks about, pooled over the sites that answered.
@@ -91,15 +88,15 @@ def pooled_moments(
     is what ``content`` says.
     """
     read = moments_reader(batch_norm_moments, model, sites.settings, asked, until)
-    answers = sites.answers(RECALIBRATE, content, round_number, read)
-    sites.all_told(answers, sites.merging, "statistics are those of the other sites", round_number)
+    answers = sites.answers(RECALIBRATE, content, read)
+    sites.all_told(answers, sites.merging, "statistics are those of the other sites")
     return pool_answers(answers)
 
 
-def _of_all(sites: Sites, content: RecordDict, round_number: int, read: Read) -> Mapping[str, Moments] | None:
+def _of_all(sites: Sites, content: RecordDict, read: Read) -> Mapping[str, Moments] | None:
     """The pooled moments of outputs; None where a site of the merge does not answer."""
-    answers = sites.answers(REPAIR, content, round_number, read)
-    told = sites.all_told(answers, sites.merging, "units keep the means and deviations of the mean", round_number)
+    answers = sites.answers(REPAIR, content, read)
+    told = sites.all_told(answers, sites.merging, "units keep the means and deviations of the mean")
     return pool_answers(answers) if told and answers else None
 
 

@@ -1,39 +1,24 @@
 """A run: join, then round after round train, merge, recalibrate, evaluate, probe; each finished round is kept."""
 
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from logging import getLogger
-from math import isfinite
 
 from torch import nn
 
-from alignment.barrier import DEFINITION, LossSums
-from alignment.validate import not_finite
 from server.baselines import measure_alone, measure_baselines
-from server.evaluation import evaluate, pool
+from server.evaluation import evaluate
 from server.guard import guard, guard_mean
-from server.heads import average_by_counts, solve_heads
-from server.layers import merge_by_least_squares, merge_in_sequence
-from server.logistic import fit_head
+from server.merge import merge, renewed
 from server.mixing import Search
-from server.probing import probe
-from server.recalibration import keeps_statistics, recalibrate, repair
-from server.records import (
-    BarrierRecord,
-    HeadRecord,
-    MatchingRecord,
-    PathRecord,
-    RefusedRecord,
-    RoundRecord,
-    Score,
-    SitePaths,
-    TrafficRecord,
-)
+from server.outcome import is_broken, is_lost, merged_score, own_scores
+from server.probing import greatest, probe_all
+from server.records import MatchingRecord, RefusedRecord, RoundRecord, Score, TrafficRecord
 from server.resume import Beginning
 from server.secure import secure_mean
 from server.sites import Sites
+from server.stopwatch import Stopwatch
 from server.store import RunStore
 from server.trips import Trips
 from server.variance import variance_ratios
@@ -41,16 +26,13 @@ from server.variants import measure_variants
 from strategies.errors import OperatorError
 from strategies.fed_rebasin import FedRebasin
 from strategies.files import sha256_of
-from strategies.protocol import MERGED, OWN, State
+from strategies.protocol import MERGED, State
 from strategies.references import the_site
 from strategies.rounds import MergedRound
 from strategies.settings import Settings
 from strategies.spool import SpooledState
 
 logger = getLogger("fedrebasin")
-FLAT_POINTS = 3
-# In nats, on average. No training makes a network so wrong, and from there it may not come back: gradients overflow.
-MOST_LOSS = 1e6
 NOTHING = MergedRound("", {}, {}, {}, {}, {})
 
 
@@ -58,25 +40,6 @@ class VoidError(OperatorError):
     """Too many rounds in a row were void."""
 
     exit_code = 22
-
-
-@dataclass
-class Stopwatch:
-    """Seconds by phase; tells the store which phase it is."""
-
-    store: RunStore
-    round_number: int
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-    recalibration_samples: int = 0
-    head: HeadRecord | None = None
-
-    @contextmanager
-    def phase(self, name: str) -> Generator[None]:
-        """Times what happens inside."""
-        self.store.status(self.round_number, name)
-        start = time.monotonic()
-        yield
-        self.seconds[name] = time.monotonic() - start
 
 
 @dataclass(frozen=True)
@@ -127,20 +90,20 @@ class Run:
         """One round from ``state``, the ``first`` until one has merged; returns the network, and the round's record."""
         watch = Stopwatch(self.store, number)
         self.store.tell({"rounds": self.settings.rounds, "refused": {}, "asked": [], "replied": []})
-        self.sites.begin_round()
+        self.sites.begin_round(number)
         for remark in self.remarks if number == 1 else ():
-            self.sites.note(number, remark)
+            self.sites.note(remark)
         ratio = self.strategy.bounds.max_ratio
         if ratio < self.settings.max_update_ratio:
-            self.sites.note(number, f"updates are held against {ratio:g} medians, since a merge before was none")
+            self.sites.note(f"updates are held against {ratio:g} medians, since a merge before was none")
         with watch.phase("join"):
             there = self._join(number, first)
         if not there:
-            record = self._void_record(number, NOTHING, watch)
+            record = self._void_record(NOTHING, watch)
         elif self.settings.privacy == "secure-aggregation":
-            state, record = self._securely(number, state, first, watch)
+            state, record = self._securely(state, first, watch)
         else:
-            state, record = self._openly(number, state, first, watch)
+            state, record = self._openly(state, first, watch)
         self.store.status(number, "keep")
         record = record.model_copy(update=self._told())
         self.store.finish_round(record.model_dump(), state)
@@ -178,197 +141,113 @@ class Run:
             "unfit": sorted(self.strategy.unfit),
         }
 
-    def _openly(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
+    def _openly(self, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         """A round in which the server sees each site's network."""
         with watch.phase("train"):
-            Trips(self.sites, self.strategy, number, first).collect(state)
+            Trips(self.sites, self.strategy, first).collect(state)
         with watch.phase("merge"):
             merged = self.strategy.align_collected()
         if len(merged.replies) < self.settings.min_sites:
             admitted = f"{len(merged.replies)} replies admitted ({', '.join(merged.replies)})"
-            logger.warning("round %d is void: %s, min-sites is %d", number, admitted, self.settings.min_sites)
-            return state, self._void_record(number, merged, watch)
+            logger.warning(
+                "round %d is void: %s, min-sites is %d", watch.round_number, admitted, self.settings.min_sites
+            )
+            return state, self._void_record(merged, watch)
         self.sites.merging = set(merged.aligned)
-        return self._finish(number, merged, state, first, watch)
+        return self._finish(merged, state, first, watch)
 
-    def _securely(self, number: int, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
+    def _securely(self, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         """A round in which it sees their mean alone: there is nothing to match, to probe or to guard."""
         given = self.strategy.reference
         sent = given if first and not isinstance(given, str) else state
         nothing = MergedRound("global", sent, {}, {}, {}, {})
         with watch.phase("train"):
-            opened = secure_mean(self.sites, self.strategy.spec, sent, number, first)
+            opened = secure_mean(self.sites, self.strategy.spec, sent, first)
         self.sites.leave_out(*opened.refused)
         if opened.mean is None:
-            self.sites.note(number, "void: no mean came of secure aggregation; the network before it stays")
-            return state, self._void_record(number, nothing, watch)
+            self.sites.note("void: no mean came of secure aggregation; the network before it stays")
+            return state, self._void_record(nothing, watch)
         self.sites.merging = set(opened.weights)
         with watch.phase("recalibrate"):
-            before, state = state, self._recalibrate(opened.mean, watch)
-        if self._is_broken(number, state):
-            return before, self._void_record(number, nothing, watch)
+            before, state = state, renewed(self.sites, self.model, opened.mean, watch)
+        if is_broken(self.sites, state):
+            return before, self._void_record(nothing, watch)
         with watch.phase("evaluate"):
-            answers = evaluate(self.sites, {MERGED: state}, number, own=True)
-        if self._is_lost(number, answers):
-            return before, self._void_record(number, nothing, watch)
+            answers = evaluate(self.sites, {MERGED: state}, own=True)
+        if is_lost(self.sites, answers):
+            return before, self._void_record(nothing, watch)
         notes = list(self.sites.notes)
-        told = {"merged": _score(answers), "own": _own(answers), "weights": opened.weights, "notes": notes}
-        return state, _record(number, "merged", nothing, watch).model_copy(update=told)
+        told = {"merged": merged_score(answers), "own": own_scores(answers), "weights": opened.weights, "notes": notes}
+        return state, _record("merged", nothing, watch).model_copy(update=told)
 
-    def _void_record(self, number: int, collected: MergedRound, watch: Stopwatch) -> RoundRecord:
-        return _record(number, "void", collected, watch).model_copy(update={"notes": list(self.sites.notes)})
-
-    def _is_broken(self, number: int, merged: State) -> bool:
-        """Whether a tensor of the merged network is not finite, whatever it came from: then the round is void."""
-        broken = not_finite(merged)
-        if broken:
-            self.sites.note(number, f"void: tensor {broken!r} of the merge is not finite; the network before it stays")
-        return bool(broken)
-
-    def _is_lost(self, number: int, answers: dict[str, dict[str, LossSums]]) -> bool:
-        """Whether the merged network has no loss to speak of at most of the sites that answered: the round is void.
-
-        Its tensors may be finite and what they compute not: no site that starts from it ever comes back. Most, not
-        one: else one site that says so would void every round.
-        """
-        lost = [site for site, found in answers.items() if not _has_loss(found.get(MERGED))]
-        most = 2 * len(lost) > len(answers)
-        if most:
-            words = f"void: the merge has no loss below {MOST_LOSS:,.0f} at {len(lost)} of {len(answers)} sites"
-            self.sites.note(number, f"{words}; the network before it stays")
-        return most
+    def _void_record(self, collected: MergedRound, watch: Stopwatch) -> RoundRecord:
+        return _record("void", collected, watch).model_copy(update={"notes": list(self.sites.notes)})
 
     def _finish(
-        self, number: int, collected: MergedRound, before: State, first: bool, watch: Stopwatch
+        self, collected: MergedRound, before: State, first: bool, watch: Stopwatch
     ) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
-            paths = self._probe(number, collected)
+            paths = probe_all(self.sites, self.model, collected) if self.settings.probes else {}
         guarding = self.settings.guard and self.settings.probes
         merged, decisions = guard(collected, paths if guarding else {})
         if guarding:
             with watch.phase("guard"):
                 guarded = (merged, decisions)
-                merged, decisions = guard_mean(self.sites, self.model, self.strategy, collected, guarded, number)
+                merged, decisions = guard_mean(self.sites, self.model, self.strategy, collected, guarded)
         if undone := [site for site, each in decisions.items() if each.decision == "undone"]:
-            self.sites.note(number, f"not aligned, since the mean has less loss so: {', '.join(undone)}")
-        search = Search(self.sites, self.model, number)
-        state = self._merge(merged, search, watch)
-        if self._is_broken(number, state):
-            return before, self._void_record(number, collected, watch)
+            self.sites.note(f"not aligned, since the mean has less loss so: {', '.join(undone)}")
+        search = Search(self.sites, self.model)
+        state = merge(self.strategy, merged, search, watch)
+        if is_broken(self.sites, state):
+            return before, self._void_record(collected, watch)
         with watch.phase("evaluate"):
-            answers = evaluate(self.sites, {MERGED: state}, number, own=True)
-        mixed, score = state, _score(answers)
+            answers = evaluate(self.sites, {MERGED: state}, own=True)
+        mixed, score = state, merged_score(answers)
         if search.steps:
             with watch.phase("alone"):
                 state, score = search.settle(merged, state, score)
         # Else the search took a site's own network, which these answers are not about.
-        if state is mixed and self._is_lost(number, answers):
-            return before, self._void_record(number, collected, watch)
+        if state is mixed and is_lost(self.sites, answers):
+            return before, self._void_record(collected, watch)
         # Of the merge alone: what is measured beside it may lack a site that the merge had.
         notes = list(self.sites.notes)
-        baselines = self._baselines(number, collected, search.alone, watch) if first else {}
-        record = _record(number, "merged", collected, watch).model_copy(
+        baselines = self._baselines(collected, search.alone, watch) if first else {}
+        record = _record("merged", collected, watch).model_copy(
             update={
                 "merged": score,
-                "own": _own(answers),
+                "own": own_scores(answers),
                 "baselines": baselines,
                 "guard": decisions,
                 "mix": search.steps,
                 "notes": notes,
                 "paths": paths,
-                "barrier": _greatest(paths),
+                "barrier": greatest(paths),
                 "variance": variance_ratios(state, merged.aligned, merged.weights),
             }
         )
         return state, record
 
-    def _merge(self, merged: MergedRound, search: Search, watch: Stopwatch) -> State:
-        """The merged network, with its statistics and its last layer renewed."""
-        settings, number = self.settings, search.round_number
-        with watch.phase("mean"):
-            state: State = self.strategy.mean(merged)
-        if settings.merge == "least-squares":
-            with watch.phase("least squares"):
-                state = merge_by_least_squares(self.sites, self.model, state, merged.aligned, number)
-        if settings.merge == "sequential":
-            with watch.phase("sequential"):
-                state = merge_in_sequence(self.sites, self.model, state, merged.aligned, number)
-        if settings.head == "counts":
-            with watch.phase("head"):
-                state = average_by_counts(self.model, state, merged.aligned, merged.replies, settings.classes)
-        if settings.mix == "search":
-            with watch.phase("search"):
-                state = search.run(merged, state)
-        with watch.phase("recalibrate"):
-            state = self._recalibrate(state, watch)
-        if settings.repair:
-            with watch.phase("repair"):
-                weights = list(merged.weights.values())
-                state = repair(self.sites, self.model, state, merged.aligned, weights, number)
-        if settings.head == "ridge":
-            with watch.phase("ridge"):
-                state = solve_heads(self.sites, self.model, {MERGED: state}, number).get(MERGED, state)
-        if settings.head == "logistic":
-            with watch.phase("logistic"):
-                state, watch.head = fit_head(self.sites, self.model, state, number)
-        return state
-
-    def _recalibrate(self, state: State, watch: Stopwatch) -> State:
-        """``state`` with its statistics renewed; the watch knows on how many samples."""
-        renewed = recalibrate(self.sites, self.model, {MERGED: state}, watch.round_number)[MERGED]
-        if self.settings.recalibrate_passes and keeps_statistics(self.model):
-            watch.recalibration_samples = self.sites.samples_of(self.settings.statistics_samples)
-        return renewed
-
-    def _baselines(
-        self, number: int, merged: MergedRound, alone: dict[str, Score], watch: Stopwatch
-    ) -> dict[str, Score]:
+    def _baselines(self, merged: MergedRound, alone: dict[str, Score], watch: Stopwatch) -> dict[str, Score]:
         """What the merge must beat. ``alone`` is what is known of the sites' networks by now."""
         found: dict[str, Score] = {}
         if self.settings.baselines:
             with watch.phase("baselines"):
-                found |= measure_baselines(self.sites, self.model, merged, number)
+                found |= measure_baselines(self.sites, self.model, merged)
         elif alone:
             found |= alone
         elif self.settings.probes:
             # Probes send each site's network to all others anyway.
             with watch.phase("alone"):
-                found |= measure_alone(self.sites, merged, number)
+                found |= measure_alone(self.sites, merged)
         if self.settings.variants:
             with watch.phase("variants"):
-                found |= measure_variants(self.sites, self.model, self.strategy, merged, number)
+                found |= measure_variants(self.sites, self.model, self.strategy, merged)
         return found
 
-    def _probe(self, number: int, merged: MergedRound) -> dict[str, SitePaths]:
-        """For each site but the reference's, the line to its network as it came and aligned; one if nothing moved."""
-        paths: dict[str, SitePaths] = {}
-        reference = merged.network
-        for site in merged.matchings if self.settings.probes else ():
-            moved = site in merged.moved
-            # Of a network that alignment leaves where it is there is one path, and few points show that it is flat.
-            points = self.settings.probe_points if moved else FLAT_POINTS
-            aligned = probe(self.sites, self.model, reference, merged.aligned[site], points, number)
-            naive = aligned
-            if moved:
-                naive = self._probe_as_it_came(site, merged, points, number)
-            if aligned is not None:
-                paths[site] = SitePaths(naive=naive, aligned=aligned)
-        return paths
 
-    def _probe_as_it_came(self, site: str, merged: MergedRound, points: int, number: int) -> PathRecord | None:
-        """The line to a site's network as it was trained, if that is known, to hold against the one just measured."""
-        raw, told = merged.raw.get(site), self.sites.answered
-        if raw is None:
-            return None
-        naive = probe(self.sites, self.model, merged.network, raw, points, number)
-        # Losses on other samples say nothing about those.
-        unseen = f"the line to {site} as it came is not known"
-        return naive if self.sites.all_told(self.sites.answered, told, unseen, number) else None
-
-
-def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) -> RoundRecord:
+def _record(outcome: str, merged: MergedRound, watch: Stopwatch) -> RoundRecord:
     return RoundRecord(
-        round=number,
+        round=watch.round_number,
         outcome=outcome,
         reference=merged.reference,
         weights=merged.weights,
@@ -383,32 +262,3 @@ def _record(number: int, outcome: str, merged: MergedRound, watch: Stopwatch) ->
         },
         finished=time.time(),
     )
-
-
-def _score(answers: dict[str, dict[str, LossSums]]) -> Score | None:
-    """How the merged network does on the union of held-out samples; none where it diverged, or nobody answered."""
-    sums = pool(answers)
-    return Score.of(sums[MERGED]) if MERGED in sums else None
-
-
-def _own(answers: dict[str, dict[str, LossSums]]) -> dict[str, Score]:
-    """How each site's own network does at home."""
-    return {site: Score.of(found[OWN]) for site, found in answers.items() if _is_known(found.get(OWN))}
-
-
-def _is_known(sums: LossSums | None) -> bool:
-    return sums is not None and isfinite(sums.loss)
-
-
-def _has_loss(sums: LossSums | None) -> bool:
-    return sums is not None and sums.loss < MOST_LOSS * sums.count
-
-
-def _greatest(paths: dict[str, SitePaths]) -> BarrierRecord | None:
-    if not paths:
-        return None
-    known = [path.naive.barrier for path in paths.values() if path.naive is not None]
-    # Without one site's, the greatest of the others would be compared with the greatest of all.
-    naive = max(known) if len(known) == len(paths) else None
-    aligned = max(path.aligned.barrier for path in paths.values())
-    return BarrierRecord(naive=naive, aligned=aligned, definition=DEFINITION)

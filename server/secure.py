@@ -71,7 +71,7 @@ class Opened:
     refused: list[RefusedReply]
 
 
-def secure_mean(sites: Sites, spec: PermutationSpec, sent: State, round_number: int, first: bool) -> Opened:
+def secure_mean(sites: Sites, spec: PermutationSpec, sent: State, first: bool) -> Opened:
     """The weighted mean of the networks that the sites train from ``sent`` and align to it.
 
     Buffers are those of ``sent``. Sites that are lost, or whose replies cannot be read, are left out. There is no mean
@@ -88,16 +88,16 @@ def secure_mean(sites: Sites, spec: PermutationSpec, sent: State, round_number: 
     most_samples = max(1, *(sites.samples[name] for name in sites.names.values()))
     wire = Wire(sites, [(1,), *(covered_shape(sent[name].shape) for name in names)], most_samples)
     try:
-        results = _play(wire, _training(sites.settings, arrays, round_number, first), round_number)
+        results = _play(wire, _training(sites, arrays, first))
         weights = {sites.names[proxy.node_id]: float(result.num_examples) for proxy, result in results}
         values = parameters_to_ndarrays(results[0][1].parameters) if results else []
         could_be = _could_be(values, weights.values(), most_samples, sites.settings.secure_range)
     # Some of what sites say, only Flower's cryptography can judge, as it fails; that costs the round, never the run.
     except Exception:
-        logger.exception("round %d: the sum cannot be opened", round_number)
+        logger.exception("round %d: the sum cannot be opened", sites.round_number)
         return Opened(None, {}, wire.refused)
     if not could_be:
-        logger.warning("round %d: no sum, or one that honest sites cannot make", round_number)
+        logger.warning("round %d: no sum, or one that honest sites cannot make", sites.round_number)
         return Opened(None, {}, wire.refused)
     mean = {n: torch.from_numpy(each).to(sent[n].dtype).view_as(sent[n]) for n, each in zip(names, values, strict=True)}
     # A site that was lost at the very end is in the mean all the same.
@@ -127,13 +127,13 @@ def threshold(n_sites: int, settings: Settings) -> int:
     return max(settings.min_sites, n_sites // 2 + 1, ceil(settings.secure_threshold * n_sites))
 
 
-def _training(settings: Settings, sent: ArrayRecord, round_number: int, first: bool) -> RecordDict:
-    start = settings.start if first else "shared"
-    asked = ConfigRecord({ROUND: round_number, FIRST: first, START: start, TO_ALIGN: True})
+def _training(sites: Sites, sent: ArrayRecord, first: bool) -> RecordDict:
+    start = sites.settings.start if first else "shared"
+    asked = ConfigRecord({ROUND: sites.round_number, FIRST: first, START: start, TO_ALIGN: True})
     return RecordDict({ARRAYS: sent, CONFIG: asked})
 
 
-def _play(wire: Wire, asked: RecordDict, round_number: int) -> list[tuple[Any, FitRes]]:
+def _play(wire: Wire, asked: RecordDict) -> list[tuple[Any, FitRes]]:
     """The results of the four stages, each of which holds the mean; none as soon as too few sites are left."""
     settings, nodes = wire.sites.settings, list(wire.sites.names)
     workflow = SecAggPlusWorkflow(
@@ -144,7 +144,7 @@ def _play(wire: Wire, asked: RecordDict, round_number: int) -> list[tuple[Any, F
         quantization_range=quantization_steps,
         modulus_range=modulus,
     )
-    stand, state = Stand(nodes, round_number), WorkflowState()
+    stand, state = Stand(nodes, wire.sites.round_number), WorkflowState()
     grid, context = cast(Any, wire), stand.context
     if not workflow.setup_stage(grid, context, state) or not workflow.share_keys_stage(grid, context, state):
         return []

@@ -60,6 +60,7 @@ class Sites:
     spool     where answers wait that are too large to be in memory for all sites at once
     answered  the sites whose answers to the last question counted
     merging   the sites whose networks are in this round's merge
+    round_number  of the round that is played
     """
 
     grid: Grid
@@ -76,29 +77,31 @@ class Sites:
     answered: list[str] = field(default_factory=list[str])
     merging: set[str] = field(default_factory=set[str])
     notes: list[str] = field(default_factory=list[str])
+    round_number: int = 0
 
     def __post_init__(self) -> None:
         self._introductions = Introductions(self.grid, self.settings, self.clock)
 
-    def begin_round(self) -> None:
-        """Forgets what sites did in the round before."""
+    def begin_round(self, number: int) -> None:
+        """All that is asked from here on is of round ``number``; forgets what sites did in the round before."""
+        self.round_number = number
         self.traffic.clear()
         self.refused.clear()
         self.out.clear()
         self.merging.clear()
         self.notes.clear()
 
-    def note(self, round_number: int, text: str) -> None:
+    def note(self, text: str) -> None:
         """Says, in the log and in the round's record, what became of it otherwise than the settings ask for."""
         if text not in self.notes:
-            logger.warning("round %d: %s", round_number, text)
+            logger.warning("round %d: %s", self.round_number, text)
             self.notes.append(text)
 
-    def all_told(self, told: Collection[str], expected: Collection[str], otherwise: str, round_number: int) -> bool:
+    def all_told(self, told: Collection[str], expected: Collection[str], otherwise: str) -> bool:
         """Whether every site ``expected`` is among those that ``told``; else notes what comes ``otherwise``."""
         lacking = sorted(set(expected) - set(told))
         if lacking:
-            self.note(round_number, f"{otherwise}, without an answer of {', '.join(lacking)}")
+            self.note(f"{otherwise}, without an answer of {', '.join(lacking)}")
         return not lacking
 
     def leave_out(self, *verdicts: RefusedReply) -> None:
@@ -172,7 +175,6 @@ class Sites:
         self,
         message_type: str,
         content: RecordDict | Callable[[str], RecordDict],
-        round_number: int,
         only: Collection[str] | None = None,
     ) -> Iterator[tuple[str, Message | None]]:
         """Each site (of ``only``) with its reply to one message, in order of arrival; None from the silent.
@@ -181,7 +183,7 @@ class Sites:
         """
         asked = {i: n for i, n in self.names.items() if (only is None or n in only) and n not in self.out}
         contents = ((i, content(name) if callable(content) else content) for i, name in asked.items())
-        messages = self._messages(message_type, contents, round_number)
+        messages = self._messages(message_type, contents)
         yield from self._replies(list(asked.values()), messages, one_by_one=callable(content))
 
     def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
@@ -214,7 +216,6 @@ class Sites:
         self,
         message_type: str,
         content: RecordDict | Callable[[str], RecordDict],
-        round_number: int,
         read: Callable[[str, Message], T],
         only: Collection[str] | None = None,
     ) -> dict[str, T]:
@@ -227,7 +228,7 @@ class Sites:
         n_asked = 0
         overflows: list[RefusedReply] = []
         failures: list[RefusedReply] = []
-        for site, reply in self.ask(message_type, content, round_number, only):
+        for site, reply in self.ask(message_type, content, only):
             n_asked += 1
             try:
                 found[site] = read(site, sound(site, reply))
@@ -241,12 +242,12 @@ class Sites:
                     self.leave_out(verdict)
         if len(overflows) > 1:
             where = f"{len(overflows)} of {len(found) + len(overflows)} sites"
-            self.note(round_number, f"{message_type}: what is asked about overflows at {where}: nobody is out for it")
+            self.note(f"{message_type}: what is asked about overflows at {where}: nobody is out for it")
         elif overflows:
             self.leave_out(*overflows)
         if len(failures) > 1 and 2 * len(failures) > n_asked:
             where = f"{len(failures)} of {n_asked} sites"
-            self.note(round_number, f"{message_type}: {where} answer with an error: nobody is out for it")
+            self.note(f"{message_type}: {where} answer with an error: nobody is out for it")
         elif failures:
             self.leave_out(*failures)
         self.answered = sorted(found)
@@ -257,11 +258,9 @@ class Sites:
         counts = [self.samples.get(site, 0) for site in self.answered]
         return sum(min(count, most) if most else count for count in counts)
 
-    def _messages(
-        self, message_type: str, contents: Iterable[tuple[int, RecordDict]], round_number: int
-    ) -> Iterator[Message]:
+    def _messages(self, message_type: str, contents: Iterable[tuple[int, RecordDict]]) -> Iterator[Message]:
         seconds = self.settings.round_deadline_seconds
-        return (request(node, message_type, each, round_number, seconds) for node, each in contents)
+        return (request(node, message_type, each, self.round_number, seconds) for node, each in contents)
 
     def _exchange(self, messages: Iterable[Message], one_by_one: bool = False) -> Iterator[tuple[int, Message | None]]:
         return exchange(self.grid, messages, self.settings.round_deadline_seconds, self.clock, one_by_one=one_by_one)

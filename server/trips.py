@@ -44,7 +44,6 @@ class Trips:
 
     sites: Sites
     strategy: FedRebasin
-    number: int
     first: bool
 
     def collect(self, state: State) -> None:
@@ -69,20 +68,20 @@ class Trips:
         return None if isinstance(self.strategy.reference, str) else self.strategy.reference
 
     def _in_one(self, sent: State, align: bool = False) -> None:
-        self.strategy.collect(self.number, self._train(sent, {TO_ALIGN: align}))
+        self.strategy.collect(self.sites.round_number, self._train(sent, {TO_ALIGN: align}))
 
     def _in_two(self, state: State) -> None:
         ranking, refused = self._first_trip(state)
         arrived, reference = self._fetch(ranking, state, refused)
         if arrived is None:
-            self.strategy.collect(self.number, ())
+            self.strategy.collect(self.sites.round_number, ())
         else:
             chosen = arrived[0]
-            logger.info("round %d: the reference is %s", self.number, chosen)
-            content = RecordDict({ARRAYS: to_arrays(reference), CONFIG: ConfigRecord({ROUND: self.number})})
+            logger.info("round %d: the reference is %s", self.sites.round_number, chosen)
+            content = RecordDict({ARRAYS: to_arrays(reference), CONFIG: ConfigRecord({ROUND: self.sites.round_number})})
             asked = set(ranking) - {chosen}
-            answers = self.sites.ask(ALIGN, content, self.number, only=asked)
-            self.strategy.collect(self.number, chain([arrived], answers), reference=chosen)
+            answers = self.sites.ask(ALIGN, content, only=asked)
+            self.strategy.collect(self.sites.round_number, chain([arrived], answers), reference=chosen)
             self._judge_reference(chosen, len(asked))
         for verdict in refused:
             self.strategy.refuse(verdict)
@@ -93,7 +92,7 @@ class Trips:
         assert isinstance(wanted, str)
         if wanted == MEDOID:
             # To tell which is nearest to all, the server must see all: the one case in which they are sent as they are.
-            self.strategy.collect(self.number, self._train(state, {}))
+            self.strategy.collect(self.sites.round_number, self._train(state, {}))
             return self.strategy.nearest_first(), list(self.strategy.verdicts)
         weights: dict[str, float] = {}
         refused: list[RefusedReply] = []
@@ -105,7 +104,7 @@ class Trips:
         if wanted == LARGEST or not weights:
             return largest_first(weights), refused
         if wanted in self.sites.names.values() and wanted not in weights:
-            logger.warning("round %d: %s is the reference and has not trained", self.number, wanted)
+            logger.warning("round %d: %s is the reference and has not trained", self.sites.round_number, wanted)
             return [], refused
         return [the_site(wanted, weights), *sorted(weights.keys() - {wanted})], refused
 
@@ -116,7 +115,7 @@ class Trips:
         """
         deputies = sorted(ranking, key=lambda site: site in self.strategy.unfit)
         for chosen in ranking[:1] if self.sites.settings.reference_is_site else deputies:
-            (arrived,) = self.sites.ask(NETWORK, RecordDict(), self.number, only=[chosen])
+            (arrived,) = self.sites.ask(NETWORK, RecordDict(), only=[chosen])
             try:
                 return arrived, self.strategy.vet(chosen, arrived[1])
             except RefusedReply as verdict:
@@ -133,14 +132,14 @@ class Trips:
         if 2 * len(failed) > n_asked:
             self.strategy.unfit.add(chosen)
             where = f"{len(failed)} of {n_asked} sites answered with an error when they were to align to it"
-            self.sites.note(self.number, f"{chosen} is the last to be the reference again: {where}")
+            self.sites.note(f"{chosen} is the last to be the reference again: {where}")
 
     def _train(self, sent: State, config: Mapping[str, bool]) -> Iterator[Arrived]:
         start = self.sites.settings.start if self.first else "shared"
-        asked = ConfigRecord({ROUND: self.number, FIRST: self.first, START: start, **config})
+        asked = ConfigRecord({ROUND: self.sites.round_number, FIRST: self.first, START: start, **config})
         content = RecordDict({ARRAYS: to_arrays(sent), CONFIG: asked})
         told = 0
-        for arrived in self.sites.ask(TRAIN, content, self.number):
+        for arrived in self.sites.ask(TRAIN, content):
             yield arrived
             # By now it has been judged.
             if len(self.strategy.verdicts) > told:

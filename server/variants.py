@@ -24,9 +24,7 @@ WEIGHTS, THEN_WEIGHTS = "weights", "then-weights"
 COUNTS, RIDGE, LEAST_SQUARES = ".counts", ".ridge", ".least-squares"
 
 
-def measure_variants(
-    sites: Sites, model: nn.Module, strategy: FedRebasin, merged: MergedRound, round_number: int
-) -> dict[str, Score]:
+def measure_variants(sites: Sites, model: nn.Module, strategy: FedRebasin, merged: MergedRound) -> dict[str, Score]:
     """The scores, on the union of held-out samples, of every variant of this round's merge, by name."""
     means: dict[str, State] = {}
     for name, states in alignments(strategy, merged):
@@ -35,13 +33,13 @@ def measure_variants(
         by_counts = average_by_counts(model, mean, states, merged.replies, sites.settings.classes)
         means[name + RECALIBRATED + COUNTS] = by_counts
         if name in (ALIGNED, WEIGHTS):
-            solved = merge_by_least_squares(sites, model, mean, states, round_number)
+            solved = merge_by_least_squares(sites, model, mean, states)
             means[name + RECALIBRATED + LEAST_SQUARES] = solved
-    networks = recalibrate(sites, model, means, round_number)
+    networks = recalibrate(sites, model, means)
     others = {name: state for name, state in networks.items() if not name.endswith(COUNTS)}
-    heads = solve_heads(sites, model, others, round_number)
+    heads = solve_heads(sites, model, others)
     networks |= {name + RIDGE: state for name, state in heads.items()}
-    sums = pool(evaluate(sites, networks, round_number))
+    sums = pool(evaluate(sites, networks))
     return {name: Score.of(each) for name, each in sums.items()}
 
 

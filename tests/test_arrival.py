@@ -53,6 +53,6 @@ def test_answers_are_in_the_order_of_names_whoever_answers_first(tmp_path: Path)
     sites = Sites(LastFirst(app, settings, 3), settings)
     sites.join()
     arrived: list[str] = []
-    found = sites.answers(DESCRIBE, RecordDict(), 1, lambda site, reply: arrived.append(site))
+    found = sites.answers(DESCRIBE, RecordDict(), lambda site, reply: arrived.append(site))
     assert arrived == ["site-us", "site-eu", "site-3"]
     assert list(found) == ["site-3", "site-eu", "site-us"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message
 
+import server.merge
 import server.run
 from server.records import RoundRecord
 from server.store import RunStore
@@ -181,7 +182,7 @@ def test_an_error_of_most_sites_is_not_theirs(tmp_path: Path, failing: tuple[int
 
 def test_a_merge_that_is_not_finite_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it came from: the network of before stays, and the run goes on with it."""
-    honest = server.run.recalibrate
+    honest = server.merge.recalibrate
     calls: list[int] = []
 
     def broken_at_first(*args: object) -> dict[str, dict[str, object]]:
@@ -191,7 +192,7 @@ def test_a_merge_that_is_not_finite_is_none(tmp_path: Path, monkeypatch: pytest.
             return found  # pyright: ignore[reportReturnType]
         return {name: {key: t * float("inf") for key, t in state.items()} for name, state in found.items()}
 
-    monkeypatch.setattr(server.run, "recalibrate", broken_at_first)
+    monkeypatch.setattr(server.merge, "recalibrate", broken_at_first)
     store = play_in_process(quick_settings(tmp_path, **QUICK), 2)
     first, second = read_rounds(store)
     assert (first.outcome, second.outcome) == ("void", "merged")

@@ -156,12 +156,12 @@ def test_each_layer_is_fitted_with_the_statistics_of_what_is_merged_so_far(
     def fit(state: State, sums: list[Mapping[str, tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
         ((sites, model),) = there
         (layer,) = sums[0]
-        renewed = recalibration.recalibrate(sites, model, {"merged": state}, 1, until=layer)["merged"]
+        renewed = recalibration.recalibrate(sites, model, {"merged": state}, until=layer)["merged"]
         assert all(torch.equal(tensor, state[name]) for name, tensor in renewed.items())
         fitted.append(layer)
         return fit_layers(state, sums)
 
-    monkeypatch.setattr("server.run.merge_in_sequence", begin_merge)
+    monkeypatch.setattr("server.merge.merge_in_sequence", begin_merge)
     monkeypatch.setattr(layers, "fit_layers", fit)
     quick = RESNET | {"epochs": 1, "width": 4, "probe_points": 0}
     play_in_process(quick_settings(tmp_path, merge="sequential", **quick))
