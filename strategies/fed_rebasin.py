@@ -1,26 +1,21 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
-import hashlib
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
-from typing import Literal
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
-from alignment.matching import Matching, judged
+from alignment.matching import Matching
 from alignment.permutation import Permutation, invert
-from alignment.separation import Separation
 from alignment.spec import PermutationSpec, State
-from alignment.weight_matching import match_weights
 from strategies.admission import Admitted, admit
 from strategies.bounds import Bounds
 from strategies.errors import Reason, RefusedReply
+from strategies.matching import AlignAt, Matcher, Ways
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
 from strategies.protocol import N_EXAMPLES, to_arrays, to_state
@@ -30,7 +25,6 @@ from strategies.rules import Rule, robust
 from strategies.spool import PermutedState, Spool, in_memory
 
 logger = getLogger("fedrebasin")
-AlignAt = Literal["server", "site", "both"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class FedRebasin(FedAvg):
         )
         self.spec = spec
         self.reference = reference
-        self.align_at = align_at
+        self.align_at: AlignAt = align_at
         self.refine = refine
         self.restarts = restarts
         self.seed = seed
@@ -114,10 +108,8 @@ class FedRebasin(FedAvg):
         self.judge = judge or _no_more
         # Sites that were the reference until the others' replies spoke against them: the last to be it again.
         self.unfit: set[str] = set()
-        self._sent: State = {}
-        self._separation: Separation | None = None
-        self._apart = True
-        self._collected = Collected(0)
+        self._matcher = self._matching({}, apart=True)
+        self._collected = Collected()
 
     def summary(self) -> None:
         """Logs what the merge will do, after FedAvg's own lines."""
@@ -138,11 +130,9 @@ class FedRebasin(FedAvg):
 
         Sites that start ``apart`` are aligned to the strategy's ``reference``, others to the network that went out.
         """
-        self._sent = to_state(arrays)
-        self._apart = apart
-        self._separation = None
+        self._matcher = self._matching(to_state(arrays), apart)
         # Until replies come there are no verdicts, those of the round before least of all.
-        self._collected = Collected(0)
+        self._collected = Collected()
         self.names = {node_id: name or str(node_id) for node_id, name in names.items()}
 
     def aggregate_train(
@@ -160,7 +150,8 @@ class FedRebasin(FedAvg):
         ``reference`` names the site, among those that reply, to which the others have aligned themselves.
         """
         self.spool.clear()
-        self._collected = Collected(server_round, reference)
+        self._collected = Collected(reference)
+        self._matcher.server_round = server_round
         for site, reply in replies:
             try:
                 self._take(site, reply)
@@ -243,15 +234,16 @@ class FedRebasin(FedAvg):
             raw = {s: self._moved_back(one) for s, one in admitted.items() if one.permutation is not None or s == name}
             seconds = {site: one.seconds for site, one in reported.items()}
             return MergedRound(name, reference, admitted, reported, came, raw, refused, seconds)
-        done = self._collected.matchings
+        done = self._collected.matched
         held = in_memory(reference) if self.spec.groups else reference
-        matchings = {site: done.get(site) or self._match(held, one) for site, one in admitted.items() if site != name}
+        timed = {s: done.get(s) or self._matcher.match(held, one) for s, one in admitted.items() if s != name}
+        matchings = {site: matching for site, (matching, _) in timed.items()}
         moved = {
             site: PermutedState(self.spec, matching.permutation, came[site])
             for site, matching in matchings.items()
             if any(matching.moved.values())
         }
-        aligned, seconds = {**came, **moved}, self._collected.seconds
+        aligned, seconds = {**came, **moved}, {site: seconds for site, (_, seconds) in timed.items()}
         return MergedRound(name, reference, admitted, matchings, aligned, came, refused, seconds)
 
     def mean(self, merged: MergedRound) -> dict[str, Tensor]:
@@ -279,71 +271,32 @@ class FedRebasin(FedAvg):
             raise RefusedReply(Reason.DUPLICATE, site, "the first answer counts")
         one = self._judged(site, reply)
         known = self._known_reference()
-        if known is not None and self.align_at != "site":
-            self._recognise(known, one)
+        # Replies expire at the deadline wherever they lie, and matching must not use up the time that sites have: only
+        # what a look tells is told while the reply is in memory, all else waits until all are there.
+        at_sight = known is self._matcher.sent and self.align_at != "site"
+        if at_sight and (timed := self._matcher.look(one)) is not None:
+            self._collected.matched[site] = timed
         self._collected.admitted[site] = replace(one, state=self.spool.add(site, one.state))
-
-    def _recognise(self, reference: State, one: Admitted) -> None:
-        """Matches what a look tells needs no permutation, while it is in memory; all else waits until all are there.
-
-        Replies expire at the deadline wherever they lie, and matching must not use up the time that sites have.
-        """
-        proposes = self.align_at == "both" and one.permutation is not None
-        if self.spec.groups and reference is self._sent and not proposes:
-            start = time.monotonic()
-            if (at_home := self._at_home(one)) is not None:
-                self._keep(one, at_home, start)
 
     def _judged(self, site: str, reply: Message | None) -> Admitted:
         """The reply, where nothing speaks against it by itself; raises `RefusedReply`."""
-        one = admit(site, reply, self._sent, self.spec, self.weighted_by_key)
+        one = admit(site, reply, self._matcher.sent, self.spec, self.weighted_by_key)
         self.judge(site, one.metrics)
         return one
 
-    def _match(self, reference: State, one: Admitted) -> Matching:
-        """The site's own proposal, kept or refined; else the matching of its weights."""
-        start = time.monotonic()
-        if not self.spec.groups:
-            # With nothing to permute the mean is FedAvg's, at FedAvg's cost: no tensor is looked at.
-            return self._keep(one, Matching({}, 0.0, 0.0, 0, True), start)
-        return self._keep(one, self._matching(reference, replace(one, state=in_memory(one.state))), start)
-
-    def _keep(self, one: Admitted, matching: Matching, start: float) -> Matching:
-        """``matching``, and what it took since ``start``, among those of this round."""
-        told = one.reported.seconds if one.reported is not None else 0.0
-        self._collected.matchings[one.site] = matching
-        self._collected.seconds[one.site] = told + time.monotonic() - start
-        return matching
-
-    def _matching(self, reference: State, one: Admitted) -> Matching:
-        if self.align_at != "both" or one.permutation is None:
-            return self.match_by_weights(reference, one)
-        if self.refine:
-            return self.match_by_weights(reference, one, start=one.permutation)
-        return judged(self.spec, reference, one.state, one.permutation)
-
     def match_by_weights(self, reference: State, one: Admitted, start: Permutation | None = None) -> Matching:
-        """The matching of one reply, whatever else came and in whatever order: its randomness is the site's own."""
-        if reference is self._sent and start is None and (at_home := self._at_home(one)) is not None:
-            return at_home
-        digest = hashlib.sha256(f"{self.seed}/{self._collected.server_round}/{one.site}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-        # A network that was trained from the reference begins at the identity, and belongs there or near; a site's
-        # proposal is refined, not looked for anew.
-        restarts = 1 if not self._apart or start is not None else self.restarts
-        return match_weights(self.spec, reference, one.state, start, generator, restarts)
+        """The matching of one reply by its weights, from the identity or from ``start``, whatever else came."""
+        return self._matcher.by_weights(reference, one.site, one.state, start)
 
-    def _at_home(self, one: Admitted) -> Matching | None:
-        """The matching of a network that was trained from the one that went out and is proved to need none."""
-        self._separation = self._separation or Separation(self.spec, self._sent)
-        return self._separation.at_home(one.state)
+    def _matching(self, sent: State, apart: bool) -> Matcher:
+        return Matcher(self.spec, Ways(self.align_at, self.refine, self.restarts, self.seed), sent, apart)
 
     def _known_reference(self) -> State | None:
         """The reference, where it does not depend on which replies come."""
         if self._collected.reference is not None:
             return None
-        if not self._apart or self.reference == GLOBAL:
-            return self._sent
+        if not self._matcher.apart or self.reference == GLOBAL:
+            return self._matcher.sent
         return None if isinstance(self.reference, str) else self.reference
 
     def _reference(self, admitted: Mapping[str, Admitted]) -> tuple[str, State]:
@@ -351,7 +304,7 @@ class FedRebasin(FedAvg):
         known = self._known_reference()
         if known is not None:
             self.spec.check_state(known, "reference")
-            return GLOBAL if known is self._sent else "given", known
+            return GLOBAL if known is self._matcher.sent else "given", known
         assert isinstance(self.reference, str)
         wanted = self._collected.reference or self.reference
         if wanted == LARGEST:

@@ -9,18 +9,17 @@ from alignment.spec import State
 from strategies.admission import Admitted
 from strategies.alignments import Reported
 from strategies.errors import RefusedReply
+from strategies.matching import Timed
 
 
 @dataclass
 class Collected:
     """What has come so far in a round. ``reference`` names the site that was chosen before the replies came."""
 
-    server_round: int
     reference: str | None = None
     admitted: dict[str, Admitted] = field(default_factory=dict[str, Admitted])
     refused: list[RefusedReply] = field(default_factory=list[RefusedReply])
-    matchings: dict[str, Matching] = field(default_factory=dict[str, Matching])
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    matched: dict[str, Timed] = field(default_factory=dict[str, Timed])
 
 
 @dataclass(frozen=True)
