@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from cli.superlink import processes_of
+from cli.processes import processes_of
 from server.summary import read_rounds
 from tests.deployment.federation import Deployment, deployment
 from tests.waiting import Beside, wait_until

@@ -14,11 +14,12 @@ import typer
 
 from cli.beforehand import check_data, check_files, from_here
 from cli.errors import OptionError
+from cli.flower import FlowerError, SuperLink
 from cli.interrupts import Interrupted, tell_interrupted, terminable
 from cli.output import Format, Output, people, print_json, print_table, progress, warn
 from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
-from cli.superlink import FlowerError, SuperLink, local_superlink, short_folder
+from cli.superlink import local_superlink, short_folder
 from client.site import simulated_name
 from client.sources import describe_samples, read_samples
 from server.live import ENDS, STARTING

@@ -20,12 +20,13 @@ from cli.enrolment.approval import Server
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import read_parts
 from cli.enrolment.superlink import nodes, reach_superlink
+from cli.flower import SuperLink
 from cli.interrupts import Interrupted, terminable
 from cli.output import Format, Output, people, print_json
 from cli.rehearsal import RehearsalError, generator, output_change, recovered
 from cli.serve import play
 from cli.simulate import join
-from cli.superlink import SuperLink, short_folder
+from cli.superlink import short_folder
 from cli.supervise import RunningSite, scratch_folder
 from models import Architecture, build, example_inputs
 from server.records import BarrierRecord, RoundRecord

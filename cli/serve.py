@@ -10,10 +10,10 @@ from cli.enrolment.files import read_settings
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
+from cli.flower import FlowerError, SuperLink
 from cli.interrupts import Interrupted, tell_interrupted, terminable, uninterrupted
 from cli.output import Format, Output, people, print_json, warn
 from cli.settings import read_run_config, tell_idle
-from cli.superlink import FlowerError, SuperLink
 from server.resume import FREE, FinishedError, check_goes_on
 from server.store import Record, RunStore
 from strategies.settings import Settings, as_written, parse_settings

@@ -23,9 +23,9 @@ from cli.enrolment.settings import (
 )
 from cli.enrolment.superlink import nodes, reach_superlink
 from cli.errors import OptionError
+from cli.flower import FlowerError
 from cli.late import Late, group_with
 from cli.output import Format, Output, people, print_json, print_table, warn
-from cli.superlink import FlowerError
 
 app = typer.Typer(
     cls=group_with(Late("run", "cli.serve"), Late("simulate"), Late("rehearse")),

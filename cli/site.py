@@ -13,9 +13,9 @@ from cli.enrolment.kits import install_kit, write_environment
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.requests import check_name, make_request
 from cli.enrolment.units import write_units
+from cli.flower import executable
 from cli.late import Late, group_with
 from cli.output import Format, Output, people, print_json
-from cli.superlink import executable
 from cli.supervise import run, run_all
 
 app = typer.Typer(

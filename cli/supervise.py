@@ -13,7 +13,7 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import Part, Parts, read_parts
 from cli.interrupts import terminable
 from cli.output import progress
-from cli.superlink import end_all
+from cli.processes import end_all
 
 # A SuperNode that was killed is let in again after a minute, when its lease has ended: no hurry.
 PAUSE_SECONDS = 5.0

@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cli.flower import FlowerError
 from cli.output import Format, Output, people, print_json
-from cli.superlink import FlowerError
 from server.errors import StoreError
 from server.follow import Folder
 from server.snapshot import WAITING, SiteNow, Snapshot, snapshot

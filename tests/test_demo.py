@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import cli.demo as demo
+from cli.flower import ROOT, packages, stage_app
 from cli.interrupts import Interrupted
-from cli.superlink import ROOT, packages, stage_app
 from server.live import failure
 from server.store import RunStore
 from strategies.settings import Settings, as_shown

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli import superlink
-from cli.superlink import processes_of
+from cli.processes import processes_of
 from tests.demos import finish, processes_naming, start_demo
 from tests.waiting import wait_until
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import cli.demo as demo
-from cli.superlink import SuperLink, short_folder
+from cli.flower import SuperLink
+from cli.superlink import short_folder
 from server.store import RunStore
 from server.summary import read_rounds
 from tests.commands import run, run_demo

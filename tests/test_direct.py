@@ -20,7 +20,8 @@ from cli.enrolment.layout import ServerFolder
 from cli.enrolment.parts import read_parts
 from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
-from cli.superlink import CONNECTION, flower_environment, local_superlink, short_folder
+from cli.flower import CONNECTION, flower_environment
+from cli.superlink import local_superlink, short_folder
 from tests.test_preflight import member
 
 ROOT = Path(__file__).resolve().parent.parent

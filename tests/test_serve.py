@@ -10,9 +10,10 @@ from threading import Event, Thread, Timer, get_ident
 import pytest
 import tomli_w
 
+from cli.flower import SuperLink
 from cli.interrupts import tell_interrupted, terminable, uninterrupted
 from cli.serve import Submitted
-from cli.superlink import SuperLink, free_port
+from cli.superlink import free_port
 from server.live import failure
 from server.store import RunStore
 from strategies.settings import parse_settings

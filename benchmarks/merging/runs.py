@@ -10,7 +10,7 @@ from benchmarks.merging.images import cache_folder
 from benchmarks.merging.pooled import pooled_path
 from benchmarks.merging.tasks import Task
 from benchmarks.merging.trainings import Training, make
-from cli.superlink import SuperLink
+from cli.flower import SuperLink
 from server.live import ENDS
 from server.records import RoundRecord
 from server.store import RunStore

@@ -19,8 +19,8 @@ from cli.enrolment.requests import SiteRequest
 from cli.enrolment.server import open_server, publish, put_settings, write_settings
 from cli.enrolment.settings import Federation, Membership, RunConfig
 from cli.enrolment.superlink import reach_superlink, register_node, unregister_node
+from cli.flower import FlowerError
 from cli.interrupts import uninterrupted
-from cli.superlink import FlowerError
 
 # Until the SuperLink has given the site one.
 NO_NODE = "0"

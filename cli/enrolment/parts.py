@@ -20,7 +20,7 @@ from cli.enrolment.files import read_settings, write_public
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.settings import Membership, SiteSettings, tls_name
 from cli.enrolment.templates import render
-from cli.superlink import executable
+from cli.flower import executable
 from strategies.settings import is_path
 
 

@@ -14,7 +14,8 @@ from cli.direct import dialled_directly
 from cli.enrolment.keys import read_public
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.settings import Federation, host_of
-from cli.superlink import CONNECTION, FlowerError, SuperLink, complaint, flower_environment, short_folder
+from cli.flower import CONNECTION, FlowerError, SuperLink, complaint, flower_environment
+from cli.superlink import short_folder
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo

@@ -26,10 +26,10 @@ from cli.enrolment.register import Entry, read_register
 from cli.enrolment.requests import make_request, read_request
 from cli.enrolment.server import open_server
 from cli.enrolment.superlink import nodes, reach_superlink, register_node, unregister_node
+from cli.flower import FlowerError, SuperLink
 from cli.preflight import enrolled
 from cli.preflight.finding import Subject
 from cli.simulate import join
-from cli.superlink import FlowerError, SuperLink
 from models.errors import ModelError
 from tests.deployment.federation import Deployment, fedrebasin
 from tests.waiting import wait_until

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.superlink import processes_of
+from cli.processes import processes_of
 from server.summary import read_rounds
 from tests.deployment.federation import RUN_SECONDS, SHORT, Deployment, finish, reach
 
