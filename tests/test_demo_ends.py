@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli import superlink
+from cli import processes
 from cli.processes import processes_of
 from tests.demos import finish, processes_naming, start_demo
 from tests.waiting import wait_until
@@ -72,9 +72,9 @@ def test_what_shows_no_environment_while_it_starts_is_ended_too(
         looks.append(home)
         return [] if len(looks) <= 2 else processes_of(home)
 
-    monkeypatch.setattr(superlink, "processes_of", unseen_twice)
+    monkeypatch.setattr(processes, "processes_of", unseen_twice)
     try:
-        assert superlink.end_all(ended, tmp_path) == []
+        assert processes.end_all(ended, tmp_path) == []
         assert child.poll() == -signal.SIGTERM
     finally:
         child.kill()
@@ -94,7 +94,7 @@ def test_what_hides_its_environment_is_known_by_its_session(tmp_path: Path) -> N
     hidden = int(known.stdout.readline())
     wait_until(lambda: processes_of(tmp_path) == [known.pid], 5, "one of the two is known", every=0.1)
     try:
-        assert superlink.end_all(known, tmp_path) == []
+        assert processes.end_all(known, tmp_path) == []
         assert not Path(f"/proc/{hidden}").exists() or "Z" in Path(f"/proc/{hidden}/stat").read_text().split()
     finally:
         for number in (known.pid, hidden):
