@@ -92,7 +92,7 @@ def _check_finite(after: ArrayRecord) -> None:
 
 
 def moved_apart(before: ArrayRecord, after: ArrayRecord, norm: float) -> ArrayRecord:
-    """``after``; where nothing moved, with one entry a few millionths of ``norm`` off: Flower divides by the norm."""
+    """``after``; where nothing moved, with one entry ten-millionths of ``norm`` off: Flower divides by the norm."""
     state, old = to_state(after), to_state(before)
     if get_norm([(state[name] - old[name]).numpy() for name in old]) != 0:
         return after

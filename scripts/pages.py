@@ -80,9 +80,9 @@ How to look at all this: [observing a federation](observing.md).
 """
 ROUNDS = f"""# The lines of `rounds.jsonl`
 
-One line of JSON for each finished round, in the folder of its run; `server.records` reads them. Losses and barriers are
-nats, ratios and accuracies 0..1. What is empty is null, `""`, or has nothing in it. `report.html` shows most of it.
-`make pages` renews this page from `server/records.py`.
+The file lies in the folder of its run and has one line of JSON for each finished round; `server.records` reads it.
+Losses and barriers are in nats; ratios and accuracies are 0..1. A field without a value is null, `""`, or an empty
+object or list. `report.html` shows most of the fields. `make pages` renews this page from `server/records.py`.
 
 {records_tables()}
 """

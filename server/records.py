@@ -20,14 +20,14 @@ class Record(BaseModel, frozen=True):
 
 
 class Score(Record, frozen=True):
-    """How a network does on held-out samples."""
+    """How well a network does on held-out samples."""
 
     accuracy: float
     """Share of right answers."""
     loss: float
     """Mean of −log p of the right class."""
     count: int
-    """On so many samples."""
+    """The number of samples."""
 
     @classmethod
     def of(cls, sums: LossSums) -> Score:
@@ -58,9 +58,9 @@ class SitePaths(Record, frozen=True):
     """The line from the reference to one site's network."""
 
     naive: PathRecord | None
-    """To the network as it was trained; unknown where the site aligns it and keeps to itself how it was."""
+    """The line to the network as it was trained; null where the site aligns it and does not tell how it was."""
     aligned: PathRecord
-    """To the same network aligned."""
+    """The line to the same network after alignment."""
 
 
 class Paths(SitePaths, frozen=True):
@@ -71,20 +71,21 @@ class Paths(SitePaths, frozen=True):
 
 
 class MatchingRecord(Record, frozen=True):
-    """How a site's network was matched to the reference: at the site, by its own word, and here."""
+    """How a site's network was matched to the reference; with `align-at = site`, as the site reports it."""
 
     objective: float
     """Σ ⟨reference, permuted⟩ over all permuted tensors."""
     gain: float
-    """The objective less that of the identity."""
+    """The objective minus that of the identity."""
     sweeps: int
-    """Passes over the groups of units; 0: the proposal of the site was taken, or there is nothing to permute."""
+    """Passes over the groups of units; 0: the site's proposal was taken, or there is nothing to permute."""
     converged: bool
-    """Whether the last of them changed nothing."""
+    """Whether the last pass changed nothing."""
     moved: dict[str, float]
-    """By group of units, the share that is in another place."""
+    """By group, the share of its units that changed place."""
     seconds: float | None = None
-    """What it took; left open where the same networks must give the same record, as in the card of a merge."""
+    """The time of the matching, at site and server; null in the card of a merge, where the same networks must give the
+    same record."""
 
     @classmethod
     def of(cls, matching: Matching | Reported, seconds: float | None = None) -> MatchingRecord:
@@ -103,131 +104,136 @@ class RefusedRecord(Record, frozen=True):
     """A reply that was refused."""
 
     site: str
-    """Whose it was."""
+    """The site that sent it."""
     reason: str
     """One of [the reasons](exit-codes/README.md#why-a-reply-was-refused)."""
     detail: str
-    """What was expected and what came."""
+    """What was expected, and what came."""
 
 
 class BarrierRecord(Record, frozen=True):
     """The greatest barrier over the sites."""
 
     naive: float | None
-    """Without permutation; unknown where one site's is."""
+    """Without permutation; null where that of one site is unknown."""
     aligned: float
     """With permutation."""
     definition: str
-    """What was measured, in words."""
+    """The definition of the barrier, in words."""
 
 
 class GuardRecord(Record, frozen=True):
     """Whether a site's alignment was kept, and the losses that decided it."""
 
     decision: str
-    """`unmoved`: nothing to align; `aligned`: kept; `undone`; `unseen`: kept, with nothing to judge it by."""
+    """`unmoved`: there was nothing to align; `aligned`: the alignment was kept; `undone`: it was taken back; `unseen`:
+    it was kept, since nothing was measured to judge it by."""
     gain: float
-    """That of the matching."""
+    """The gain of the matching."""
     naive_loss: float | None = None
-    """The loss without it where the mean with the reference lies, or, where that was asked, of the mean of all."""
+    """The loss without the alignment: at the point of the line nearest to the mean with the reference, or, where the
+    guard compared the means of all sites' networks, of that mean."""
     aligned_loss: float | None = None
-    """The same with it."""
+    """The same loss with the alignment."""
 
 
 class HeadRecord(Record, frozen=True):
-    """The merged network with its last layer by ridge and by logistic regression."""
+    """The merged network with its last layer solved by ridge regression and by logistic regression."""
 
     kept: str
-    """`ridge` or `logistic`: which has less loss."""
+    """`ridge` or `logistic`: the one with less loss."""
     trips: int
-    """How many were answered by every site of the merge."""
+    """How many of the trips every site of the merge answered."""
     ridge: Score
-    """How it does with the layer by ridge regression."""
+    """The score with ridge regression."""
     logistic: Score | None
-    """The same by logistic regression; empty where not one trip was answered by all."""
+    """The score with logistic regression; null where no trip was answered by all sites."""
 
 
 class MixStep(Record, frozen=True):
     """A step of the search for the best mixture."""
 
     towards: str
-    """The site to whose network the line goes, or `mean`, what `merge` made of all."""
+    """Where the line leads: to the network of this site, or to the `mean`, which is what `merge` made of all."""
     stage: str
-    """The group of layers that is mixed; empty: all."""
+    """The group of layers that is mixed; empty: all layers."""
     lam: float
-    """The λ taken: that of least loss on the line."""
+    """The λ that was taken: the one of least loss on the line."""
     loss: float
-    """The loss there."""
+    """The loss at this λ."""
     before: float | None
-    """The loss at λ = 0; empty if what the search came to has none."""
+    """The loss at λ = 0; null if the network that the search reached has no finite loss."""
     as_it_is: bool = False
-    """Whether this is no line: the site's network as it is has less loss than what the search came to, and is taken."""
+    """True where this step is no line: the site's network, as it is, had less loss than what the search reached, and
+    was taken instead."""
 
 
 class TrafficRecord(Record, frozen=True):
-    """Bytes to and from one site, by the server's count, in all messages of a round but those by which it joins."""
+    """Bytes to and from one site, as the server counts them, in all messages of a round except those of joining."""
 
     sent: int
-    """To the site."""
+    """Bytes to the site."""
     received: int
-    """From it."""
+    """Bytes from the site."""
 
 
 class RoundRecord(Record, frozen=True):
     """One finished round."""
 
     round: int
-    """Its number, from 1."""
+    """The number of the round, from 1."""
     outcome: str
-    """`merged`; or `void`, when too few good replies came, or what came of them is no merge: not finite, without a
-    loss, a sum that cannot be opened. Then the model is unchanged."""
+    """`merged` or `void`. A round is void when too few good replies came, or when they gave no usable merge: it is not
+    finite, it has no loss, or the secure sum cannot be opened. A void round leaves the model unchanged."""
     reference: str
-    """The site whose network the others were aligned to; `global`: the network that was sent out; `given`: a file's;
-    empty where nobody was aligned."""
+    """The site whose network the others were aligned to; `global`: the network that was sent out; `given`: the network
+    of a file; empty in a void round that came to no reference."""
     weights: dict[str, float]
-    """By site whose network was admitted, what it weighs in the mean: its training samples, bounded by
-    `max-weight-share`. Under another `rule` than `mean` networks are merged without."""
+    """By site whose network was admitted, its weight in the mean: its training samples, bounded by `max-weight-share`.
+    A `rule` other than `mean` does not use the weights."""
     refused: list[RefusedRecord] = Field(default_factory=list[RefusedRecord])
-    """The replies that were refused, to any question of the round; a network that came before, and is in `weights`,
-    counts all the same."""
+    """The replies to any question of the round that were refused. A network that the site sent earlier in the round,
+    and that is in `weights`, still counts."""
     matchings: dict[str, MatchingRecord]
     """By site, how its network was matched."""
     merged: Score | None = None
-    """The merged network on the union of held-out samples; empty where it diverged, or nobody answered."""
+    """The merged network on the union of held-out samples; null where it diverged, or nobody answered."""
     own: dict[str, Score] = Field(default_factory=dict[str, Score])
     """By site, the network that it sent, on its own held-out samples."""
     baselines: dict[str, Score] = Field(default_factory=dict[str, Score])
-    """In the first round that merged, other networks on the union, by [name](demo.md#the-rows-of-the-table)."""
+    """In the first round that merged, other networks on the union of held-out samples, by
+    [name](demo.md#the-rows-of-the-table)."""
     guard: dict[str, GuardRecord] = Field(default_factory=dict[str, GuardRecord])
-    """By site, what the guard decided of its alignment."""
+    """By site, what the guard decided about its alignment."""
     mix: list[MixStep] = Field(default_factory=list[MixStep])
-    """With `mix = search`, its steps in their order."""
+    """With `mix = search`, the steps of the search, in order."""
     head: HeadRecord | None = None
     """With `head = logistic`, which last layer was kept."""
     notes: list[str] = Field(default_factory=list[str])
-    """What became of the round otherwise than the settings ask for, and why a merge is none."""
+    """Where the round went differently from what the settings ask for, and why a void round is void."""
     paths: dict[str, SitePaths] = Field(default_factory=dict[str, SitePaths])
-    """By site, the lines to its network."""
+    """By site, the lines from the reference to its network."""
     barrier: BarrierRecord | None = None
     """The barrier of the round."""
     traffic: dict[str, TrafficRecord] = Field(default_factory=dict[str, TrafficRecord])
-    """By site, bytes."""
+    """By site, the bytes that went to it and came from it."""
     missing: list[str] = Field(default_factory=list[str])
-    """The sites that took part before and were not there."""
+    """The sites that took part before, and were not there in this round."""
     unfit: list[str] = Field(default_factory=list[str])
-    """The sites that are the last to be the reference again: the others' replies spoke against their networks."""
+    """The sites that become the reference again only if no other can, since the others' replies spoke against their
+    networks."""
     seconds: dict[str, float] = Field(default_factory=dict[str, float])
-    """By phase, what it took."""
+    """By phase, the time that it took."""
     variance: dict[str, float] = Field(default_factory=dict[str, float])
-    """By BatchNorm layer, the variance of the merged network's activations over that of its ends."""
+    """By BatchNorm layer, the variance of the merged network's activations divided by that of the sites' networks."""
     recalibration_samples: int = 0
-    """The training samples that the merged network's statistics were recomputed on."""
+    """The number of training samples on which the merged network's statistics were recomputed."""
     inputs_sha256: dict[str, str] = Field(default_factory=dict[str, str])
-    """By site, of its admitted network as it came, of the safetensors file with its tensors."""
+    """By site, the SHA-256 of the safetensors file with the tensors of its admitted network, as it came."""
     checkpoint_sha256: str = ""
-    """Of the merged network's file."""
+    """The SHA-256 of the merged network's file."""
     checkpoint_bytes: int = 0
-    """The size of that file."""
+    """The size of the merged network's file."""
     finished: float = 0.0
     """When the round ended, in seconds since 1970."""
 
