@@ -1,6 +1,7 @@
 """``fedrebasin site run`` and ``run-all``: a site's processes, and those of several sites."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -81,6 +82,7 @@ def keep_running(sites: list[RunningSite]) -> None:
     finally:
         for site in sites:
             site.end()
+            shutil.rmtree(site.parts.scratch, ignore_errors=True)
 
 
 def _keep_up(site: RunningSite, starts: dict[int, float], number: int) -> None:
