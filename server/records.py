@@ -182,8 +182,8 @@ class RoundRecord(Record, frozen=True):
     """`merged`; or `void`, when too few good replies came, or what came of them is no merge: not finite, without a
     loss, a sum that cannot be opened. Then the model is unchanged."""
     reference: str
-    """The site whose network the others were aligned to; `global`: the network that was sent out; `given`: a file's;
-    empty where nobody was aligned."""
+    """The site whose network the others were aligned to, and, aligned or not, where the lines to them begin; `global`:
+    the network that was sent out; `given`: a file's; empty where there was none."""
     weights: dict[str, float]
     """By site whose network was admitted, what it weighs in the mean: its training samples, bounded by
     `max-weight-share`. Under another `rule` than `mean` networks are merged without."""
