@@ -15,6 +15,7 @@ from cli.room import shortfall
 from cli.sent import sent_networks
 from cli.toml import read_toml
 from models import Architecture, build, example_inputs, head_name, not_taken
+from server.carried import check_carried
 from server.heads import check_head
 from server.remarks import network_remarks
 from server.shared import check_shared
@@ -66,6 +67,7 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
         raise SettingsError(
             f"setting 'classes': model {found.model!r} has {answer.shape[-1]} outputs, expected {found.classes}"
         )
+    check_carried(model)
     check_head(model, found)
     check_shared(model, found)
     tell_idle(found)

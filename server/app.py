@@ -17,6 +17,7 @@ from alignment.tracing.bench import own_precision
 from alignment.unread import unread
 from models import Architecture, build, example_inputs, not_taken
 from models.errors import ModelError
+from server.carried import check_carried
 from server.errors import StoreError
 from server.given import first_reference, first_state
 from server.heads import check_head, class_counts
@@ -111,6 +112,7 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     """The rounds that are left of the run that ``settings`` describe."""
     architecture = Architecture(*settings.network)
     model = build(architecture, settings.seed)
+    check_carried(model)
     model.load_state_dict(first_state(settings, model.state_dict()))
     check_head(model, settings)
     check_shared(model, settings)

@@ -17,6 +17,7 @@ from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head
 from alignment.moments import accumulate
 from alignment.validate import not_finite
 from models import head_name
+from models.errors import ModelError
 from server.evaluation import pool, sums_reader
 from server.recalibration import example_of
 from server.sites import Sites
@@ -59,7 +60,10 @@ def check_head(model: nn.Module, settings: Settings) -> None:
     if settings.head == "mean" and not settings.variants:
         return
     key, instead = ("variants", "variants = false") if settings.head == "mean" else ("head", "head = 'mean'")
-    head = head_name(model)
+    try:
+        head = head_name(model)
+    except ModelError as error:
+        raise SettingsError(f"setting {key!r}: {error}. Set {instead}, or change the network.") from error
     state = model.state_dict()
     if key_of(head, "weight") not in state:
         raise SettingsError(

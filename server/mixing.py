@@ -54,9 +54,10 @@ class Search:
         if not self.steps:
             return mean
         # Whatever is mixed of these is solved anew at each point.
-        solved = [key_of(head_name(self.model), part) for part in PARTS]
+        solves = self.sites.settings.solves_head
+        solved = [key_of(head_name(self.model), part) for part in PARTS] if solves else []
         for stage, keys in stages(self.model):
-            if self.sites.settings.solves_head and all(key in solved for key in keys):
+            if all(key in solved for key in keys):
                 continue
             for name, end in merged.aligned.items():
                 partial = {**current, **{key: end[key] for key in keys}}

@@ -186,8 +186,9 @@ class RoundRecord(Record, frozen=True):
     """`merged` or `void`. A round is void when too few good replies came, or when they gave no usable merge: it is not
     finite, it has no loss, or the secure sum cannot be opened. A void round leaves the model unchanged."""
     reference: str
-    """The site whose network the others were aligned to; `global`: the network that was sent out; `given`: the network
-    of a file; empty in a void round that came to no reference."""
+    """The site whose network the others were aligned to; the lines to their networks begin there, aligned or not.
+    `global`: the network that was sent out; `given`: the network of a file; empty in a void round that came to no
+    reference."""
     weights: dict[str, float]
     """By site whose network was admitted, its weight in the mean: its training samples, bounded by `max-weight-share`.
     A `rule` other than `mean` does not use the weights."""

@@ -159,8 +159,8 @@ class Run:
     def _securely(self, state: State, first: bool, watch: Stopwatch) -> tuple[State, RoundRecord]:
         """A round in which it sees their mean alone: there is nothing to match, to probe or to guard."""
         given = self.strategy.reference
-        sent = given if first and not isinstance(given, str) else state
-        nothing = MergedRound("global", sent, {}, {}, {}, {})
+        name, sent = ("given", given) if first and not isinstance(given, str) else ("global", state)
+        nothing = MergedRound(name, sent, {}, {}, {}, {})
         with watch.phase("train"):
             opened = secure_mean(self.sites, self.strategy.spec, sent, first)
         self.sites.leave_out(*opened.refused)

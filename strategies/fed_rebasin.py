@@ -254,7 +254,7 @@ class FedRebasin(FedAvg):
         if self.rule != "mean":
             # Laid out once as aligned: the rules read every network block by block.
             laid_out = [self.spool.add(f"{site}, aligned", state) for site, state in merged.aligned.items()]
-            return robust(self.rule, laid_out, merged.network, self.malicious)
+            return robust(self.rule, laid_out, merged.network, self.malicious, buffers=self.spec.buffers)
         how = exact_mean if self.align_at != "site" and merged.moved else fedavg_mean
         return how(list(merged.aligned.values()), list(merged.weights.values()), merged.network)
 

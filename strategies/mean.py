@@ -42,7 +42,8 @@ def fedavg_mean(states: Sequence[State], weights: Sequence[float], reference: St
 
 def _sum(name: str, states: Sequence[State], factors: Sequence[float], dtype: torch.dtype) -> Tensor:
     """Σ factor · tensor from the left, in ``dtype``: the order decides the last bit."""
-    total = states[0][name].to(dtype) * factors[0]
+    # Contiguous, so that its pieces are views of it: a tensor may have come by column.
+    total = (states[0][name].to(dtype) * factors[0]).contiguous()
     parts = pieces(total)
     for state, factor in zip(states[1:], factors[1:], strict=True):
         # Product and sum apart, as FedAvg forms them: fused, the last bit could differ. Some numbers at a time, which

@@ -11,7 +11,7 @@ n sites, f of them poisoned. Every site has the same say, since a poisoned one w
 Only aligned networks have coordinates that mean the same: of unaligned ones the median is noise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -28,9 +28,17 @@ BLOCK = 1 << 24
 
 
 def robust(
-    rule: Rule, states: Sequence[State], reference: State, malicious: int = 1, block: int = BLOCK
+    rule: Rule,
+    states: Sequence[State],
+    reference: State,
+    malicious: int = 1,
+    block: int = BLOCK,
+    buffers: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """What ``rule`` makes of ``states``, which are in site order; integer tensors are ``reference``'s.
+
+    Which network is near others, its parameters tell: ``buffers`` do not count. Running variances can be a thousand
+    times all else, and with those of the usual site poison would be the nearest.
 
     Raises `ValueError` for fewer states than the rule needs to withstand ``malicious`` poisoned ones.
     """
@@ -39,7 +47,8 @@ def robust(
         raise ValueError(f"{rule} withstands {malicious} of {needed} networks or more, got {len(states)}")
     continuous = {name: like for name, like in reference.items() if is_continuous(like)}
     if rule == "krum":
-        chosen = states[_nearest(states, continuous, len(states) - malicious - 2, block)]
+        counted = {name: like for name, like in continuous.items() if name not in buffers}
+        chosen = states[_nearest(states, counted, len(states) - malicious - 2, block)]
         found = {name: chosen[name].clone() for name in continuous}
     else:
         cut = malicious if rule == "trimmed-mean" else (len(states) - 1) // 2
@@ -56,10 +65,10 @@ def _middle(states: Sequence[State], name: str, like: Tensor, cut: int, block: i
     return torch.cat(parts).reshape(like.shape)
 
 
-def _nearest(states: Sequence[State], continuous: State, n_nearest: int, block: int) -> int:
+def _nearest(states: Sequence[State], counted: State, n_nearest: int, block: int) -> int:
     """The network with the least Σ of squared distances to its ``n_nearest``; on ties the first."""
     squares = torch.zeros(len(states), len(states), dtype=torch.float64)
-    for name, like in continuous.items():
+    for name, like in counted.items():
         for values in _blocks(states, name, like, block):
             for number, one in enumerate(values):
                 squares[number] += (values - one).square_().sum(1)

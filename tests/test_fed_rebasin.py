@@ -43,6 +43,16 @@ def test_a_spec_without_groups_gives_fedavgs_bytes(seed: int) -> None:
     assert same_floats(merge(FedRebasin(spec=no_groups()), replies), fedavg(replies))
 
 
+@pytest.mark.parametrize("by_column", [{1}, {2}, {1, 2}])
+def test_tensors_that_lie_by_column_give_fedavgs_bytes(by_column: set[int]) -> None:
+    """As a transposed weight does, or what NumPy calls Fortran order."""
+    states = {node: small_state(node) for node in (1, 2)}
+    for node in by_column:
+        states[node] = {name: t.T.contiguous().T if t.ndim == 2 else t for name, t in states[node].items()}
+    replies = [train_reply(node, state, node) for node, state in states.items()]
+    assert same_floats(merge(FedRebasin(spec=no_groups()), replies), fedavg(replies))
+
+
 def test_double_precision_gives_fedavgs_bytes_too() -> None:
     replies = [train_reply(node, small_state(node, torch.float64), node) for node in (1, 2, 3)]
     strategy = ready(FedRebasin(spec=no_groups()), small_state(0, torch.float64))

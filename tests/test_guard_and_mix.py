@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from torch import nn
 
 from client.own import load_own
 from client.site import Site
@@ -377,6 +378,19 @@ def test_a_norm_is_mixed_with_the_layer_before_it() -> None:
     assert list(found) == ["conv1", "layer1", "layer2", "layer3", "fc"]
     assert "bn1.running_var" in found["conv1"]
     assert [key for keys in found.values() for key in keys] == list(model.state_dict())
+
+
+def convolutional(architecture: Architecture) -> nn.Module:
+    """A classifier that has no linear layer."""
+    last = nn.Conv2d(8, architecture.classes, 1)
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_the_search_mixes_a_network_without_a_linear_layer(tmp_path: Path) -> None:
+    network = {"model": "tests.test_guard_and_mix:convolutional", "width": 0, "depth": 0, "epochs": 1}
+    settings = quick_settings(tmp_path, **network, mix="search", mix_points=3, probe_points=0)
+    record = one_round(play_in_process(settings))
+    assert {step.stage for step in record.mix if not step.as_it_is} == {"", "0", "2"}
 
 
 def test_the_search_does_not_mix_a_layer_that_each_point_solves_anew(tmp_path: Path) -> None:

@@ -392,6 +392,7 @@ class PerToken(nn.Module):
 @pytest.mark.parametrize(
     ("model", "told"),
     [
+        (nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten()), "Sequential has no nn.Linear that could be its classifier"),
         (PerToken(), "expected to be called once on (samples, features)"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)), "must have a bias and 10 outputs"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), "must have a bias and 10 outputs"),

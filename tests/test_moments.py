@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
 from alignment.batches import joined
 from alignment.errors import StateError
+from alignment.least_squares import gram_sums
 from alignment.moments import add_moments, mean_and_variance, pool_moments
+from alignment.sequential import output_sums
 from tests.trained import digits, digits_network
 
 LAYERS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -132,6 +134,17 @@ def test_a_layer_that_is_used_twice_sees_all_its_inputs():
 
 def test_a_layer_without_running_statistics_has_no_moments():
     assert batch_norm_moments(nn.BatchNorm1d(4, track_running_stats=False), [data(1)]) == {}
+
+
+def test_a_norm_without_running_statistics_stands_before_layers_that_are_measured():
+    own = nn.BatchNorm1d(4, track_running_stats=False)
+    network = nn.Sequential(own, nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.BatchNorm1d(2))
+    x = data(1)
+    whole, part = batch_norm_moments(network, [x]), batch_norm_moments(network, [x], until="3")
+    assert part.keys() == {name for name in whole if name.startswith("2.")}
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in part.items())
+    gram, _ = output_sums(network, network, [x], ["1"])["1"]
+    torch.testing.assert_close(gram, gram_sums(network, [x], ["1"])["1"])
 
 
 def test_sums_are_exact_where_fp32_would_round():

@@ -3,15 +3,18 @@
 from itertools import permutations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Array, Message
 from torch import Tensor
 
 from alignment.spec import State
+from client.own import load_own
+from client.site import Site, simulated_name
 from server.summary import read_rounds
 from strategies.errors import SettingsError
-from strategies.protocol import TRAIN
+from strategies.protocol import ARRAYS, TRAIN
 from strategies.rules import Rule, robust
 from strategies.settings import parse_settings
 from strategies.spool import Spool
@@ -22,6 +25,8 @@ from tests.replies import small_state
 ROBUST: tuple[Rule, ...] = ("trimmed-mean", "median", "krum")
 # Small enough that every tensor is read in several pieces.
 BLOCK = 11
+# The site whose variances lie in the middle of all.
+POISONED = 2
 
 
 def states(count: int) -> list[dict[str, Tensor]]:
@@ -76,6 +81,30 @@ def test_one_poisoned_network_of_five_stays_within_the_honest_ones(rule: Rule, p
         stacked = torch.stack([state[name] for state in honest])
         assert bool((found[name] >= stacked.amin(0) - 1e-6).all())
         assert bool((found[name] <= stacked.amax(0) + 1e-6).all())
+
+
+def test_poison_with_the_usual_statistics_is_not_the_nearest_network(tmp_path: Path) -> None:
+    """Honest networks are alike in their parameters, and each normalises by the variances of its own samples."""
+    flip = with_first(lambda array: -10 * array)
+
+    def tamper(partition: int, reply: Message) -> Message:
+        arrays = reply.content.array_records.get(ARRAYS)
+        if reply.metadata.message_type != TRAIN or arrays is None:
+            return reply
+        variances = arrays["layers.0.1.running_var"].numpy()
+        arrays["layers.0.1.running_var"] = Array(np.full_like(variances, (1000, 100, 550, 400, 700)[partition]))
+        if partition == POISONED:
+            flip(reply)
+        return reply
+
+    network: dict[str, object] = {"norm": "batch", "depth": 1, "width": 16, "split": "iid", "align_at": "none"}
+    common: dict[str, object] = {"start": "shared", "min_sites": 5, "probe_points": 0, "max_update_ratio": 0.0}
+    store = play_in_process(quick_settings(tmp_path, **network, **common, epochs=1, rule="krum"), 5, tamper)
+    sites = [simulated_name(partition) for partition in range(5)]
+    own = [load_own(Site(site, store.directory / "sites" / site, "digits")) for site in sites]
+    merged = store.network(1)["fc.weight"]
+    (taken,) = (number for number, state in enumerate(own) if state and torch.equal(state["fc.weight"], merged))
+    assert taken != POISONED
 
 
 @pytest.mark.parametrize(("rule", "least"), [("trimmed-mean", 3), ("krum", 5)])

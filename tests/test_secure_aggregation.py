@@ -89,6 +89,7 @@ def test_networks_of_own_starts_are_aligned_before_they_are_masked(tmp_path: Pat
     assert max(float((found[name] - expected[name]).abs().max()) for name in found) < 5 * N_SITES * step
     # Of the networks as they were trained it is not.
     assert greatest_error(secure) > 0.01
+    assert [[record.reference for record in read_rounds(store)] for store in (secure, plain)] == [["given"]] * 2
 
 
 @pytest.mark.parametrize("stage", [Stage.SHARE_KEYS, Stage.COLLECT_MASKED_VECTORS])
