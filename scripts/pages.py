@@ -51,7 +51,7 @@ A site sets these itself, in the node config of its SuperNode:
 | --- | --- | --- |
 | `name` | `site` | The site's name; the name under which its SuperNode was registered wins |
 | `data` | the run's | Where the site's samples are |
-| `state-dir` | `~/.fedrebasin` | Keeps its networks of two rounds; with `distillation`, of `keep-checkpoints` + 1 |
+| `state-dir` | `~/.fedrebasin` | Folder of its networks: two rounds; with `distillation`, `keep-checkpoints` + 1 |
 | `threads` | all | Torch threads |
 | `checkpoint` | none | Safetensors file of a trained network to join with (`start = "checkpoint"`) |
 """

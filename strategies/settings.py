@@ -87,9 +87,9 @@ class Settings(BaseModel, frozen=True):
     """Greatest share of one site in the mean, however many samples it says it has. Under secure aggregation neither
     this nor the bounds above hold: nobody sees what one site adds to the sum."""
     rule: Literal["mean", "trimmed-mean", "median", "krum"] = "mean"
-    """How aligned networks become one. `mean`: their weighted mean. `median`: the median of each number.
-    `trimmed-mean`: its mean without the `malicious-sites` greatest and least. `krum`: the network nearest to the
-    others. All but `mean` give every site the same say."""
+    """How aligned networks become one. `mean`: their weighted mean. `median`: each number's median. `trimmed-mean`:
+    each number's mean without the `malicious-sites` greatest and least. `krum`: the network nearest to the others. All
+    but `mean` give every site the same say."""
     malicious_sites: Count = 1
     """How many poisoned sites `trimmed-mean` and `krum` withstand."""
 
@@ -101,8 +101,8 @@ class Settings(BaseModel, frozen=True):
     classes: Annotated[int, Field(ge=2)] = 10
     """Number of classes."""
     class_names: str = ""
-    """Names of the classes in the order of their numbers, such as `normal,pneumonia`: what sites call their folders, or
-    a column of parquet its values. With names a site may lack a class. Empty: each site numbers its own in their
+    """Names of the classes in the order of their numbers, such as `normal,pneumonia`: those of a site's folders, or the
+    values in a column of parquet. With names a site may lack a class. Empty: each site numbers its own in their
     order."""
     width: OrUsual = 0
     """Units of the narrowest hidden layer; 0: the network's usual."""
@@ -165,8 +165,8 @@ class Settings(BaseModel, frozen=True):
     """Most training samples that a site aligns on."""
     privacy: Literal["none", "clipping", "local-dp", "secure-aggregation"] = "none"
     """What a site does to its aligned network before it sends it. `none`: nothing. `clipping`: Flower clips its update
-    to a norm. `local-dp`: clipping and Gaussian noise. `secure-aggregation`: Flower's masks, of which only the sum is
-    free. All but `none` keep buffers at the site, and need `align-at = site`, `probe-points = 0`, a reference that is
+    to a norm. `local-dp`: clipping and Gaussian noise. `secure-aggregation`: Flower masks it, and only the sum can be
+    read. All but `none` keep buffers at the site, and need `align-at = site`, `probe-points = 0`, a reference that is
     no site's, and [more](privacy.md#what-every-kind-of-privacy-asks-for). [Privacy](privacy.md) says what each covers
     and leaves open."""
     secure_range: Positive = 8.0
@@ -217,7 +217,7 @@ class Settings(BaseModel, frozen=True):
     """How the merged network's last layer is made. `mean`: as `merge` made it. `counts`: each class's row averaged by
     the sites' counts of that class. `ridge`: solved by ridge regression from sums that the sites send of the merged
     network's features. `logistic`: from there by logistic regression, in `head-trips` more trips and one that compares.
-    Solved in several rounds, a network without normalisation needs `repair`: else features shrink, round by round,
+    If several rounds solve it, a network without normalisation needs `repair`: else features shrink, round by round,
     until training diverges."""
     head_trips: Count = 8
     """Trips of `head = logistic`. Its layer is kept if it has less loss on held-out samples than that of `ridge`."""
@@ -226,7 +226,7 @@ class Settings(BaseModel, frozen=True):
     each further one, statistics one layer deeper become those of all sites together. Points of a line take one trip."""
     repair: bool = False
     """Gives the outputs of the merge's units the means and deviations that the sites' have (REPAIR). With BatchNorm it
-    comes after the statistics are renewed, and corrects only the layers behind the last of them, often the one that
+    comes after the statistics are renewed, and corrects only the layers behind the last BatchNorm, often the one that
     `head` solves. Every site is sent all sites' networks for it, one a trip."""
     probe_points: OrUsual = 25
     """Points measured on the line between two networks, 3 or more with its ends; 0: no probing. A network that
