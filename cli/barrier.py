@@ -88,7 +88,7 @@ def barrier(
     REFERENCE and OTHER are safetensors files of one network. The barrier is the most by which the loss on the straight
     line between them exceeds the mean of both ends.
 
-    Where the network has BatchNorm, its statistics are recomputed on --data at every point of the line.
+    If the network has BatchNorm, its statistics are recomputed on --data at every point of the line.
 
         \b
     fedrebasin barrier a.safetensors b.safetensors --model resnet20 --data digits --plot path.svg

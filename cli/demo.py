@@ -64,29 +64,31 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, help="Decides the split, every site's start and the order of samples.")
     ] = 0,
-    sites: Annotated[int, typer.Option(min=2, help="How many sites.")] = 2,
+    sites: Annotated[int, typer.Option(min=2, help="How many simulated sites.")] = 2,
     width: Annotated[int, typer.Option(min=1, help="Channels of the ResNet's first stage.")] = 32,
-    split: Annotated[Split, typer.Option(help="How the data falls to the sites.")] = "biased",
+    split: Annotated[Split, typer.Option(help="How the data is divided up.")] = "biased",
     head: Annotated[Head, typer.Option(help="The merged network's last layer.")] = "ridge",
     rounds: Annotated[
         int, typer.Option(min=1, help="Rounds in all: the first merges independent starts, the others go on from it.")
     ] = 3,
-    data: Annotated[str, typer.Option(help="digits, a path that datasets reads, or module:function.")] = "digits",
+    data: Annotated[
+        str, typer.Option(help="Samples: digits, a path that datasets reads, or module:function.")
+    ] = "digits",
     run_config: Annotated[
         Path | None, typer.Option(help="TOML: a run's settings, in place of seed, width, split, head, rounds and data.")
     ] = None,
     with_pooled: Annotated[bool, typer.Option("--with-pooled", help="Also train on all sites' data together.")] = False,
-    runs: Annotated[Path, typer.Option(help="Where runs are kept; else as the run config says.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; else the run config's.")] = Path("runs"),
     name: Annotated[
         str,
-        typer.Option(help="The run's name, by default the time; one that was interrupted goes on."),
+        typer.Option(help="The run's name; else the config's, else the time. An interrupted run goes on."),
     ] = "",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The SuperLink's port on 127.0.0.1; 0 takes a free one.")
     ] = 0,
     output: Output = Format.TABLE,
 ) -> None:
-    """Run a federation of sites that trained apart, merge them, and show what the merge is worth."""
+    """Run a federation of simulated sites, merge their networks, and show what the merge is worth."""
     read = {} if run_config is None else read_run_config(run_config)
     place: dict[str, object] = {
         "run": name or read.get("run") or datetime.now(UTC).strftime("demo-%Y%m%d-%H%M%S"),

@@ -4,6 +4,6 @@ from strategies.errors import OperatorError
 
 
 class OptionError(OperatorError):
-    """Options that contradict each other, the files or the network."""
+    """Options contradict each other, the files or the network."""
 
     exit_code = 19

@@ -18,11 +18,11 @@ ENDINGS = {signal.SIGINT, signal.SIGTERM}
 
 
 def exporter(
-    runs: Annotated[Path, typer.Option(help="Where runs are kept; it may be made later.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; it may be made later.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9464,
     certificate: Annotated[
-        Path | None, typer.Option(help="PEM file; with it the exporter speaks HTTPS.", rich_help_panel=TLS)
+        Path | None, typer.Option(help="PEM file with which the exporter speaks HTTPS.", rich_help_panel=TLS)
     ] = None,
     key: Annotated[Path | None, typer.Option(help="The certificate's key.", rich_help_panel=TLS)] = None,
     client_ca: Annotated[
@@ -30,10 +30,10 @@ def exporter(
     ] = None,
     watch_certificates: Annotated[
         list[Path] | None,
-        typer.Option(help="Certificate file, or folder of .crt, .pem and .cer, whose expiry to export; repeatable."),
+        typer.Option(help="Export when this certificate ends, or each in this folder (.crt, .pem, .cer); repeatable."),
     ] = None,
 ) -> None:
-    """Serve /metrics and /health from the run store, until it is ended by SIGTERM or Ctrl-C."""
+    """Serve /metrics and /health from the run store, until SIGTERM or Ctrl-C ends it."""
     if (certificate is None) != (key is None) or (client_ca is not None and certificate is None):
         raise OptionError("--certificate and --key go together, and --client-ca needs both")
     watched = tuple(watch_certificates or ()) + ((certificate,) if certificate is not None else ())

@@ -65,7 +65,7 @@ class Inspection(Record, frozen=True):
 
 def inspect(
     model: options.Model,
-    file: Annotated[Path | None, typer.Argument(help="Weights to take the sizes from, and to prove on.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="Weights to take sizes from, and to prove with.")] = None,
     seed: options.Seed = 0,
     shape: options.Shape = "",
     classes: options.Classes = 0,
@@ -75,9 +75,9 @@ def inspect(
     example: options.Example = "",
     answer: Output = Format.TABLE,
 ) -> None:
-    """Show what may move in a network: its groups, what stays fixed and why, and the proof.
+    """Show what may move in a network: groups of units, what stays fixed and why, and the proof.
 
-    FILE, if given, is a safetensors file: its sizes are taken, and the proof is made with its weights.
+    FILE, if given, is a safetensors file. It gives the sizes, and the weights to make the proof with.
 
     \b
     fedrebasin inspect --model resnet20 --shape 3x32x32 --classes 10

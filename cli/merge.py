@@ -30,7 +30,7 @@ def merge(
         typer.Option(
             "--output",
             "-o",
-            help="OUT.safetensors, whose folder is made if need be; the card goes to OUT.md and OUT.json.",
+            help="OUT.safetensors; its folder is made if need be. The card goes to OUT.md and OUT.json.",
         ),
     ],
     method: options.MatchBy = Method.WEIGHTS,
@@ -40,7 +40,7 @@ def merge(
     class_names: options.ClassNames = "",
     steps: options.Steps = 100,
     weights: Annotated[
-        str, typer.Option(help="One positive number for each input, such as 1,2: their shares. By default equal.")
+        str, typer.Option(help="Shares of the inputs: a positive number for each, such as 1,2. By default equal.")
     ] = "",
     seed: options.Seed = 0,
     points: options.Points = 25,
@@ -58,7 +58,7 @@ def merge(
 
     INPUTS are two or more safetensors files of one network; the first is the reference.
 
-    With --data, BatchNorm is recalibrated, and inputs, merge and the barriers between them are measured.
+    With --data it recalibrates BatchNorm, and measures inputs, merge and the barriers between the inputs.
 
         \b
     fedrebasin merge a.safetensors b.safetensors --model resnet20 --data digits -o ab.safetensors

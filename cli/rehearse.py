@@ -66,17 +66,17 @@ class Rehearsal:
 
 
 def rehearse(
-    reference: Annotated[Path | None, typer.Option(help="A trained network; by default one as it is drawn.")] = None,
-    runs: Annotated[Path, typer.Option(help="Where runs are kept, as the ServerApp sees that folder.")] = Path("/runs"),
+    reference: Annotated[Path | None, typer.Option(help="A trained network; by default an untrained one.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs, as the ServerApp sees it.")] = Path("/runs"),
     dial: Annotated[
-        str, typer.Option(help="Where the proxy is from here, HOST:PORT; by default where sites dial.")
+        str, typer.Option(help="The proxy's address from here, HOST:PORT; by default the one that sites dial.")
     ] = "",
     folder: Annotated[Path, typer.Option(help="The server's folder.")] = Path("federation"),
     output: Output = Format.TABLE,
 ) -> None:
     """Send a shuffled copy of the reference through the whole federation: its barrier must be 0.
 
-    Nobody else may be there: sites would be asked for networks in the rehearsal's run.
+    No other site may be online: the rehearsal's run would ask it for its network.
     """
     server = Server.open(folder).dialled_at(dial)
     rehearsal = prepare(server, reference, runs)

@@ -26,16 +26,17 @@ def run(
         Path | None,
         typer.Argument(help="TOML: the run's settings, as `fedrebasin settings` shows them; else federation.toml's."),
     ] = None,
-    name: Annotated[str, typer.Option(help="The run's name; by default as the config says.")] = "",
-    sites: Annotated[int, typer.Option(min=0, help="How many sites to wait for; by default as the config says.")] = 0,
-    runs: Annotated[Path, typer.Option(help="Where the ServerApp keeps runs, as it sees that folder.")] = Path("/runs"),
+    name: Annotated[str, typer.Option(help="The run's name; by default the config's.")] = "",
+    sites: Annotated[int, typer.Option(min=0, help="How many sites to wait for; 0: the config's min-sites.")] = 0,
+    runs: Annotated[Path, typer.Option(help="Folder of the runs, as the ServerApp sees it.")] = Path("/runs"),
     folder: Annotated[Path, typer.Option(help="The server's folder, or `operator` in it.")] = Path("federation"),
     output: Output = Format.TABLE,
 ) -> None:
     """Start a run and wait until it has ended; Ctrl-C or SIGTERM stops it.
 
-    It has the settings that `fedrebasin settings CONFIG` shows, and no others; without CONFIG those in federation.toml.
-    A run of that name that was interrupted, or finished fewer rounds, goes on; one that has finished is left as it is.
+    It has the settings that `fedrebasin settings CONFIG` shows, and no others; without CONFIG, those in
+    federation.toml. If a run of that name was interrupted, or finished fewer rounds, it goes on; one that has finished
+    is left as it is.
     """
     server = ServerFolder(folder).check()
     federation = read_settings(server.settings, Federation)

@@ -41,17 +41,15 @@ OWNER = "run this as the folder's owner; in containers, as the service `enrolmen
 
 @app.command()
 def init(
-    proxy: Annotated[str, typer.Option(help="Where sites will dial, HOST:PORT.")],
-    superlink: Annotated[str, typer.Option(help="Where the SuperLink is on the inner network.")] = "superlink:8000",
+    proxy: Annotated[str, typer.Option(help="Address that sites dial, HOST:PORT.")],
+    superlink: Annotated[str, typer.Option(help="Address of the SuperLink on the inner network.")] = "superlink:8000",
     listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = "0.0.0.0:8443",
     image: Image = "",
-    run_config: Annotated[Path | None, typer.Option(help="TOML: what runs will ask for.")] = None,
+    run_config: Annotated[Path | None, typer.Option(help="TOML: the settings of runs.")] = None,
     name: Annotated[str, typer.Option(help="The federation's name.")] = "fedrebasin",
     least_samples: Annotated[int, typer.Option(help="Fewest samples that a site must have.")] = LEAST_SAMPLES,
-    certificate_days: Annotated[float, typer.Option(help="How long a site's certificate is good.")] = SITE_DAYS,
-    server_certificate_days: Annotated[
-        float, typer.Option(help="How long those of proxy and SuperLink are.")
-    ] = SERVER_DAYS,
+    certificate_days: Annotated[float, typer.Option(help="Days that a site's certificate is good.")] = SITE_DAYS,
+    server_certificate_days: Annotated[float, typer.Option(help="The same for proxy and SuperLink.")] = SERVER_DAYS,
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
@@ -83,7 +81,10 @@ def approve(
     context: typer.Context,
     request: Annotated[Path, typer.Argument(show_default=False, help="The request that a site sent.")],
     expected: Annotated[
-        str, typer.Option("--fingerprint", help="What the site's operator told you; without it you are shown it.")
+        str,
+        typer.Option(
+            "--fingerprint", help="Fingerprint that the site's operator told you; without it, compare it afterwards."
+        ),
     ] = "",
     kit: Kit = None,
     image: Image = "",
@@ -92,7 +93,7 @@ def approve(
 ) -> None:
     """Let a site in: sign its certificate, register its key at the SuperLink, write its kit.
 
-    A site that is in already and asks with a new key is let in with that one, and its old key is revoked.
+    If a site that is in already asks with a new key, that key is let in and the old one is revoked.
     """
     server = _opened(context, folder, image)
     asked = read_request(request)
@@ -105,7 +106,7 @@ def approve(
 
 @app.command(name="list")
 def list_sites(folder: Folder = HERE, output: Output = Format.TABLE) -> None:
-    """Show the sites: whether they are let in, how long their certificates are good, whether they are there now."""
+    """Show the sites: who is let in, how many days each certificate is good, who is online now."""
     server = Server.open(folder)
     try:
         with reach_superlink(server.folder, server.federation) as link:
@@ -126,7 +127,10 @@ def list_sites(folder: Folder = HERE, output: Output = Format.TABLE) -> None:
 def revoke(
     name: Annotated[str, typer.Argument(help="The site.")], folder: Folder = HERE, output: Output = Format.TABLE
 ) -> None:
-    """Shut a site out: at the proxy within a second, then at the SuperLink. For good: its key never works again."""
+    """Shut a site out for good: at the proxy, then at the SuperLink. Its key never works again.
+
+    The proxy refuses the site within a second or two, and ends connections that are open within five seconds more.
+    """
     entry = Server.open(folder).revoke(name)
     if output is Format.JSON:
         print_json({"name": name, "status": "revoked", "key": entry.key})
@@ -137,17 +141,17 @@ def revoke(
 @app.command()
 def renew(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The site; or `server` for the proxy's and the SuperLink's own.")],
+    name: Annotated[str, typer.Argument(help="The site; or `server`, for the proxy's and the SuperLink's own.")],
     kit: Kit = None,
     image: Image = "",
-    run_config: Annotated[Path | None, typer.Option(help="TOML: what runs will ask for, from now on.")] = None,
+    run_config: Annotated[Path | None, typer.Option(help="TOML: the settings of runs, from now on.")] = None,
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
-    """Sign a new certificate for a site's key and write its kit anew, with version, image and federation.toml of now.
+    """Sign a new certificate for a site's key and write its kit anew, as version, image and federation.toml are now.
 
-    What --image and --run-config say stands in federation.toml from then on, for every kit to come. The old certificate
-    is good until it expires, so that the site can install the new kit while a run goes on.
+    --image and --run-config are written into federation.toml, for every kit to come. The old certificate is good until
+    it ends, so that the site can install the new kit while a run goes on.
     """
     if name == RESERVED and kit is not None:
         raise OptionError(f"--kit {kit}: proxy and SuperLink take no kit; leave it out, or name a site")

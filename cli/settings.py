@@ -32,7 +32,8 @@ FEATURE_BYTES = 8
 
 def settings(
     file: Annotated[
-        Path | None, typer.Argument(help="A TOML file for `flwr run --run-config FILE`; without one, the defaults.")
+        Path | None,
+        typer.Argument(help="TOML: a run's settings, as for `flwr run --run-config FILE`; else the defaults."),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:

@@ -22,11 +22,11 @@ SIDECAR_PORT, RUNTIME_PORT = 9443, 9094
 
 def simulate(
     n_sites: Annotated[int, typer.Argument(min=1, show_default=False, help="How many sites there should be.")],
-    sites: Annotated[Path, typer.Option(help="Where each site's folder is: NAME, from the third on more/NAME.")],
+    sites: Annotated[Path, typer.Option(help="Folder of the sites' folders: NAME, from the third on more/NAME.")],
     folder: Annotated[Path, typer.Option(help="The server's folder.")] = Path("federation"),
     output: Output = Format.TABLE,
 ) -> None:
-    """Enrol made-up sites that share the run's data. Those that are members already are left as they are."""
+    """Enrol simulated sites that share the run's data. Those that are members already are not enrolled again."""
     server = Server.open(folder)
     joined: list[str] = []
     for number in range(n_sites):

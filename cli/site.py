@@ -20,7 +20,7 @@ from cli.supervise import run, run_all
 
 app = typer.Typer(
     cls=group_with(Late("check", "cli.preflight.command")),
-    help="One site: make its key, join a federation, see whether it will work.",
+    help="One site: make its key, join a federation, check and run the site.",
     no_args_is_help=True,
 )
 Folder = Annotated[Path, typer.Option(help="The site's folder; its keys never leave it.")]
@@ -54,7 +54,7 @@ def request(
 @app.command()
 def install(
     kit: Annotated[Path, typer.Argument(show_default=False, help="The folder that the server's operator sent.")],
-    expected: Annotated[str, typer.Option("--fingerprint", help="The kit's, as the server's operator told you.")],
+    expected: Annotated[str, typer.Option("--fingerprint", help="Fingerprint that the server's operator told you.")],
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
@@ -73,11 +73,11 @@ def configure(
     systemd: Annotated[
         Path | None, typer.Option(help="Also write systemd units here, such as /etc/systemd/system.")
     ] = None,
-    user: Annotated[str, typer.Option(help="Who runs the units; by default you.")] = "",
+    user: Annotated[str, typer.Option(help="User that runs the units; by default you.")] = "",
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
-    """Bring what is made from site.toml up to date: .env for containers, units for systemd."""
+    """Write anew what is made from site.toml: .env for containers and, with --systemd, units."""
     site = SiteFolder(folder)
     with writing(folder, OWNER, KitError):
         written = [write_environment(site)]

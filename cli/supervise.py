@@ -46,13 +46,15 @@ class RunningSite:
 
 
 def run(
-    part: Annotated[Part | None, typer.Argument(help="One process, which ends by itself; by default all.")] = None,
+    part: Annotated[
+        Part | None, typer.Argument(help="One process, which is not started again; by default all.")
+    ] = None,
     apart: Annotated[
-        bool, typer.Option("--apart", help="Each process on a host of its own, called as it is: sidecar, supernode.")
+        bool, typer.Option("--apart", help="Each process runs on a host of its own, of its name: sidecar, supernode.")
     ] = False,
     folder: Annotated[Path, typer.Option(help="The site's folder.")] = Path("site"),
 ) -> None:
-    """Run the site, or one process of it, in the foreground; a site whose processes end is started again."""
+    """Run the site, or one process of it, in the foreground. If a process of the site ends, the site starts again."""
     parts = read_parts(SiteFolder(folder), scratch_folder(), apart)
     if part is not None:
         command = parts.command(part)
@@ -63,7 +65,7 @@ def run(
 def run_all(
     folder: Annotated[Path, typer.Option(help="The folder that holds the sites' folders.")] = Path("sites"),
 ) -> None:
-    """Run every site below a folder; ends at once where there is none."""
+    """Run every site below a folder; end at once if there is none."""
     folders = sorted(path.parent for path in folder.glob("*/membership.toml"))
     keep_running([RunningSite(read_parts(SiteFolder(each), scratch_folder())) for each in folders])
 

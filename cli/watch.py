@@ -27,10 +27,10 @@ class FailedRun(OperatorError):  # noqa: N818 - it is the run's failure, told on
 
 def watch(
     run: Annotated[Path, typer.Argument(show_default=False, help="The run's folder, or its name under --runs.")],
-    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     output: Output = Format.TABLE,
 ) -> None:
-    """Show what a run is doing until it ends: phase, sites, barrier, time left. As JSON: how it is now, once."""
+    """Show what a run is doing, until it ends: phase, sites, barrier, time left. As JSON, show it once and end."""
     folder = Folder.at(find(run, runs))
     if output is Format.JSON:
         print_json(look(folder).model_dump())

@@ -20,49 +20,54 @@ from strategies.settings import settings_table
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = f"""# Settings of a run
 
-Every key of the run config, a flat table in TOML that server and sites read. `fedrebasin settings FILE.toml` reads it
-as a run would, names the misspelt key's nearest neighbour, or what was expected and got, and else shows what every
-setting will be. A run plays it on this machine, with so many simulated sites, by
+The run config is a flat table in TOML, which server and sites read. This page has every key of it.
+`fedrebasin settings FILE.toml` reads it as a run would. It names what is wrong: the nearest neighbour of a misspelt
+key, or what was expected and got. Else it shows what every setting will be. To play a run on this machine, with so many
+simulated sites:
 
 ```
 fedrebasin demo --run-config FILE.toml --sites 3
 ```
 
-in a deployment by [`fedrebasin server run`](server-guide.md#start-a-run), and in a Flower environment of your own by
-`flwr run . --run-config FILE.toml --stream`. Flower then builds a Python environment for the run, unless
-`FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1` says that it has all; needs its own commands on `PATH`; and refuses a
-key that is none of these with "Invalid run configuration" and no word on which. A wrong value stops a run at its
-start; the reason stands in `status.json` of the run's folder, and in the log above Flower's "Exit Code: 700". What
-`baselines` and `variants` measure stands in [`rounds.jsonl`](rounds.md). `make pages` renews this page from
-`strategies/settings.py`.
+In a deployment, [`fedrebasin server run`](server-guide.md#start-a-run) plays it; in a Flower environment of your own,
+`flwr run . --run-config FILE.toml --stream`. Flower then
+
+- builds a Python environment for the run, unless `FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1` says that it has all;
+- needs its own commands on `PATH`;
+- refuses a key that this page does not have with "Invalid run configuration", and does not say which.
+
+A wrong value stops a run at its start. The reason stands in `status.json` of the run's folder, and in the log above
+Flower's "Exit Code: 700". [`rounds.jsonl`](rounds.md) has what `baselines` and `variants` measure. `make pages` renews
+this page from `strategies/settings.py`.
 
 {settings_table()}
 
 ## Settings of a site
 
-A site's own, in the node config of its SuperNode: `flower-supernode --node-config "name='site-us' data='/data'"`.
+A site sets these itself, in the node config of its SuperNode:
+`flower-supernode --node-config "name='site-us' data='/data'"`.
 
 | setting | default | what it says |
 | --- | --- | --- |
-| `name` | `site` | The site's name; a name under which its SuperNode was registered wins |
-| `data` | the run's | Where its samples are |
-| `state-dir` | `~/.fedrebasin` | Where it keeps its own networks: of two rounds of a run, or `keep-checkpoints` + 1 |
+| `name` | `site` | The site's name; the name under which its SuperNode was registered wins |
+| `data` | the run's | Where the site's samples are |
+| `state-dir` | `~/.fedrebasin` | Folder of its networks: two rounds; with `distillation`, `keep-checkpoints` + 1 |
 | `threads` | all | Torch threads |
-| `checkpoint` | none | A trained network, safetensors, to join with (`start = "checkpoint"`) |
+| `checkpoint` | none | Safetensors file of a trained network to join with (`start = "checkpoint"`) |
 """
 REASONS = "\n".join(f"| `{reason.name}` | {reason.words} | {reason.advice} |" for reason in Reason)
 EXIT_CODES = f"""# Exit codes
 
-With which code `fedrebasin` ends; a run that failed says it as `exit-code` in its `status.json`. `make pages` renews
-this page.
+`fedrebasin` ends with one of these codes. A run that failed says its code as `exit-code` in its `status.json`.
+`make pages` renews this page.
 
 {exit_code_table()}
 
 ## Why a reply was refused
 
-A refusal ends nothing: the site is asked nothing more in that round (after `DUPLICATE` it is), and asked again in the
-next. A network that came before, and stands under `weights`, is in the merge all the same. The reasons stand in
-`rounds.jsonl`.
+A refusal ends neither run nor round. The site is asked nothing more in that round (after `DUPLICATE` it is), and is
+asked again in the next. If its network came before and stands under `weights`, it is in the merge all the same.
+`rounds.jsonl` has the reasons.
 
 | reason | what it means | what to do |
 | --- | --- | --- |
@@ -70,11 +75,13 @@ next. A network that came before, and stands under `weights`, is in the merge al
 """
 METRICS = f"""# Metrics
 
-What `fedrebasin exporter --runs DIR` serves on port 9464, from the run store: of each federation the run that is being
-played, else the one last heard of. Units are base units, losses and barriers nats, ratios mostly 0..1. Text is in the
-labels of an `_info`, whose value is 1. No label counts rounds or runs; which run it is, `/health` says. `site`, `group`
-and `layer` are as many as there are. What was not measured in the last merge is absent, not 0.
-How to look at all this: [observing a federation](observing.md).
+`fedrebasin exporter --runs DIR` serves these metrics on port 9464, from the run store. It shows one run of each
+federation: the one that is being played, else the one last heard of. `/health` says which run that is.
+
+Units are base units; losses and barriers are in nats, ratios mostly 0..1. Text stands in the labels of an `_info`,
+whose value is 1. No label counts rounds or runs. `site`, `group` and `layer` have as many values as there are. What was
+not measured in the last merge is absent, not 0. The union is the held-out samples of all sites together.
+[Observing a federation](observing.md) says how to look at all this.
 
 {metrics_table()}
 """

@@ -43,10 +43,10 @@ def _of_run(short: str, kind: Kind, unit: Unit, help_text: str, *labels: str) ->
 
 BUILD = Metric("build", "info", "", ("version", "python"), "Versions of the exporter.")
 CERTIFICATE_EXPIRY = Metric(
-    "certificate_expiry", "gauge", "timestamp_seconds", ("certificate",), "When a certificate is no longer valid."
+    "certificate_expiry", "gauge", "timestamp_seconds", ("certificate",), "When the certificate ends."
 )
 RUN_STORE = Metric(
-    "run_store_readable", "gauge", "", (), "1 where the folder of runs can be read; 0: nothing below is known."
+    "run_store_readable", "gauge", "", (), "1 if the folder of runs can be read; at 0 nothing below is known."
 )
 RUN = _of_run("run", "info", "", "What the run is.", "model", "data", "start", "align_at", "merge", "head", "privacy")
 PHASE = _of_run("phase", "info", "", "What the run is doing now.", "phase")
@@ -54,14 +54,17 @@ RUN_STATE = _of_run(
     "run_state",
     "gauge",
     "",
-    "1 for the state that the run is in: active, finished, failed; or dead: not ended, and played by no process.",
+    "1 for the state of the run: active, finished, failed, or dead (not ended, and played by no process).",
     "state",
 )
 RUN_STARTED = _of_run("run_started", "gauge", "timestamp_seconds", "When the run began.")
 PROGRESS = _of_run("progress", "gauge", "timestamp_seconds", "When the run last got a reply or changed its phase.")
 PHASE_STARTED = _of_run("phase_started", "gauge", "timestamp_seconds", "When the phase began.")
 PHASE_DEADLINE = _of_run(
-    "phase_deadline", "gauge", "timestamp_seconds", "Until when replies, or sites to join, are waited for; else absent."
+    "phase_deadline",
+    "gauge",
+    "timestamp_seconds",
+    "When the wait for replies, or for sites to join, ends; else absent.",
 )
 ROUND_DEADLINE = _of_run("round_deadline", "gauge", "seconds", "Longest wait for the replies to one question, as set.")
 CURRENT_ROUND = _of_run("current_round", "gauge", "", "The round that is being played.")
@@ -71,7 +74,7 @@ ROUNDS = _of_run(
     "rounds",
     "counter",
     "",
-    "Finished rounds: merged; or void, for too few good replies or a merge that is none.",
+    "Finished rounds: merged, or void for too few good replies or an unusable merge.",
     "outcome",
 )
 ROUND_FINISHED = _of_run("last_round_finished", "gauge", "timestamp_seconds", "When the last round finished.")
@@ -81,7 +84,7 @@ SITES = _of_run(
     "sites",
     "gauge",
     "",
-    "Sites by state: joined; asked and replied, of the question under way; refused and late, at any of this round.",
+    "Sites by state: joined; asked and replied, for the question under way; refused and late, at any of this round.",
     "state",
 )
 SITE_STATE = _of_run("site_state", "gauge", "", "1 where the site is in that state, else 0.", SITE, "state")
@@ -89,21 +92,23 @@ REPLIES = _of_run(
     "replies",
     "counter",
     "",
-    "Networks admitted; and replies to any question of a round that were refused, by reason.",
+    "Networks that were admitted, and replies to any question that were refused, by reason.",
     SITE,
     "verdict",
 )
 SITE_WEIGHT = _of_run(
-    "site_weight", "gauge", "ratio", "The site's share in the last mean; absent under another rule.", SITE
+    "site_weight", "gauge", "ratio", "The site's share in the last mean; absent if the rule is another.", SITE
 )
-RECEIVED = _of_run("site_received", "counter", "bytes", "Records that came from the site, in finished rounds.", SITE)
-SENT = _of_run("site_sent", "counter", "bytes", "Records that went to the site, in finished rounds.", SITE)
+RECEIVED = _of_run(
+    "site_received", "counter", "bytes", "Bytes of records that came from the site, in finished rounds.", SITE
+)
+SENT = _of_run("site_sent", "counter", "bytes", "Bytes of records that went to the site, in finished rounds.", SITE)
 
 BARRIER = _of_run(
     "loss_barrier",
     "gauge",
     "nats",
-    "Greatest loss above the mean of the ends, on the line from reference to site: stage naive or aligned.",
+    "Greatest loss above the mean of both ends on the line from reference to site, by stage: naive or aligned.",
     SITE,
     "stage",
 )
@@ -111,7 +116,7 @@ ACCURACY = _of_run(
     "accuracy",
     "gauge",
     "ratio",
-    "On the union: merged; best_site, sites_mean: alone; best_ and mean_before_merge; ensemble, naive where measured.",
+    "Accuracy on the union: merged; best_site, sites_mean (alone); best_, mean_before_merge; ensemble, naive if known.",
     "network",
 )
 LOSS = _of_run("loss", "gauge", "nats", "Cross-entropy of the same networks on the same samples.", "network")
@@ -119,14 +124,14 @@ SITE_ALONE = _of_run(
     "site_alone_accuracy",
     "gauge",
     "ratio",
-    "Of the site's network alone, before the first merge, on the union of held-out samples; corrected where measured.",
+    "Accuracy of the site's network alone, before the first merge, on the union; prior-corrected if that was measured.",
     SITE,
 )
 SITE_ACCURACY = _of_run(
     "site_accuracy",
     "gauge",
     "ratio",
-    "Of the network that the site gave to the last merge: held_out at home, or the union.",
+    "Accuracy of the site's network in the last merge, by held_out: at home, or the union.",
     SITE,
     "held_out",
 )
@@ -135,14 +140,14 @@ GAIN = _of_run(
     "alignment_gain",
     "gauge",
     "nats",
-    "How much less loss there is with alignment than without: of the mean with the reference or, where asked, of all.",
+    "Loss without alignment minus loss with it: of the mean with the reference or, where asked, of the mean of all.",
     SITE,
 )
 GUARD = _of_run(
     "guard_decisions",
     "counter",
     "",
-    "Alignments kept (aligned), undone, with nothing to move, or kept without a look.",
+    "Alignments by decision: aligned (kept), undone, unmoved, unseen (kept, not judged).",
     SITE,
     "decision",
 )
@@ -150,28 +155,30 @@ VARIANCE = _of_run(
     "activation_variance",
     "gauge",
     "ratio",
-    "Variance of a layer's activations in the merged network over that in the sites' own: 1 is healthy.",
+    "Variance of a layer's activations in the merged network divided by that in the sites' own; 1 is healthy.",
     "layer",
 )
 RECALIBRATION_SAMPLES = _of_run(
-    "recalibration_samples", "gauge", "", "Training samples that the merged network's statistics were recomputed on."
+    "recalibration_samples", "gauge", "", "Training samples on which the merged network's statistics were recomputed."
 )
 OBJECTIVE = _of_run("matching_objective", "gauge", "", "Σ ⟨reference, permuted⟩ over all permuted tensors.", SITE)
-OBJECTIVE_GAIN = _of_run("matching_objective_gain", "gauge", "", "The objective less that of the identity.", SITE)
+OBJECTIVE_GAIN = _of_run("matching_objective_gain", "gauge", "", "The objective minus that of the identity.", SITE)
 SWEEPS = _of_run(
     "matching_sweeps",
     "gauge",
     "",
-    "Passes over the groups until the matching stood; 0: the proposal of the site was taken.",
+    "Passes over the groups; 0: the site's proposal was taken, or there is nothing to permute.",
     SITE,
 )
-MATCHING_DURATION = _of_run("matching_duration", "gauge", "seconds", "What matching took, at site and server.", SITE)
-MOVED = _of_run("units_moved", "gauge", "ratio", "Fraction of a group's units that alignment moved.", SITE, "group")
+MATCHING_DURATION = _of_run("matching_duration", "gauge", "seconds", "Time of the matching, at site and server.", SITE)
+MOVED = _of_run("units_moved", "gauge", "ratio", "Share of a group's units that alignment moved.", SITE, "group")
 
 CHECKPOINT = _of_run("checkpoint", "gauge", "bytes", "Size of the last round's network on disk.")
 RESIDENT = _of_run("server_resident_memory", "gauge", "bytes", "Memory of the ServerApp when last heard of.")
 UNREADABLE = _of_run("unreadable_lines", "gauge", "", "Lines of the run's rounds.jsonl that are no record of a round.")
-UNREAD = _of_run("unread_records", "gauge", "bytes", "What the exporter has yet to read of the run's rounds.jsonl.")
+UNREAD = _of_run(
+    "unread_records", "gauge", "bytes", "Bytes of the run's rounds.jsonl that the exporter has yet to read."
+)
 
 # Each row above, in order: a row that is written is a row that counts.
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in dict(globals()).values() if isinstance(value, Metric))

@@ -30,15 +30,21 @@ class Reason(Enum):
 
     CLIENT_ERROR = (
         "the site answered with an error",
-        "The site's own log has the cause; only its kind is told to the server.",
+        "The site's own log has the cause; the server is told only its kind.",
     )
     GONE = ("the site left while it was asked", "Its SuperNode or its training process died: look at the site's log.")
     LATE = (
         "no answer by the deadline",
-        "Raise round-deadline-seconds, or look why the site is slow; its next answer counts again.",
+        "Raise round-deadline-seconds, or find out why the site is slow. Its next answer counts again.",
     )
-    DUPLICATE = ("the site has answered already", "Two nodes of one name, or a message sent twice: see the node list.")
-    UNASKED = ("the site was not asked, or not in this round", "Look which node it is, and revoke it if it goes on.")
+    DUPLICATE = (
+        "the site has answered already",
+        "Two nodes have one name, or a message was sent twice: see the node list.",
+    )
+    UNASKED = (
+        "the site was not asked, or not in this round",
+        "Find out which node it is, and revoke it if it goes on.",
+    )
     MALFORMED = ("the reply is not what the protocol asks for", "Compare the versions of site and server.")
     KEYS = ("the tensors are not those of the reference", "Compare model, width, depth and norm of site and server.")
     DTYPE = ("a tensor has another dtype than the reference's", "The site must send the dtypes that it was sent.")
@@ -47,7 +53,7 @@ class Reason(Enum):
     NOT_FINITE = ("a tensor holds NaN or infinity", "The site's training diverged: lower its learning rate.")
     NORM = (
         "the update is far larger than it may be",
-        "Diverged or hostile; if neither, raise max-update-ratio or max-update-norm, or set admission to lenient.",
+        "Diverged or hostile. If neither, raise max-update-ratio or max-update-norm, or set admission to lenient.",
     )
     WEIGHT = ("the number of examples cannot be", "A broken or hostile client: ask the site how many samples it has.")
     COUNTS = ("the class counts are no counts of the site's samples", "A broken or hostile client: ask the site.")

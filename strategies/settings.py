@@ -60,7 +60,7 @@ class Settings(BaseModel, frozen=True):
     run: Annotated[str, Field(pattern=NAME)] = "run"
     """Name of the run: a folder under `runs-dir`."""
     federation: Annotated[str, Field(pattern=NAME)] = "federation"
-    """Name of the federation: of its runs the one that is played, or was last heard of, is on the screen."""
+    """Name of the federation. A screen shows one of its runs: the one being played, else the one last heard of."""
     runs_dir: str = "runs"
     """Folder that holds the runs; absolute in a deployment."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -68,61 +68,63 @@ class Settings(BaseModel, frozen=True):
     rounds: Count = 3
     """Rounds to play."""
     min_sites: Count = 2
-    """Fewest sites to start with, and fewest good replies that make a round; with fewer the round is void."""
+    """Fewest sites that a run starts with, and fewest good replies that make a round. With fewer, a round is void."""
     round_deadline_seconds: Positive = 3600.0
-    """Longest wait for the replies to one message."""
+    """Longest wait for the replies to one question."""
     join_deadline_seconds: Positive = 600.0
-    """Longest wait for `min-sites` sites, and in round 1 for the one that `reference` names."""
+    """Longest wait for `min-sites` sites and, until a round has merged, for the one that `reference` names."""
     max_void_rounds: OrUsual = 3
     """Most void rounds in a row; one more ends the run."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 5
-    """Merged networks that are kept, the newest."""
+    """How many merged networks are kept, the newest."""
     admission: Literal["strict", "lenient"] = "strict"
-    """Whether an update past a bound on its norm is refused, or, `lenient`, only told in the log."""
+    """What becomes of an update whose norm is past a bound: `strict` refuses it, `lenient` only logs it."""
     max_update_norm: NotNegative = 0.0
-    """Greatest norm of a site's update, all parameters together; 0: none."""
+    """Greatest norm of a site's update, all parameters together; 0: no bound."""
     max_update_ratio: NotNegative = 20.0
-    """The same in medians of the round's updates, where three or more came; 0: none."""
+    """The same in medians of the round's norms, if three or more updates came; 0: no bound."""
     max_weight_share: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """Greatest share of one site in the mean, however many samples it says it has. Neither this nor the bounds above
-    hold under secure aggregation, where nobody sees what one site adds to the sum."""
+    """Greatest share of one site in the mean, however many samples it says it has. Under secure aggregation neither
+    this nor the bounds above hold: nobody sees what one site adds to the sum."""
     rule: Literal["mean", "trimmed-mean", "median", "krum"] = "mean"
-    """How aligned networks become one: their weighted `mean`; of each number the `median`, or the `trimmed-mean`
-    without the `malicious-sites` greatest and least; or the network nearest to the others, `krum`. All but the mean
-    give every site the same say."""
+    """How aligned networks become one. `mean`: their weighted mean. `median`: each number's median. `trimmed-mean`:
+    each number's mean without the `malicious-sites` greatest and least. `krum`: the network nearest to the others. All
+    but `mean` give every site the same say."""
     malicious_sites: Count = 1
     """How many poisoned sites `trimmed-mean` and `krum` withstand."""
 
     model: str = "resnet20"
-    """`mlp`, `vgg11`, `vgg16`, `resnet20`, `resnet18`, `resnet50`, `gru`, `transformer`, or `module:function`."""
+    """Network: `mlp`, `vgg11`, `vgg16`, `resnet20`, `resnet18`, `resnet50`, `gru`, `transformer`, or
+    `module:function`."""
     shape: Annotated[str, Field(pattern=SHAPE)] = "1x8x8"
-    """One input without the batch, such as `3x32x32`."""
+    """Shape of one input without batch, such as `3x32x32`."""
     classes: Annotated[int, Field(ge=2)] = 10
     """Number of classes."""
     class_names: str = ""
-    """Their names in the order of their numbers, such as `normal,pneumonia`: what sites call their folders, or a column
-    of parquet its values. With it a site may lack a class; empty: each site numbers its own in their order."""
+    """Names of the classes in the order of their numbers, such as `normal,pneumonia`: those of a site's folders, or the
+    values in a column of parquet. With names a site may lack a class. Empty: each site numbers its own in their
+    order."""
     width: OrUsual = 0
     """Units of the narrowest hidden layer; 0: the network's usual."""
     depth: OrUsual = 0
     """Layers, as the network's name counts them; 0: the network's usual."""
     norm: Literal["", "batch", "layer", "none"] = ""
-    """`batch` (not `gru`, `transformer`), `layer` (not `gru`) or `none` (not `resnet20`, `resnet18`, `resnet50`,
-    `transformer`); empty: the network's usual."""
+    """Normalisation: `batch` (not `gru`, `transformer`), `layer` (not `gru`) or `none` (not `resnet20`, `resnet18`,
+    `resnet50`, `transformer`); empty: the network's usual."""
 
     data: str = "digits"
-    """`digits`, a path that `datasets.load_dataset` reads, or `module:function`; a site's own `data` wins."""
+    """Samples: `digits`, a path that `datasets.load_dataset` reads, or `module:function`. A site's own `data` wins."""
     split: Literal["biased", "disjoint", "iid", "dirichlet"] = "biased"
-    """How a simulation cuts the data over its sites: `biased`, `disjoint`, `iid` or `dirichlet`."""
+    """How a simulation divides the data among its sites: `biased`, `disjoint`, `iid` or `dirichlet`."""
     dirichlet_alpha: Positive = 0.3
     """Concentration of the `dirichlet` split: the smaller, the more skewed."""
     held_out: Share = 0.2
-    """Share of each class that a site only evaluates on."""
+    """Share of each class held out for evaluation alone."""
 
     start: Literal["seed", "checkpoint", "shared"] = "seed"
-    """Where round 1 starts: each site's own `seed`, its own `checkpoint`, or the `shared` network."""
+    """What sites start from in round 1: their own `seed`, their own `checkpoint`, or the `shared` network."""
     initial: str = ""
-    """Path, at the server, of a safetensors file with the network that goes out first; empty: one drawn from `seed`."""
+    """Path, at the server, of the safetensors file whose network goes out first; empty: a network drawn from `seed`."""
     epochs: OrUsual = 20
     """Passes over the data in round 1; 0: a site that starts from a `checkpoint` sends it as it is."""
     later_epochs: Count = 3
@@ -136,103 +138,107 @@ class Settings(BaseModel, frozen=True):
     weight_decay: NotNegative = 3e-3
     """Pull of the weights towards zero."""
     logit_adjustment: NotNegative = 0.0
-    """Share of the logarithms of a site's own class frequencies that is added to its logits in training alone: with 1
-    its network does not learn which classes are frequent there, and reads as if all were equally so."""
+    """In training alone, adds this share of the logarithms of a site's own class frequencies to its logits. With 1 its
+    network does not learn which classes are frequent there, and answers as if all were equally so."""
     distillation: NotNegative = 0.0
-    """In later rounds, the weight in the training loss of the divergence from the ensemble of the networks that a site
+    """Weight, in the training loss of later rounds, of the divergence from the ensemble of the networks that a site
     already holds: the one sent and its own of the round before."""
     autocast: bool = False
-    """Train, and measure networks, with products in bfloat16: three times as fast on processors with AMX, slower on
-    those without."""
+    """Trains and measures networks with products in bfloat16. That is three times as fast on processors with AMX, and
+    slower on those without."""
 
     reference: str = "auto"
-    """What round 1 aligns to: `largest` (the site with most samples), `medoid` (the site whose network is nearest to
-    all others), `global` (the network that was sent out), a site's name, or the path of a safetensors file at the
-    server; `auto` is `global` for a shared start and `largest` otherwise."""
+    """What round 1 aligns to. `largest`: the site with most samples. `medoid`: the site whose network is nearest to all
+    others. `global`: the network that was sent out. Or a site's name, or the path of a safetensors file at the server.
+    `auto` is `global` for a shared start and `largest` otherwise."""
     restarts: Count = 5
     """Most restarts of the server's weight matching; the best objective is kept."""
     align_at: Literal["server", "site", "both", "none"] = "both"
-    """Who aligns: the `server`, by weights alone; each `site`, on its own data, and sends what is aligned; or `both`:
-    the site proposes a permutation, which the server checks, and refines with `refine`; or `none`: plain FedAvg, to
-    compare with."""
+    """Who aligns. `server`: the server, by weights alone. `site`: each site, on its own data, and sends the aligned
+    network. `both`: each site proposes a permutation, which the server checks and, with `refine`, refines. `none`:
+    nobody; this is plain FedAvg, to compare with."""
     site_matching: Literal["activations", "then-weights", "joint"] = "joint"
-    """What a site goes by: `activations`; these, and `then-weights` from there; or both `joint` in one cost."""
+    """What a site matches by: `activations`; these, and `then-weights` from there; or `joint`, both in one cost."""
     matching_weight: NotNegative = 0.3
-    """Of the `joint` cost: correlation of a unit's activations + this · cosine of its weights."""
+    """Factor of weights in the `joint` cost: correlation of activations + this · cosine of weights."""
     matching_samples: Annotated[int, Field(ge=2)] = 2000
-    """Most of its training samples that a site aligns on."""
+    """Most training samples that a site aligns on."""
     privacy: Literal["none", "clipping", "local-dp", "secure-aggregation"] = "none"
-    """What a site does to its aligned network before it sends it: nothing; Flower's `clipping` of its update to a norm;
-    `local-dp`, clipping and Gaussian noise; or Flower's `secure-aggregation`, masks that only the sum is free of.
-    Buffers do not leave the site. Needs `align-at = site`, `probe-points = 0` and a reference that is no site's;
-    docs/privacy.md says what each covers and what it leaves open."""
+    """What a site does to its aligned network before it sends it. `none`: nothing. `clipping`: Flower clips its update
+    to a norm. `local-dp`: clipping and Gaussian noise. `secure-aggregation`: Flower masks it, and only the sum can be
+    read. All but `none` keep buffers at the site, and need `align-at = site`, `probe-points = 0`, a reference that is
+    no site's, and [more](privacy.md#what-every-kind-of-privacy-asks-for). [Privacy](privacy.md) says what each covers
+    and leaves open."""
     secure_range: Positive = 8.0
-    """Of `secure-aggregation`: parameters are cut to ± this, and rounded to 2²² steps in between."""
+    """With `secure-aggregation`, parameters are cut to ± this and rounded to 2²² steps in between."""
     secure_threshold: Share = 0.6
-    """Of `secure-aggregation`: share of the sites that must stay to the end, above one half; never fewer than
-    `min-sites`, which are three or more."""
+    """With `secure-aggregation`, share of the sites that must stay to the end: above one half, and never fewer sites
+    than `min-sites`, which is three or more."""
     clipping_norm: Positive = 1.0
-    """Greatest norm of an update, all parameters together."""
+    """Norm that updates are clipped to, all parameters together."""
     dp_epsilon: Positive = 0.5
-    """Of `local-dp`: ε of one round's update, below 1. The noise on each entry has the deviation 2 · `clipping-norm` ·
-    √(2 ln(1.25 / `dp-delta`)) / `dp-epsilon`."""
+    """With `local-dp`, ε of one round's update, below 1. The noise on each entry has the deviation 2 · `clipping-norm`
+    · √(2 ln(1.25 / `dp-delta`)) / `dp-epsilon`."""
     dp_delta: Share = 1e-5
-    """Of `local-dp`: δ of one round's update."""
+    """With `local-dp`, δ of one round's update."""
     refine: bool = False
-    """With `both`: start weight matching at the server from the site's proposal."""
+    """With `both`, starts the server's weight matching from the site's proposal."""
     guard: bool = True
-    """Undo an alignment where the probes see more loss with it than without; where lines do not tell of the mean
-    (three sites or more, a reference that is none of them, or no loss on a line), take it with all, some or none of the
-    alignments: by held-out losses never worse than FedAvg's mean; what `merge`, `head` and `repair` then make of that
-    is not judged. Needs `probe-points`, and networks as they were trained, which with `align-at = site` only
-    `baselines` and `variants` ask for; else it has nothing to judge by."""
+    """Undoes an alignment where the probes see more loss with it than without. With three sites or more, a reference
+    that is none of them, or a line that has no loss, lines do not tell of the mean. Then the guard takes the mean with
+    all, some or none of the alignments, whichever has least loss: by held-out losses never worse than FedAvg's. It does
+    not judge what `merge`, `head` and `repair` make of that. It needs `probe-points`, and networks as they were
+    trained, which with `align-at = site` only `baselines` and `variants` ask for; else it has nothing to judge by."""
     mix: Literal["mean", "search"] = "mean"
-    """The merged network: the `mean`, or the best that a `search` finds on the lines between the sites' networks and to
-    what `merge` made of them, then stage by stage (the network's direct children), by the loss on held-out samples.
-    Where a site's network as it is has less loss than what that comes to, it is taken: by that loss never worse than
-    the best site. With `head` at `ridge` or `logistic` the last layer is solved by ridge at each point."""
+    """Which mixture is the merged network: the `mean`, or the one of least loss on held-out samples that a `search`
+    finds. It goes along the lines between the sites' networks and to what `merge` made of them, then stage by stage
+    (the network's direct children). If a site's network as it is has less loss than the result, that is taken: by this
+    loss never worse than the best site. With `head` at `ridge` or `logistic`, the last layer is solved by ridge at each
+    point."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: AllOrSome = 0
-    """Most training samples of a site in the statistics that it sends of a network, which stand for all that it holds;
-    0: all."""
+    """Most training samples that a site takes a network's statistics of; they stand for all that it holds. 0: all."""
     path_samples: AllOrSome = 2000
     """The same at each point of a line."""
     merge: Literal["mean", "least-squares", "sequential"] = "mean"
-    """How layers are merged: by their weighted `mean`; or, those of `Linear` and of `Conv2d` with one group, padded by
-    zeros, by `least-squares` from Gram matrices of their inputs, which each site sends (RegMean); or `sequential`: one
-    after another, each fitted, on what the merged ones before feed it, to what it puts out in the sites' networks. That
-    takes two trips for each layer, each a question to all sites and their answers. Layers whose weights have another
-    name in the network too keep their mean, as with `repair`."""
+    """How layers are merged. `mean`: their weighted mean. `least-squares`: solved from Gram matrices of their inputs,
+    which each site sends (RegMean). `sequential`: one after another, each fitted, on what the merged ones before feed
+    it, to what it puts out in the sites' networks. That takes two trips for each layer; a trip is a question to all
+    sites and their answers. Both solve `Linear`, and `Conv2d` with one group, padded by zeros. Layers whose weights
+    have another name in the network too keep their mean, as with `repair`."""
     gram_shrinkage: Annotated[float, Field(ge=0, le=1)] = 0.9
-    """What is left of the Gram matrices' off-diagonals, with `least-squares`; past 0.999, which counts as that, single
-    precision would decide."""
+    """With `least-squares`, what is left of the Gram matrices' off-diagonals. More than 0.999 counts as 0.999: past it,
+    single precision would decide."""
     gram_limit_megabytes: Positive = 64.0
-    """Most that a site sends of Gram matrices, and with `sequential` of products with outputs; layers past it, the
+    """Most that a site sends of Gram matrices and, with `sequential`, of products with outputs. Layers past it, the
     largest first, are merged by their mean."""
     head: Literal["mean", "counts", "ridge", "logistic"] = "mean"
-    """The merged network's last layer: the `mean`; each class's row averaged by the sites' `counts` of that class;
-    solved by `ridge` regression from sums that the sites send of the merged network's features; or, from there, by
-    `logistic` regression, in `head-trips` more trips and one that compares. Solved in several rounds, a
-    network without normalisation needs `repair`, or features shrink, round by round, until training diverges."""
+    """How the merged network's last layer is made. `mean`: as `merge` made it. `counts`: each class's row averaged by
+    the sites' counts of that class. `ridge`: solved by ridge regression from sums that the sites send of the merged
+    network's features. `logistic`: from there by logistic regression, in `head-trips` more trips and one that compares.
+    If several rounds solve it, a network without normalisation needs `repair`: else features shrink, round by round,
+    until training diverges."""
     head_trips: Count = 8
-    """Trips of `head = logistic`; the layer is kept if it has less loss on held-out samples than that of `ridge`."""
+    """Trips of `head = logistic`. Its layer is kept if it has less loss on held-out samples than that of `ridge`."""
     recalibrate_passes: Count = 1
-    """Trips in which BatchNorm statistics are recomputed. In the first each site normalises by its own batches; in each
-    further one statistics become those of all sites together one layer deeper. Points of a line take one."""
+    """Trips in which BatchNorm statistics are recomputed. In the first, each site normalises by its own batches. In
+    each further one, statistics one layer deeper become those of all sites together. Points of a line take one trip."""
     repair: bool = False
-    """Give what the merge's units put out the means and deviations that the sites' have (REPAIR); with BatchNorm, after
-    its statistics are renewed, in the layers behind the last of them alone, often the one that `head` solves. Every
-    site is sent all sites' networks for it, one a trip."""
+    """Gives the outputs of the merge's units the means and deviations that the sites' have (REPAIR). With BatchNorm it
+    comes after the statistics are renewed, and corrects only the layers behind the last BatchNorm, often the one that
+    `head` solves. Every site is sent all sites' networks for it, one a trip."""
     probe_points: OrUsual = 25
-    """Points on the path between two networks, 3 or more with its ends; 0: no probing. A network that alignment does
-    not move gets 3. With any, each site's network is also measured alone in the first round that merges."""
+    """Points measured on the line between two networks, 3 or more with its ends; 0: no probing. A network that
+    alignment does not move gets 3. With probing, each site's network is also measured alone in the first round that
+    merges."""
     baselines: bool = False
-    """Also measure, in the first round that merges, each site alone and prior-corrected, their ensemble and the naive
+    """Also measures, in the first round that merges, each site alone and prior-corrected, their ensemble and the naive
     mean. Sites then send their class counts and networks as they were trained, and see each other's networks."""
     variants: bool = False
-    """Also measure, in the first round that merges, the naive and the aligned mean with each other last layer, and by
-    least squares; with or without `baselines`. Sites then send their networks as they were trained, too."""
+    """Also measures, in the first round that merges, the naive and the aligned mean, each also with `head` at `counts`
+    and `ridge`, the aligned one also by least squares; with or without `baselines`. Sites then send class counts and
+    networks as they were trained, too."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:

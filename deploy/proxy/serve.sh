@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs nginx, and has it read its files anew within a second when a site was approved or revoked, and within a few when the
-# SuperLink is back at another address: nginx asks for that only when it reads its files.
+# Runs nginx, and has it read its files anew within a second or two when a site was approved or revoked, and within a few
+# when the SuperLink is back at another address: nginx asks for that only when it reads its files.
 #   serve.sh FOLDER SCRATCH    FOLDER holds nginx.conf, SCRATCH is where nginx writes
 set -eu
 folder="$1"

@@ -8,7 +8,7 @@ BARRIER = Section(
     (
         Panel(
             "Naive, nats",
-            "Greatest loss on the line to each site's network as it was trained, above the mean of the ends.",
+            "Greatest loss above the mean of both ends on the line to each site's network as it was trained.",
             "none",
             one(m.BARRIER, "{{site}}", "stage=naive"),
             decimals=3,
@@ -22,8 +22,8 @@ BARRIER = Section(
         ),
         Panel(
             "Taken off by alignment, nats",
-            "Naive less aligned, by site. Below 0 the line is higher aligned; next to 0 too where its highest point is"
-            " an end. What the guard goes by is the loss of means.",
+            "Naive minus aligned, by site. Below 0 the line is higher with alignment; next to 0, its highest point may"
+            " just be an end. The guard goes by the loss of means.",
             "none",
             (
                 Query(
@@ -41,7 +41,7 @@ LOSSES = Section(
     (
         Panel(
             "Loss on the union of held-out data",
-            "Cross-entropy of merged; of sites alone, and before the last merge; of ensemble and naive where measured.",
+            "Cross-entropy of the merge; of sites alone, and before the last merge; of ensemble and naive if measured.",
             "none",
             one(m.LOSS, "{{network}}"),
             decimals=3,
@@ -56,7 +56,7 @@ LOSSES = Section(
         ),
         Panel(
             "Sites before the merge, loss",
-            "Cross-entropy of the same, on the union; and at home, with its own statistics.",
+            "Cross-entropy of the same networks on the union; and at home, with their own statistics.",
             "none",
             one(m.SITE_LOSS, "{{site}} {{held_out}}"),
             decimals=3,
@@ -68,7 +68,7 @@ MATCHING = Section(
     (
         Panel(
             "Objective gained",
-            "What the permutation adds to Σ ⟨reference, permuted⟩. 0: the identity is the best that was found.",
+            "What the permutation adds to Σ ⟨reference, permuted⟩. 0: nothing better than the identity was found.",
             "none",
             one(m.OBJECTIVE_GAIN, "{{site}}"),
             width=6,
@@ -84,7 +84,7 @@ MATCHING = Section(
         ),
         Panel(
             "Sweeps",
-            "Passes over the groups until the matching stood; 0 where the site's own proposal was taken.",
+            "Passes over the groups; 0: the site's own proposal was taken, or there is nothing to permute.",
             "none",
             one(m.SWEEPS, "{{site}}"),
             width=6,
@@ -103,8 +103,8 @@ DECISIONS = Section(
     (
         Panel(
             "Loss saved where the mean lies",
-            "Loss without alignment less with it: of the mean with the reference or, where the guard looked at that, of"
-            " the mean of all. Below 0 the guard undoes it.",
+            "Loss without alignment minus loss with it: of the mean with the reference or, if the guard looked at that,"
+            " of the mean of all. Below 0 the guard undoes the alignment.",
             "none",
             one(m.GAIN, "{{site}}"),
             steps=NEGATIVE_IS_BAD,
@@ -113,7 +113,7 @@ DECISIONS = Section(
         ),
         Panel(
             "Guard decisions by site",
-            "Aligned, undone, unmoved or unseen, per round over the time shown.",
+            "Aligned, undone, unmoved or unseen, over the time shown.",
             "none",
             (
                 Query(
@@ -130,7 +130,7 @@ GROUPS = Section(
     (
         Panel(
             "Groups",
-            "One row a group: fraction of its units that moved in the last merge, over the sites.",
+            "One row for each group: share of its units that moved in the last merge, over the sites.",
             "percentunit",
             (
                 Query(f"min by (group) ({of(m.MOVED)})", "least moved"),

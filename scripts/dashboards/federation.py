@@ -27,7 +27,7 @@ UP = Section(
     (
         Panel(
             "Exporter",
-            "Whether Prometheus reaches the exporter, and that the folder of runs. If not, nothing below is known.",
+            "Whether Prometheus reaches the exporter, and that the runs' folder. If not, nothing below is known.",
             "bool_yes_no",
             (Query(f"up{{{JOB_AND_INSTANCE}}}", "{{instance}}"), *one(m.RUN_STORE, "run store")),
             "stat",
@@ -37,7 +37,7 @@ UP = Section(
         ),
         Panel(
             "Run",
-            "Active, finished or failed; dead where it has not ended and no process plays it. A failed run says why in"
+            "Active, finished or failed; dead if it has not ended and no process plays it. A failed run says why in"
             " status.json; see FedrebasinRoundStalled.",
             "none",
             (Query(f"sum without (state) ({STATE_NUMBER})", "{{federation}}"),),
@@ -85,7 +85,7 @@ UP = Section(
         ),
         Panel(
             "Left to the deadline",
-            "Until replies, or sites to join, are no longer waited for; empty while none are.",
+            "Time left to wait for replies, or for sites to join; empty while none are waited for.",
             "s",
             (Query(f"{of(m.PHASE_DEADLINE)} - time()", "{{federation}}"),),
             "stat",
@@ -94,7 +94,7 @@ UP = Section(
         ),
         Panel(
             "Alerts",
-            "What Prometheus' rules find, pending or firing; each has a paragraph in the runbook.",
+            "Prometheus' alerts that are pending or firing. The runbook has a section for each.",
             "none",
             (),
             "alertlist",
@@ -108,7 +108,7 @@ SITES = Section(
     (
         Panel(
             "Sites",
-            "Joined; asked and replied, of the question under way.",
+            "Joined; asked and replied, for the question under way; needed for a round.",
             "none",
             (
                 *one(m.SITES, "joined", "state=joined"),
@@ -122,7 +122,7 @@ SITES = Section(
         ),
         Panel(
             "Refused in this round",
-            "Sites of which a reply was refused, or came too late, to any question of the round under way.",
+            "Sites whose reply to any question of the round under way was refused, or came too late.",
             "none",
             (*one(m.SITES, "refused", "state=refused"), *one(m.SITES, "late", "state=late")),
             "stat",
@@ -132,7 +132,7 @@ SITES = Section(
         ),
         Panel(
             "Refusals and why",
-            "Replies that were refused over the time shown, to any question of a round, by site and verdict; see"
+            "Replies to any question of a round that were refused over the time shown, by site and verdict; see"
             " FedrebasinReplyRefused.",
             "none",
             (Query(f"round({rises(m.REPLIES, 'verdict!=admitted')}) > 0", "{{site}}: {{verdict}}"),),
@@ -157,8 +157,8 @@ HELPED = Section(
     (
         Panel(
             "Merged over best site",
-            "Accuracy of the merged network less that of the best site alone, before the first merge. Above 0 it"
-            " helped. Empty where no site was measured alone.",
+            "Accuracy of the merged network minus that of the best site alone, before the first merge. Above 0 the"
+            " merge helped. Unknown if no site was measured alone.",
             "percentunit",
             (
                 Query(
@@ -175,8 +175,8 @@ HELPED = Section(
         ),
         Panel(
             "Barrier in nats, naive and aligned",
-            "Per site: the greatest loss on the line from the reference, above the mean of its ends. Aligned should be"
-            " far below naive; equal where nothing had to move.",
+            "By site, the greatest loss above the mean of both ends on the line from the reference. Aligned should be"
+            " far below naive; both are equal if nothing had to move.",
             "none",
             one(m.BARRIER, "{{site}} {{stage}}"),
             "bargauge",
@@ -186,8 +186,8 @@ HELPED = Section(
         ),
         Panel(
             "Accuracy on the union of held-out data",
-            "Merged. Best site and mean of sites: alone, before the first merge. Best and mean before merge: as they"
-            " went into the last. Ensemble and naive mean in rounds in which they were measured.",
+            "The merged network. Best site and mean of sites: alone, before the first merge. Best and mean before"
+            " merge: as sites went into the last. Ensemble and naive mean in rounds that measured them.",
             "percentunit",
             one(m.ACCURACY, "{{network}}"),
             width=6,
@@ -208,7 +208,7 @@ TIME = Section(
     (
         Panel(
             "Time by phase",
-            "Seconds that finished rounds spent in each phase, over the time shown.",
+            "Seconds in each phase, of the rounds that finished over the time shown.",
             "s",
             (Query(f"sum by (phase) ({rises(m.PHASE_DURATION, part='_sum')})", "{{phase}}"),),
             "bargauge",
@@ -227,7 +227,7 @@ TIME = Section(
         ),
         Panel(
             "How long this phase and this run have been going",
-            "Since the phase began, and since the run did.",
+            "Time since the phase began, and since the run did.",
             "s",
             (
                 Query(f"time() - {of(m.PHASE_STARTED)}", "phase"),
@@ -241,7 +241,7 @@ ALIGNMENT = Section(
     (
         Panel(
             "Units moved by group",
-            "Fraction of each group's units that alignment moved, mean over the sites. 0: the networks are aligned.",
+            "Share of each group's units that alignment moved, mean over the sites. 0: the networks are aligned.",
             "percentunit",
             (Query(f"avg by (group) ({of(m.MOVED)})", "{{group}}"),),
             "bargauge",
@@ -249,7 +249,7 @@ ALIGNMENT = Section(
         ),
         Panel(
             "Guard decisions",
-            "Alignments that were kept, that were undone since the loss was less without, with nothing to move, and "
+            "Alignments that were aligned: kept; undone: the loss is less without; unmoved: there was nothing to move; "
             "unseen: kept with nothing to judge them by.",
             "none",
             (Query(f"sum by (decision) (round({rises(m.GUARD)}))", "{{decision}}"),),
@@ -257,8 +257,8 @@ ALIGNMENT = Section(
         ),
         Panel(
             "What alignment saves",
-            "Loss without alignment less with it, by site: of the mean with the reference or, where the guard looked at"
-            " that, of the mean of all. Empty where nothing moved, or no loss is known.",
+            "By site, loss without alignment minus loss with it: of the mean with the reference or, if the guard looked"
+            " at that, of the mean of all. Empty if nothing moved, or no loss is known.",
             "none",
             one(m.GAIN, "{{site}}"),
             decimals=3,
@@ -270,7 +270,7 @@ VARIANCE = Section(
     (
         Panel(
             "Variance of activations, merged over sites' own",
-            "By layer. 1 is healthy; near 0 units say the same for every input. A first merge of networks that started"
+            "By layer. 1 is healthy; near 0, units answer every input alike. The first merge of networks that started"
             " apart begins low, and later rounds bring it back.",
             "none",
             one(m.VARIANCE, "{{layer}}"),
@@ -280,7 +280,7 @@ VARIANCE = Section(
         ),
         Panel(
             "Samples behind the statistics",
-            "Training samples that the merged network's BatchNorm statistics were recomputed on; 0: they were not.",
+            "Training samples on which the merged network's BatchNorm statistics were recomputed; 0: they were not.",
             "none",
             one(m.RECALIBRATION_SAMPLES, "{{federation}}"),
             "stat",
@@ -299,7 +299,7 @@ COST = Section(
         ),
         Panel(
             "Bytes by site",
-            "Records to and from each site, per second.",
+            "Bytes of records to and from each site, per second.",
             "Bps",
             (
                 Query(f"rate({of(m.RECEIVED)}[$__rate_interval])", "from {{site}}"),
@@ -317,7 +317,7 @@ COST = Section(
         ),
         Panel(
             "Certificates end in",
-            "Time until each certificate ends, below 0 since it did; see FedrebasinCertificateExpiresSoon.",
+            "Time until each certificate ends; below 0 it has ended. See FedrebasinCertificateExpiresSoon.",
             "s",
             (Query(f"{of(m.CERTIFICATE_EXPIRY)} - time()", "{{certificate}}"),),
             "stat",
@@ -331,8 +331,8 @@ EACH_SITE = Section(
     (
         Panel(
             "Sites",
-            "One row a site: networks admitted and replies refused over the time shown, how the network in the last"
-            " merge stood, and how it did alone, before the first. No share where the rule is not the mean.",
+            "One row for each site: networks admitted and replies refused over the time shown, its network in the last"
+            " merge, and how it did alone before the first. There is no share if the rule is not the mean.",
             "none",
             (
                 Query(f"round(sum by (site) ({rises(m.REPLIES, 'verdict=admitted')}))", "admitted"),
@@ -363,7 +363,7 @@ ABOUT = Section(
     (
         Panel(
             "Settings of the run",
-            "What the run is that is shown of the federation; all settings are in its report. /health has its name.",
+            "The run that is shown of the federation. Its report has all settings, /health its name.",
             "none",
             one(m.RUN, "{{model}} on {{data}}, aligned at {{align_at}}, head {{head}}, privacy {{privacy}}"),
             "stat",
@@ -373,7 +373,7 @@ ABOUT = Section(
         ),
         Panel(
             "Exporter's version",
-            "Of fedrebasin, and of Python.",
+            "Versions of fedrebasin and Python.",
             "none",
             one(m.BUILD, "{{version}}, Python {{python}}"),
             "stat",
@@ -383,7 +383,7 @@ ABOUT = Section(
         ),
         Panel(
             "Exporter's reading",
-            "Lines of the run store that are no records, and bytes that are yet to be read. Both should be 0.",
+            "Lines of the run store that are no records, and bytes yet to be read. Both should be 0.",
             "none",
             (*one(m.UNREADABLE, "lines unreadable"), *one(m.UNREAD, "bytes unread")),
             "stat",

@@ -91,7 +91,7 @@ def test_there_are_just_the_nine_alerts() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SYMPTOMS))
-def test_an_alert_has_a_paragraph_labels_and_both_cases(name: str) -> None:
+def test_an_alert_has_a_section_labels_and_both_cases(name: str) -> None:
     (rule,) = [rule for rule in rules(ALERTS) if rule["alert"] == name]
     runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
     assert len(runbook.partition(f"\n## {name}\n")[2].partition("\n## ")[0].split()) > 50
