@@ -232,7 +232,7 @@ def test_a_head_that_the_run_passes_over_is_warned_of(tmp_path: Path, capsys: Ca
     model = ("--model", "tests.commands:two_heads", "--shape", "64")
     ran = run(capsys, "merge", *inputs, *model, "-o", tmp_path / "out.safetensors")
     assert ran.code == 0
-    assert "warning: tensor 'heads.1.weight' is read by no operation of the traced run and stays" in ran.err
+    assert "warning: tensor 'heads.1.weight' is without a say in the outputs of the traced run and stays" in ran.err
     assert "give an --example whose forward uses all heads" in ran.err
 
 
