@@ -426,8 +426,11 @@ def test_wrong_options_are_refused_with_the_way_out(
     assert not list(tmp_path.glob("out*"))
 
 
-def test_the_advice_unwraps_a_file_of_wrapped_names(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
-    write_state(pair[1], _wrapped(read_tensors(pair[1])))
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model."])
+def test_the_advice_unwraps_a_file_of_wrapped_names(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, prefix: str
+) -> None:
+    write_state(pair[1], {f"{prefix}{name}": tensor for name, tensor in read_tensors(pair[1]).items()})
     output = tmp_path / "out.safetensors"
     ran = run(capsys, "merge", *pair, MLP, "-o", output)
     _, *command = shlex.split(ran.err.splitlines()[-1])
