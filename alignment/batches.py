@@ -27,11 +27,11 @@ def reusable(batches: Iterable[T]) -> Iterable[T]:
 def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
     """The inputs of each batch that has a sample, on the device of ``network``.
 
-    Raises `ValueError` when there is none, `BatchError` for a value that is not finite.
+    Raises `ValueError` when there is none, `BatchError` for inputs that are no tensor or are not finite.
     """
     empty = True
     for number, batch in enumerate(batches):
-        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        inputs = _one_tensor(batch[0] if isinstance(batch, list | tuple) else batch, number)
         if len(inputs):
             empty = False
             yield on_device_of(network, _finite(inputs, number))
@@ -42,16 +42,25 @@ def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
 def labelled(batches: Iterable[LabelledBatch], network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """The inputs of each batch that has a sample, its targets as `in_long` has them, on the device of ``network``.
 
-    Raises `BatchError` for inputs with a value that is not finite.
+    Raises `BatchError` for inputs that are no tensor or are not finite.
     """
     for number, (inputs, targets) in enumerate(batches):
-        if len(inputs):
+        if len(_one_tensor(inputs, number)):
             yield on_device_of(network, _finite(inputs, number)), in_long(on_device_of(network, targets))
 
 
 def in_long(targets: Tensor) -> Tensor:
     """``targets``, in int64 where they are integers of another width: what takes class numbers takes them in that."""
     return targets if is_continuous(targets) or targets.dtype == torch.bool else targets.long()
+
+
+def _one_tensor(inputs: object, number: int) -> Tensor:
+    if not isinstance(inputs, Tensor):
+        raise BatchError(
+            f"batch {number}: its inputs are of type {type(inputs).__name__}, expected one tensor, alone or first in a "
+            "tuple. Wrap a network of several inputs in a module whose forward takes one tensor and cuts it"
+        )
+    return inputs
 
 
 def _finite(inputs: Tensor, number: int) -> Tensor:

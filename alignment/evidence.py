@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from alignment.channels import along
+from alignment.permutation import beside
 from alignment.precision import as_double
-from alignment.spec import Axis, Factor, PermutationSpec, State
+from alignment.spec import Axis, Block, Factor, PermutationSpec, State
 from alignment.units import Key, is_whole, key_of, n_units, segment_of, spread, unit_rows
 
 
@@ -25,6 +26,24 @@ class Term:
     axes: tuple[Axis, ...]
     reference: Tensor
     candidate: Tensor
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A block, and the axes of its view on which a family and its parent lie."""
+
+    block: Block
+    family: str
+    axis: int
+    parent: int
+
+    def of(self, state: State) -> Tensor:
+        """The block of ``state``, in its view."""
+        return self.block.of(state[self.block.tensor]).cpu()
+
+    def laid(self, values: Tensor) -> Tensor:
+        """``values``, [parent's units, units], shaped to lie on the two axes."""
+        return beside(values, self.parent, self.axis, len(self.block.view))
 
 
 def table_term(spec: PermutationSpec, key: Key, gains: Tensor) -> Term:
@@ -41,6 +60,7 @@ def cosine_terms(
 
     The weights of a unit are all that lies at its positions, on all tensors; a tensor on which two groups move counts
     for each. Their norms do not depend on any permutation, so that each tensor only needs scaling, once for each axis.
+    Of a family that lies on no axis with its parent (experts stacked in one tensor) the share is 1: it is read nowhere.
     """
     norms = [_norms(spec, state) for state in (reference, candidate)]
     wanted = {key: norm * 0 + share.get(key, 0.0) for key, norm in norms[0].items()}
@@ -52,6 +72,7 @@ def cosine_terms(
                 for state, norm in zip((reference, candidate), norms, strict=True)
             )
             yield Term(spec.axes[tensor], of_reference * along(number, weights, of_reference), of_candidate)
+    yield from _terms_of_families_apart(spec, reference, candidate)
 
 
 def combined(
@@ -63,6 +84,40 @@ def combined(
     reference = {name: term.reference for name, term in named.items()}
     candidate = {name: term.candidate for name, term in named.items()}
     return PermutationSpec(spec.groups, axes, spec.parents), reference, candidate
+
+
+def _terms_of_families_apart(spec: PermutationSpec, reference: State, candidate: State) -> Iterator[Term]:
+    places = list(_families_apart(spec, reference))
+    norms = [_norms_apart(places, state) for state in (reference, candidate)]
+    for place in places:
+        axes: tuple[Axis, ...] = tuple(
+            ((Factor(size, group),),) for size, group in zip(place.block.view, place.block.groups, strict=True)
+        )
+        of_reference, of_candidate = (
+            place.of(state).float() * place.laid(norm[place.family].reciprocal().nan_to_num(posinf=0.0)).float()
+            for state, norm in zip((reference, candidate), norms, strict=True)
+        )
+        yield Term(axes, of_reference, of_candidate)
+
+
+def _norms_apart(places: Iterable[_Place], state: State) -> dict[str, Tensor]:
+    """Of each family one norm for every unit below every unit of its parent."""
+    squares: dict[str, Tensor] = {}
+    for place in places:
+        rows = as_double(place.of(state)).movedim((place.parent, place.axis), (0, 1))
+        total = rows.square().reshape(*rows.shape[:2], -1).sum(2)
+        squares[place.family] = squares.get(place.family, 0) + total
+    return {family: total.sqrt() for family, total in squares.items()}
+
+
+def _families_apart(spec: PermutationSpec, state: State) -> Iterator[_Place]:
+    """Where the families lie that lie on no axis with their parent."""
+    together = {group for _, _, axis in _moving_axes(spec, state) for key in map(key_of, axis) for group in key}
+    for block in spec.blocks:
+        if block.tensor not in spec.buffers and state[block.tensor].is_floating_point():
+            for axis, (group, parent) in enumerate(zip(block.groups, block.parents, strict=True)):
+                if group is not None and parent is not None and group not in together:
+                    yield _Place(block, group, axis, parent)
 
 
 def _norms(spec: PermutationSpec, state: State) -> dict[Key, Tensor]:

@@ -99,7 +99,7 @@ def permute_block(block: Block, permutation: Permutation, tensor: Tensor, skip: 
         if parent is None:
             seen = seen.index_select(axis, index)
         else:
-            seen = seen.take_along_dim(_beside(index, parent, axis, seen.ndim), dim=axis)
+            seen = seen.take_along_dim(beside(index, parent, axis, seen.ndim), dim=axis)
     return seen
 
 
@@ -122,8 +122,8 @@ def _shapes(spec: PermutationSpec) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _beside(index: Tensor, parent: int, axis: int, ndim: int) -> Tensor:
-    """A family's rows and columns laid on the view axes ``parent`` and ``axis``, of size one elsewhere."""
+def beside(index: Tensor, parent: int, axis: int, ndim: int) -> Tensor:
+    """What a family has for each unit, [parent's units, units], laid on view axes ``parent`` and ``axis``."""
     shape = [1] * ndim
     shape[parent], shape[axis] = index.shape
     return (index if parent < axis else index.T).reshape(shape)

@@ -2,7 +2,7 @@
 
 from alignment.spec import PermutationSpec
 
-UNREAD = "no operation of the traced run reads it"
+UNREAD = "it has no say in the outputs of the traced run"
 
 
 def unread(spec: PermutationSpec) -> tuple[str, ...]:

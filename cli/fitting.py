@@ -69,10 +69,16 @@ def _shown(tensor: Tensor) -> str:
 
 
 def _remedy(expected: State, state: State, path: Path) -> str:
-    for prefix in ("module.", "_orig_mod."):
-        if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in expected):
-            return (
-                f"Every name in the file begins with {prefix!r}, which a wrapper put there: save the wrapped network, "
-                f"or take it off:\n{unwrapping(path)}"
-            )
+    if prefix := _wrapper(expected, state):
+        return (
+            f"Every name in the file begins with {prefix!r}, which a wrapper put there: save the wrapped network, "
+            f"or take it off:\n{unwrapping(path, prefix)}"
+        )
     return "Say how the network was built: --model, --classes, --width, --depth, --norm, --shape."
+
+
+def _wrapper(expected: State, state: State) -> str:
+    """What stands before every name in the file and before none of the network's; empty where nothing does."""
+    found = (name.removesuffix(own) for own in expected for name in state if name.endswith(f".{own}"))
+    apart = (prefix for prefix in found if not any(name.startswith(prefix) for name in expected))
+    return next((prefix for prefix in apart if all(name.startswith(prefix) for name in state)), "")

@@ -51,7 +51,7 @@ class ProofRecord(Record, frozen=True):
 class Inspection(Record, frozen=True):
     """What alignment can do with a network.
 
-    unread  weights that no operation of the traced run read, and that what feeds them may leave behind
+    unread  weights without a say in the outputs of the traced run, that what feeds them may leave behind
     """
 
     network: dict[str, str | int]

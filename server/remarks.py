@@ -26,8 +26,8 @@ def unread_remarks(tensors: Sequence[str], remedy: str) -> list[str]:
         return []
     which = f"{tensors[0]!r}, as {len(tensors) - 1} more, is" if len(tensors) > 1 else f"{tensors[0]!r} is"
     return [
-        f"tensor {which} read by no operation of the traced run and stays; what feeds it may move, and then it does "
-        f"not fit any more: {remedy}"
+        f"tensor {which} without a say in the outputs of the traced run and stays; what feeds it may move, and then "
+        f"it does not fit any more: {remedy}"
     ]
 
 

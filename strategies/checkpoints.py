@@ -14,11 +14,6 @@ from strategies.tensor_files import read_tensors
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
 # torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-# DataParallel and torch.compile put a prefix before every name.
-_SAVING = (
-    "p = re.match(r'((module|_orig_mod)[.])*', os.path.commonprefix(list(d))).end(); "
-    "save_file({k[p:]: v for k, v in d.items()}, sys.argv[2])"
-)
 # Opened by the line itself, since torch.load goes by the name. Training scripts keep the weights under one of these
 # keys, beside the optimiser's state.
 CONVERSION = (
@@ -26,11 +21,14 @@ CONVERSION = (
     "d = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); "
     "d = next((d[k] for k in ('state_dict', 'model_state_dict', 'model', 'net') if isinstance(d.get(k), dict)), d); "
     "d = {k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}; "
-    f"{_SAVING}"
+    # DataParallel and torch.compile put a prefix before every name.
+    "p = re.match(r'((module|_orig_mod)[.])*', os.path.commonprefix(list(d))).end(); "
+    "save_file({k[p:]: v for k, v in d.items()}, sys.argv[2])"
 )
-# For a safetensors file with such names.
+# For a safetensors file in which some prefix, such as that of a training framework, stands before every name.
 UNWRAPPING = (
-    f"import os, re, sys; from safetensors.torch import load_file, save_file; d = load_file(sys.argv[1]); {_SAVING}"
+    "import sys; from safetensors.torch import load_file, save_file; d = load_file(sys.argv[1]); "
+    "save_file({k.removeprefix(sys.argv[3]): v for k, v in d.items()}, sys.argv[2])"
 )
 
 
@@ -60,9 +58,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def unwrapping(path: Path) -> str:
-    """The command that takes off what a wrapper put before every name in the safetensors file ``path``."""
-    return shlex.join(["python", "-c", UNWRAPPING, str(path), str(_output_for(path))])
+def unwrapping(path: Path, prefix: str) -> str:
+    """The command that takes ``prefix`` off every name in the safetensors file ``path``."""
+    return shlex.join(["python", "-c", UNWRAPPING, str(path), str(_output_for(path)), prefix])
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -135,6 +135,32 @@ def test_what_is_read_nowhere_is_matched_by_its_weights(weight: float):
     assert same(found.permutation, invert(spec, shuffle))
 
 
+class Stacked(nn.Module):
+    """Experts of one hidden layer each, all in one tensor per layer: the gate tells them apart, nothing their units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.head = nn.Linear(64, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+        self.into, self.out = nn.Parameter(torch.randn(3, 6, 7)), nn.Parameter(torch.randn(3, 7, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(1))
+        hidden = torch.einsum("bd,edh->beh", x, self.into).relu()
+        return self.head(torch.einsum("beh,ehd,be->bd", hidden, self.out, self.gate(x).softmax(1)))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_families_that_lie_on_no_axis_with_their_parent_are_matched_by_their_weights(weight: float):
+    torch.manual_seed(0)
+    model = Stacked()
+    spec, state = derive_spec(model, (X[:4],)), model.state_dict()
+    shuffle = random_permutation(spec, torch.Generator().manual_seed(2))
+    noisy = {n: t + 0.05 * t.std() * torch.randn_like(t) for n, t in state.items()}
+    found = match_activations(spec, model, state, permute(spec, shuffle, noisy), [X], weight)
+    assert list(spec.parents.values()) == ["into"]
+    assert same(found.permutation, invert(spec, shuffle))
+
+
 def test_units_are_read_after_their_non_linearity_and_streams_at_every_block():
     model = digits_network("resnet20", "batch", 8, 0, depth=20)
     spec = resnet_spec(model.state_dict())

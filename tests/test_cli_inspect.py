@@ -141,7 +141,10 @@ def test_every_command_that_answers_in_json_keeps_its_answer_alone() -> None:
 
 def test_a_head_that_the_run_passes_over_is_warned_of(capsys: Capsys) -> None:
     options = ("inspect", "--model", "tests.commands:two_heads", "--shape", "64")
-    assert "tensor 'heads.1.weight' is read by no operation of the traced run and stays" in run(capsys, *options).err
+    assert (
+        "tensor 'heads.1.weight' is without a say in the outputs of the traced run and stays"
+        in run(capsys, *options).err
+    )
     assert json.loads(run(capsys, *options, "--format", "json").out)["unread"] == ["heads.1.weight"]
 
 

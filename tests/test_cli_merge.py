@@ -232,7 +232,7 @@ def test_a_head_that_the_run_passes_over_is_warned_of(tmp_path: Path, capsys: Ca
     model = ("--model", "tests.commands:two_heads", "--shape", "64")
     ran = run(capsys, "merge", *inputs, *model, "-o", tmp_path / "out.safetensors")
     assert ran.code == 0
-    assert "warning: tensor 'heads.1.weight' is read by no operation of the traced run and stays" in ran.err
+    assert "warning: tensor 'heads.1.weight' is without a say in the outputs of the traced run and stays" in ran.err
     assert "give an --example whose forward uses all heads" in ran.err
 
 
@@ -426,8 +426,11 @@ def test_wrong_options_are_refused_with_the_way_out(
     assert not list(tmp_path.glob("out*"))
 
 
-def test_the_advice_unwraps_a_file_of_wrapped_names(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
-    write_state(pair[1], _wrapped(read_tensors(pair[1])))
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module.", "model."])
+def test_the_advice_unwraps_a_file_of_wrapped_names(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, prefix: str
+) -> None:
+    write_state(pair[1], {f"{prefix}{name}": tensor for name, tensor in read_tensors(pair[1]).items()})
     output = tmp_path / "out.safetensors"
     ran = run(capsys, "merge", *pair, MLP, "-o", output)
     _, *command = shlex.split(ran.err.splitlines()[-1])

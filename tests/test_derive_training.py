@@ -66,6 +66,39 @@ def test_weights_that_no_run_reads_are_told_where_anything_moves() -> None:
     assert unread(derived(still, torch.ones(2, 6))) == ()
 
 
+class Discarding(nn.Module):
+    """Two blocks that add to a stream, of which the last one's addition is read by nobody, as in WaveNet."""
+
+    def __init__(self, kept: bool = False) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(4, 6), nn.Linear(8, 3)
+        self.gates = nn.ModuleList(nn.Linear(6, 5) for _ in range(2))
+        self.skips = nn.ModuleList(nn.Linear(5, 8) for _ in range(2))
+        self.streams = nn.ModuleList(nn.Linear(5, 6) for _ in range(2))
+        self.keeps, self.kept = kept, list[Tensor]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, skipped = self.stem(x), torch.zeros(())
+        for gate, skip, stream in zip(self.gates, self.skips, self.streams, strict=True):
+            hidden = gate(x).tanh()
+            x, skipped = x + stream(hidden), skipped + skip(hidden)
+        self.kept = [x.square()] if self.keeps else []
+        return self.head(skipped.relu())
+
+
+def test_what_every_run_discards_keeps_nothing_in_place() -> None:
+    spec = derived(Discarding(), torch.randn(2, 4))
+    assert freedom(spec) == {"stem": 6, "head": 8, "gates.0": 5, "gates.1": 5}
+    assert spec.fixed["streams.1.weight", 0] == "it has no say in the outputs of the traced run"
+    assert unread(spec) == ("streams.1.weight",)
+
+
+def test_what_a_module_keeps_aside_in_every_run_keeps_its_sources_in_place() -> None:
+    spec = derived(Discarding(kept=True), torch.randn(2, 4))
+    assert freedom(spec) == {"head": 8, "gates.0": 5}
+    assert spec.fixed["stem.weight", 0] == "a tensor that only training reads goes with it"
+
+
 def test_dropout_ties_nothing() -> None:
     net = Auxiliary()
     net.dropped = 0.5

@@ -241,7 +241,7 @@ def test_a_parameter_that_nothing_reads_stays() -> None:
     part = Part(torch.relu)
     part.spare = nn.Linear(3, 3)
     spec = derived(around(part), VECTOR)
-    assert spec.fixed["3.spare.weight", 0] == "no operation of the traced run reads it"
+    assert spec.fixed["3.spare.weight", 0] == "it has no say in the outputs of the traced run"
 
 
 def test_a_layer_without_influence_stays() -> None:

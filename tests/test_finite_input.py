@@ -1,5 +1,7 @@
 """Data and states with a value that is not finite are refused where they are read, by name."""
 
+import inspect
+from collections.abc import Callable, Iterable
 from math import isnan
 
 import pytest
@@ -22,6 +24,7 @@ from alignment import (
     repair,
 )
 from alignment.barrier import barrier_from_losses
+from alignment.batches import inputs_of, labelled
 from alignment.heads import feature_sums
 from alignment.interpolate import normalised
 from alignment.validate import check_finite
@@ -54,6 +57,18 @@ def test_a_batch_that_is_not_finite_is_refused_by_its_number(net: nn.Module) -> 
     ):
         with pytest.raises(BatchError, match="batch 1: its inputs hold a value that is not finite"):
             read()
+
+
+@pytest.mark.parametrize("inputs", [(INPUTS, INPUTS), {"x": INPUTS}])
+def test_inputs_that_are_no_tensor_are_refused_with_the_way_out(net: nn.Module, inputs: object) -> None:
+    # Callers are not held to the annotations as tests are.
+    unchecked: list[Callable[..., Iterable[object]]] = [inspect.unwrap(read) for read in (inputs_of, labelled)]
+    said = f"batch 0: its inputs are of type {type(inputs).__name__}, expected one tensor"
+    for read in unchecked:
+        with pytest.raises(BatchError, match=said):
+            next(iter(read([(inputs, TARGETS)], net)))
+    with pytest.raises(BatchError, match="batch 0: its inputs are of type dict"):
+        next(iter(unchecked[0]([{"x": INPUTS}], net)))
 
 
 @pytest.mark.parametrize("place", range(3))

@@ -245,7 +245,7 @@ def test_the_first_round_notes_what_may_come_of_its_settings(tmp_path: Path) -> 
 def test_the_first_round_notes_a_head_that_nothing_reads(tmp_path: Path) -> None:
     quick: dict[str, object] = {"model": "tests.commands:two_heads", "epochs": 1, "probe_points": 0}
     (first,) = read_rounds(play_in_process(quick_settings(tmp_path, **quick)))
-    assert ["'heads.1.weight' is read by no operation" in note for note in first.notes] == [True]
+    assert ["'heads.1.weight' is without a say in the outputs" in note for note in first.notes] == [True]
 
 
 @pytest.mark.parametrize(

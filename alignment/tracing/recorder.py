@@ -39,6 +39,7 @@ def record(
     with _module_calls(model, recorder), recorder, _Reads(recorder):
         outputs = model(*inputs)
     recorder.recording.outputs = recorder.leave(outputs)
+    recorder.note_aside(model)
     return recorder.recording
 
 
@@ -120,6 +121,11 @@ class _Recorder(TorchDispatchMode):
             # What was read may leave the module as a Python value: its caller may branch on it too.
             self._stack[-1].reads += frame.reads
         return frame.outputs
+
+    def note_aside(self, model: nn.Module) -> None:
+        """Notes what of the run the modules of ``model`` keep as attributes, alone or in containers."""
+        kept: list[object] = pytree.tree_leaves([vars(module) for module in model.modules()])
+        self.recording.aside = [self._known[id(leaf)] for leaf in kept if id(leaf) in self._known]
 
     def note_read(self, name: str) -> None:
         """Notes that the innermost module call has handed data to Python, if that can do more than end the run."""

@@ -69,6 +69,7 @@ class Recording:
     state        by the key of the state dict; ``owned`` the same by the id of the tensor
     captured     what came from neither the state dict nor the inputs
     told         what was turned into Python data without an operation
+    aside        what modules keep as attributes
     overlapping  what shares memory in a way that no operation shows
     sparse       what the state dict holds in another layout than strided, which no permutation can move
     written      memory that some operation wrote
@@ -79,6 +80,7 @@ class Recording:
     outputs: list[Value] = field(default_factory=list[Value])
     captured: list[Value] = field(default_factory=list[Value])
     told: list[Value] = field(default_factory=list[Value])
+    aside: list[Value] = field(default_factory=list[Value])
     calls: list[Call] = field(default_factory=list[Call])
     frames: list[Frame] = field(default_factory=list[Frame])
     overlapping: list[Value] = field(default_factory=list[Value])
@@ -95,6 +97,14 @@ class Recording:
                 live.append(call)
                 wanted.update(call.inputs)
         return live[::-1]
+
+    def that_follow(self, sources: Set[Value]) -> set[Value]:
+        """What was computed with ``sources``, or with what follows from them."""
+        followed = set(sources)
+        for call in self.calls:
+            if not followed.isdisjoint(call.inputs):
+                followed.update(call.outputs)
+        return followed - sources
 
 
 def uniform_axes(tensor: Tensor) -> tuple[bool, ...]:

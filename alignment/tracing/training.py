@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,15 +20,17 @@ READ_IN_TRAINING = "a tensor that only training reads goes with it"
 
 
 def keep_for_training(bench: Bench, derivation: Derivation, shared: Sharing) -> None:
-    """Fixes, in ``derivation``, what moves with a tensor that no operation in evaluation mode reads.
+    """Fixes, in ``derivation``, what moves with a tensor that nothing in evaluation mode comes of.
 
     Such a tensor stays, since nothing proves how it would have to move. So its sources must stay too, or the network
     would train on as another. A second run, in training mode and without its noise, tells what they are. Where that run
-    fails (it may want targets), or does not read the tensor either, nothing is known and nothing more is fixed.
+    fails (it may want targets), or makes nothing of the tensor either, nothing is known and nothing more is fixed.
     """
     state = derivation.recording.state
     unread = [key for key, value in state.items() if value.shape and value not in derivation.read]
-    training = _in_training(bench, shared) if unread else None
+    computed = {value for call in derivation.recording.calls for value in call.inputs}
+    anew = [key for key in unread if state[key] not in computed]
+    training = _in_training(bench, shared, anew) if unread else None
     if training is None:
         return
     seen = training.recording.state
@@ -41,13 +43,14 @@ def keep_for_training(bench: Bench, derivation: Derivation, shared: Sharing) -> 
         meet(value, seen[key].axes or (), READ_IN_TRAINING)
 
 
-def _in_training(bench: Bench, shared: Sharing) -> Derivation | None:
+def _in_training(bench: Bench, shared: Sharing, anew: Iterable[str]) -> Derivation | None:
+    """A run in training mode; ``anew`` are the keys of what evaluation does not even compute with."""
     before = bench.state()
     try:
         with seeded(bench.model), in_mode(bench.model, training=True):
             recording = record(bench.model, bench.inputs, _quiet)
-        # A loss kept aside is not among the outputs.
-        recording.told += [value for call in recording.calls for value in call.outputs]
+        # A loss kept aside is not among the outputs; what evaluation discards as well is no loss.
+        recording.told += [*recording.aside, *recording.that_follow({recording.state[key] for key in anew})]
         return derive(recording, shared)
     except Exception:  # what cannot be run in training mode cannot be asked
         return None
