@@ -127,7 +127,8 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The site.")], folder: Folder = HERE, output: Output = Format.TABLE
 ) -> None:
     """Shut a site out: at the proxy within a second, then at the SuperLink. For good: its key never works again."""
-    entry = Server.open(folder).revoke(name)
+    with writing(folder, OWNER, EnrolmentError):
+        entry = Server.open(folder).revoke(name)
     if output is Format.JSON:
         print_json({"name": name, "status": "revoked", "key": entry.key})
     else:
