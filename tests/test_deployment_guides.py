@@ -155,6 +155,37 @@ def test_a_run_config_that_is_not_there_ends_the_first_start(tmp_path: Path) -> 
     assert start().returncode == 0
 
 
+def test_the_authority_of_sites_is_not_deleted_as_what_a_broken_start_left(tmp_path: Path) -> None:
+    script = (ROOT / "deploy" / "docker" / "certificates.sh").read_text(encoding="utf-8")
+    (start,) = re.findall(r"^if \[ ! -e /federation/federation\.toml \].*?^fi$", script, re.DOTALL | re.MULTILINE)
+    start = start.replace("/federation", str(tmp_path)).replace("/run.toml", str(tmp_path / "run.toml"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "fedrebasin").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "fedrebasin").chmod(0o755)
+    told = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "proxy": "proxy:8443"}
+
+    def started(sites: str) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / "ca.key").write_text("key")
+        (tmp_path / "sites.json").write_text(sites)
+        return subprocess.run(["sh", "-euc", start], env=told, capture_output=True, text=True, check=False)
+
+    done = started('{"sites": [{"name": "st-marys"}]}')
+    assert done.returncode == 11
+    assert "federation.toml is gone, and sites.json lists sites" in done.stderr
+    assert (tmp_path / "ca.key").read_text() == "key"
+    started('{"sites": []}')
+    assert not (tmp_path / "ca.key").exists()
+
+
+def test_what_shows_the_runs_asks_and_tells_nobody_outside() -> None:
+    grafana: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]["grafana"]["environment"]
+    closed = ("PLUGINS_PREINSTALL_DISABLED", "SECURITY_DISABLE_GRAVATAR")
+    silent = ("ANALYTICS_REPORTING_ENABLED", "ANALYTICS_CHECK_FOR_UPDATES", "ANALYTICS_CHECK_FOR_PLUGIN_UPDATES")
+    expected = dict.fromkeys(closed, "true")
+    expected |= dict.fromkeys((*silent, "NEWS_NEWS_FEED_ENABLED", "SNAPSHOTS_EXTERNAL_ENABLED"), "false")
+    assert {key: grafana.get(f"GF_{key}") for key in expected} == expected
+
+
 def mebibytes(text: str) -> int:
     """The size that ``text`` is, such as 256m or 1g."""
     return int(text[:-1]) * {"m": 1, "g": 1024}[text[-1]]
