@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from cli.enrolment.templates import render
+from cli.interrupts import ENDS_WITHIN_SECONDS
 from cli.main import app
 from tests.commands import itself
 
@@ -177,6 +178,19 @@ def test_the_authority_of_sites_is_not_deleted_as_what_a_broken_start_left(tmp_p
     assert (folder / "ca.key").read_text() == "key"
     assert started('{"sites": []}').returncode == 0
     assert not (folder / "ca.key").exists()
+
+
+RUNNING = (["server", "run"], ["server", "rehearse"])
+
+
+def test_who_waits_for_a_run_has_the_time_to_stop_it() -> None:
+    services: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+    submitting = [each for each in services.values() if each.get("command", [])[:2] in RUNNING]
+    assert len(submitting) == 2
+    for each in submitting:
+        seconds = int(each["stop_grace_period"].removesuffix("s"))
+        # `flwr stop`, which a busy machine takes long to start, and the wait for the ServerApp.
+        assert seconds >= 2 * ENDS_WITHIN_SECONDS
 
 
 def test_what_shows_the_runs_asks_and_tells_nobody_outside() -> None:
