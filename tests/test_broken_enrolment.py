@@ -206,3 +206,15 @@ def test_who_may_not_write_the_list_of_sites_is_told_that_nobody_was_shut_out(
     done = run(capsys, "server", "revoke", "site-us", "--folder", folder.path)
     assert done.code == 30
     assert "cannot be read or written: Is a directory; run this as the folder's owner" in done.err
+
+
+def test_nobody_else_can_write_what_is_made_whatever_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        site, kit, told = joined(tmp_path)
+        install_kit(kit, site, told)
+        make_server(ServerFolder(tmp_path / "server"), FEDERATION)
+    finally:
+        os.umask(before)
+    made = [*site.path.rglob("*"), *(tmp_path / "server").rglob("*"), *kit.rglob("*"), kit]
+    assert [path for path in made if path.stat().st_mode & 0o022] == []

@@ -155,7 +155,7 @@ def install_kit(kit: Path, folder: SiteFolder, expected: str) -> Membership:
     _make_inside(folder)
     private_folder(folder.state)
     private_folder(folder.state / "no-data")
-    folder.code.mkdir(exist_ok=True)
+    folder.code.mkdir(mode=0o755, exist_ok=True)
     write_environment(folder)
     return membership
 
