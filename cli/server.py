@@ -131,7 +131,8 @@ def revoke(
 
     The proxy refuses the site within a second or two, and ends connections that are open within five seconds more.
     """
-    entry = Server.open(folder).revoke(name)
+    with writing(folder, OWNER, EnrolmentError):
+        entry = Server.open(folder).revoke(name)
     if output is Format.JSON:
         print_json({"name": name, "status": "revoked", "key": entry.key})
     else:

@@ -1,15 +1,18 @@
 """``fedrebasin site run`` and ``run-all``: a site's processes, and those of several sites."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli.enrolment.errors import KitError
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import Part, Parts, read_parts
 from cli.interrupts import terminable
@@ -58,6 +61,8 @@ def run(
     parts = read_parts(SiteFolder(folder), scratch_folder(), apart)
     if part is not None:
         command = parts.command(part)
+        # What it becomes goes on holding the folder.
+        os.set_inheritable(hold(parts.folder, fcntl.LOCK_SH), True)
         os.execve(command[0], command, dict(parts.environment()))  # noqa: S606
     keep_running([RunningSite(parts)])
 
@@ -73,6 +78,34 @@ def run_all(
 def keep_running(sites: list[RunningSite]) -> None:
     """Runs the sites until it is ended; each starts again when one of its processes has ended."""
     starts = dict.fromkeys(range(len(sites)), 0.0)
+    with ExitStack() as held:
+        for site in sites:
+            held.callback(os.close, hold(site.parts.folder, fcntl.LOCK_EX))
+        _keep_running(sites, starts)
+
+
+def hold(folder: SiteFolder, how: int) -> int:
+    """The descriptor with which a site's folder is held until it is closed, for all of its processes or for one.
+
+    Raises `KitError` where the site runs already: whoever ends its processes knows them by the folder, and would end
+    those of the other too.
+    """
+    handle = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise KitError(
+            f"{folder.path}: this site runs already. End that first: `systemctl stop 'fedrebasin-*'` as root, or "
+            "Ctrl-C where `fedrebasin site run` was said"
+        ) from None
+    except OSError:
+        # A network file system that knows no locks on folders.
+        pass
+    return handle
+
+
+def _keep_running(sites: list[RunningSite], starts: dict[int, float]) -> None:
     try:
         with terminable():
             while sites:

@@ -81,8 +81,8 @@ def room_for(path: Path, partial: Path | None = None) -> Generator[None]:
         if partial is not None:
             partial.unlink(missing_ok=True)
         raise DiskError(
-            f"{path}: {os.strerror(number or 0)}. Nothing that was written before is lost. Free some room there, or "
-            "lower keep-checkpoints; then start the run again under the same name: it resumes."
+            f"{path}: {os.strerror(number or 0)}. Nothing that was written before is lost. Free some room there, and "
+            "say the same again. A run that is started under the same name resumes; a lower keep-checkpoints takes less"
         ) from error
 
 

@@ -140,7 +140,8 @@ class Spool:
         """Forgets the round before."""
         if self.directory is not None:
             rmtree(self.directory, ignore_errors=True)
-            self.directory.mkdir(parents=True)
+            # Networks as sites sent them, and sums over their samples: not for all users of the machine.
+            self.directory.mkdir(mode=0o700, parents=True)
 
     def add(self, site: str, state: State) -> State:
         """``state``, now on disk. It is not synced: after a crash the round is played again."""

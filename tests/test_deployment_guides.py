@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from cli.enrolment.templates import render
+from cli.interrupts import ENDS_WITHIN_SECONDS
 from cli.main import app
 from tests.commands import itself
 
@@ -153,6 +154,52 @@ def test_a_run_config_that_is_not_there_ends_the_first_start(tmp_path: Path) -> 
     (tmp_path / "run.toml").rmdir()
     (tmp_path / "run.toml").write_text("rounds = 1\n")
     assert start().returncode == 0
+
+
+def test_the_authority_of_sites_is_not_deleted_as_what_a_broken_start_left(tmp_path: Path) -> None:
+    script = (ROOT / "deploy" / "docker" / "certificates.sh").read_text(encoding="utf-8")
+    (start,) = re.findall(r"^if \[ ! -e /federation/federation\.toml \].*?^fi$", script, re.DOTALL | re.MULTILINE)
+    folder = tmp_path / "federation"
+    start = re.sub(r"(?<=\s)/federation", str(folder), start)
+    (tmp_path / "bin").mkdir()
+    folder.mkdir()
+    (tmp_path / "bin" / "fedrebasin").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "fedrebasin").chmod(0o755)
+    told = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "proxy": "proxy:8443"}
+
+    def started(sites: str) -> "subprocess.CompletedProcess[str]":
+        (folder / "ca.key").write_text("key")
+        (folder / "sites.json").write_text(sites)
+        return subprocess.run(["sh", "-euc", start], env=told, capture_output=True, text=True, check=False)
+
+    done = started('{"sites": [{"name": "st-marys"}]}')
+    assert done.returncode == 11
+    assert "federation.toml is gone, and sites.json lists sites" in done.stderr
+    assert (folder / "ca.key").read_text() == "key"
+    assert started('{"sites": []}').returncode == 0
+    assert not (folder / "ca.key").exists()
+
+
+RUNNING = (["server", "run"], ["server", "rehearse"])
+
+
+def test_who_waits_for_a_run_has_the_time_to_stop_it() -> None:
+    services: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
+    submitting = [each for each in services.values() if each.get("command", [])[:2] in RUNNING]
+    assert len(submitting) == 2
+    for each in submitting:
+        seconds = int(each["stop_grace_period"].removesuffix("s"))
+        # `flwr stop`, which a busy machine takes long to start, and the wait for the ServerApp.
+        assert seconds >= 2 * ENDS_WITHIN_SECONDS
+
+
+def test_what_shows_the_runs_asks_and_tells_nobody_outside() -> None:
+    grafana: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]["grafana"]["environment"]
+    closed = ("PLUGINS_PREINSTALL_DISABLED", "SECURITY_DISABLE_GRAVATAR")
+    silent = ("ANALYTICS_REPORTING_ENABLED", "ANALYTICS_CHECK_FOR_UPDATES", "ANALYTICS_CHECK_FOR_PLUGIN_UPDATES")
+    expected = dict.fromkeys(closed, "true")
+    expected |= dict.fromkeys((*silent, "NEWS_NEWS_FEED_ENABLED", "SNAPSHOTS_EXTERNAL_ENABLED"), "false")
+    assert {key: grafana.get(f"GF_{key}") for key in expected} == expected
 
 
 def mebibytes(text: str) -> int:

@@ -87,6 +87,15 @@ def test_a_new_round_forgets_the_old_one(tmp_path: Path) -> None:
     assert len(list((tmp_path / "spool").iterdir())) == 2
 
 
+def test_what_sites_sent_is_not_for_all_users_of_the_machine(tmp_path: Path) -> None:
+    spool, before = Spool(tmp_path / "run" / "spool"), os.umask(0)
+    try:
+        spool.clear()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run" / "spool").stat().st_mode & 0o077 == 0
+
+
 def test_a_permuted_state_is_what_permute_gives() -> None:
     permutation = random_permutation(small_spec(), torch.Generator().manual_seed(0))
     lazy, whole = (

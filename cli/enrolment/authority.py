@@ -118,8 +118,17 @@ def read_authority(folder: Path) -> Authority:
 def read_certificate(path: Path) -> x509.Certificate:
     """The certificate in a PEM file. Raises `EnrolmentError` when there is none."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EnrolmentError(f"{path}: no certificate can be read: {error}") from error
+    return certificate_in(content, path)
+
+
+def certificate_in(content: bytes, path: Path) -> x509.Certificate:
+    """The certificate that was read from ``path``. Raises `EnrolmentError` when it is none."""
+    try:
+        return x509.load_pem_x509_certificate(content)
+    except ValueError as error:
         raise EnrolmentError(f"{path}: no certificate can be read: {error}") from error
 
 

@@ -9,12 +9,12 @@ from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cli.toml import read_toml
+from cli.toml import read_toml, toml_in
 from strategies.errors import OperatorError, SettingsError
 from strategies.explain import problems
-from strategies.files import write_bytes
+from strategies.files import partial_of, room_for, settle, write_bytes
 
-PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+PRIVATE_FOLDER, PRIVATE_FILE, PUBLIC_FILE = 0o700, 0o600, 0o644
 
 
 class FileSettings(BaseModel, frozen=True):
@@ -52,16 +52,54 @@ def write_private(path: Path, content: bytes) -> Path:
     if not path.parent.exists():
         private_folder(path.parent)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        os.fsync(file.fileno())
+    try:
+        with room_for(path), os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        # Half a key would be taken for one, and be in the way of the next try.
+        path.unlink()
+        raise
     return path
 
 
 def write_public(path: Path, content: bytes) -> Path:
     """Replaces a file that anyone may read, whole or not at all."""
-    write_bytes(path, content).chmod(0o644)
+    write_bytes(path, content).chmod(PUBLIC_FILE)
     return path
+
+
+def replace_together(private: Mapping[Path, bytes], public: Mapping[Path, bytes]) -> None:
+    """Replaces files that are of use together alone; where one does not fit on the disk, all stay as they were.
+
+    The private ones come first, so that who sees a new public one finds them new too.
+    """
+    aside = {path: partial_of(path) for path in (*private, *public)}
+    try:
+        for path, content in private.items():
+            aside[path].unlink(missing_ok=True)
+            write_private(aside[path], content)
+        for path, content in public.items():
+            with room_for(path):
+                aside[path].write_bytes(content)
+            aside[path].chmod(PUBLIC_FILE)
+        for path, partial in aside.items():
+            settle(partial, path)
+    finally:
+        for partial in aside.values():
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Generator[None]:
+    """Waits until no other process is in such a block for ``folder``, in which it leaves nothing."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -86,3 +124,8 @@ def parsed(model: type[S], values: Mapping[str, object], place: str = "") -> S:
 def read_settings(path: Path, model: type[S]) -> S:
     """The settings in a TOML file. Raises `SettingsError` as `parsed` does, or where it is no such file."""
     return parsed(model, read_toml(path), f"{path}: ")
+
+
+def settings_in(content: bytes, path: Path, model: type[S]) -> S:
+    """The settings in what was read from ``path``. Raises `SettingsError` as `read_settings` does."""
+    return parsed(model, toml_in(content, path), f"{path}: ")

@@ -5,7 +5,7 @@ import secrets
 import shlex
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +13,9 @@ from pathlib import Path
 import tomli_w
 from cryptography import x509
 
-from cli.enrolment.authority import inside_certificate, pem, read_certificate
+from cli.enrolment.authority import certificate_in, inside_certificate, pem
 from cli.enrolment.errors import KitError
-from cli.enrolment.files import private_folder, read_settings, write_private, write_public
+from cli.enrolment.files import private_folder, read_settings, replace_together, settings_in, write_public
 from cli.enrolment.keys import digest, fingerprint, private_pem, read_private
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.settings import Federation, Membership, SiteSettings, image_of_now
@@ -24,6 +24,8 @@ from strategies.settings import parse_settings
 
 # What a site may change is written when there is none yet, so that a renewed kit leaves it as it is.
 OF_THE_SITE = ("site.toml",)
+# Of which the first two are secret.
+INSIDE = ("inside.key", "superexec.secret", "inside.crt", "inside-ca.crt")
 FILES = ("membership.toml", "site.toml", "compose.yml", "ca.crt", "site.crt")
 
 
@@ -106,6 +108,11 @@ def write_kit(folder: Path, membership: Membership, authority: x509.Certificate,
 
 def kit_fingerprint(path: Path) -> str:
     """SHA-256 over the names and contents of the kit's files. Raises `KitError` where one is missing or foreign."""
+    return _fingerprint(_read_kit(path))
+
+
+def _read_kit(path: Path) -> Mapping[str, bytes]:
+    """The kit's files. Raises `KitError` where one is missing or foreign."""
     if not path.is_dir():
         raise KitError(f"{path}: no such folder: expected the kit that `fedrebasin server approve` made")
     found = sorted(each.name for each in path.iterdir())
@@ -113,7 +120,11 @@ def kit_fingerprint(path: Path) -> str:
         raise KitError(
             f"{path}: not a kit: expected the files {', '.join(sorted(FILES))}; got {', '.join(found) or 'none'}"
         )
-    lines = [f"{hashlib.sha256((path / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(FILES)]
+    return {name: (path / name).read_bytes() for name in sorted(FILES)}
+
+
+def _fingerprint(kit: Mapping[str, bytes]) -> str:
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in kit.items()]
     return digest("".join(lines).encode())
 
 
@@ -122,7 +133,9 @@ def install_kit(kit: Path, folder: SiteFolder, expected: str) -> Membership:
 
     Raises `KitError` when the kit has not the fingerprint that was told, or its certificate is not for this site's key.
     """
-    if expected != (got := kit_fingerprint(kit)):
+    # Once: where others may write, what is looked at and what is installed could be two kits.
+    files = _read_kit(kit)
+    if expected != (got := _fingerprint(files)):
         raise KitError(
             f"{kit}: the fingerprint is {got}, expected {expected}. Do not use this kit: it was changed on its way, or "
             "is another one. Compare once more with the server's operator, on another way than that of the kit"
@@ -130,19 +143,19 @@ def install_kit(kit: Path, folder: SiteFolder, expected: str) -> Membership:
     if not folder.key.is_file():
         raise KitError(f"{folder.path}: no keys/site.key: name with --folder the one in which `site request` was made")
     key = read_private(folder.key).public_key()
-    if read_certificate(kit / "site.crt").public_key() != key:
+    if certificate_in(files["site.crt"], kit / "site.crt").public_key() != key:
         raise KitError(
             f"{kit}: its certificate is for another key than this site's, {fingerprint(key)}. Ask for a kit for the "
             f"request in {folder.path}"
         )
-    membership = read_settings(kit / "membership.toml", Membership)
-    for name in FILES:
+    membership = settings_in(files["membership.toml"], kit / "membership.toml", Membership)
+    for name, content in files.items():
         if name not in OF_THE_SITE or not (folder.path / name).exists():
-            write_public(folder.path / name, (kit / name).read_bytes())
+            write_public(folder.path / name, content)
     _make_inside(folder)
     private_folder(folder.state)
     private_folder(folder.state / "no-data")
-    folder.code.mkdir(exist_ok=True)
+    folder.code.mkdir(mode=0o755, exist_ok=True)
     write_environment(folder)
     return membership
 
@@ -162,11 +175,10 @@ def write_environment(folder: SiteFolder) -> Path:
 
 def _make_inside(folder: SiteFolder) -> None:
     """Key, certificate and secret for what talks inside the site; kept when a kit is installed again."""
-    if (folder.inside / "superexec.secret").exists():
+    place = private_folder(folder.inside)
+    if all((place / name).exists() for name in INSIDE):
         return
-    names = ["localhost", "127.0.0.1", "supernode", "sidecar"]
-    key, certificate, authority = inside_certificate(names)
-    write_private(folder.inside / "inside.key", private_pem(key))
-    write_public(folder.inside / "inside.crt", pem(certificate))
-    write_public(folder.inside / "inside-ca.crt", pem(authority))
-    write_private(folder.inside / "superexec.secret", secrets.token_urlsafe(32).encode())
+    key, certificate, authority = inside_certificate(["localhost", "127.0.0.1", "supernode", "sidecar"])
+    made = (private_pem(key), secrets.token_urlsafe(32).encode(), pem(certificate), pem(authority))
+    files = [(place / name, content) for name, content in zip(INSIDE, made, strict=True)]
+    replace_together(dict(files[:2]), dict(files[2:]))

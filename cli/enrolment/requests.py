@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.x509.oid import NameOID
@@ -39,7 +40,13 @@ def make_request(folder: SiteFolder, name: str) -> Path:
             "see 'Keys' in docs/server-guide.md"
         )
     write_private(folder.key, private_pem(new_key()))
-    return write_request(folder, name)
+    try:
+        return write_request(folder, name)
+    except BaseException:
+        # Nobody has heard of this key yet, and it would be in the way of the next try.
+        for path in (folder.key, folder.node_key):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def write_request(folder: SiteFolder, name: str) -> Path:
@@ -59,10 +66,10 @@ def read_request(path: Path) -> SiteRequest:
     """The request in ``path``. Raises `EnrolmentError` when it is none, or not signed by the key that it names."""
     try:
         request = x509.load_pem_x509_csr(path.read_bytes())
-        key = request.public_key()
-    except (OSError, ValueError) as error:
+        key, is_valid = request.public_key(), request.is_signature_valid
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise EnrolmentError(f"{path}: no certificate request can be read: {error}") from error
-    if not request.is_signature_valid:
+    if not is_valid:
         raise EnrolmentError(f"{path}: the signature is not that of the key in it: ask the site for the file again")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise EnrolmentError(f"{path}: expected a key on the curve P-384; make it with `fedrebasin site request`")

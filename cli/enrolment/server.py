@@ -11,7 +11,14 @@ import tomli_w
 
 from cli.enrolment.authority import Authority, keep_authority, new_authority, pem, read_authority
 from cli.enrolment.errors import EnrolmentError
-from cli.enrolment.files import private_folder, read_settings, write_private, write_public
+from cli.enrolment.files import (
+    alone_in,
+    private_folder,
+    read_settings,
+    replace_together,
+    write_private,
+    write_public,
+)
 from cli.enrolment.keys import new_key, private_pem
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.register import Register, write_register
@@ -25,19 +32,25 @@ def make_server(folder: ServerFolder, federation: Federation) -> None:
     Raises `EnrolmentError` where there is a federation: its sites would all have to join anew. What fails leaves
     nothing that would be in the way of the next try.
     """
-    if folder.settings.exists():
-        raise EnrolmentError(
-            f"{folder.settings} exists: this folder holds a federation already. `fedrebasin server approve` lets sites "
-            "in, and `renew` writes their kits anew; for another federation name another --folder"
-        )
-    with _removed_on_failure(folder.path):
-        _make(folder, federation)
+    was_there = folder.path.exists()
+    if not was_there:
+        # Another may be others' too, or a volume; each folder below is the federation's own.
+        private_folder(folder.path)
+    # Of two at once the second would fail at the first one's key, and take back all that the first had made.
+    with alone_in(folder.path):
+        if folder.settings.exists():
+            raise EnrolmentError(
+                f"{folder.settings} exists: this folder holds a federation already. `fedrebasin server approve` lets "
+                "sites in, and `renew` writes their kits anew; for another federation name another --folder"
+            )
+        with _removed_on_failure(folder.path, was_there):
+            _make(folder, federation)
 
 
 @contextmanager
-def _removed_on_failure(path: Path) -> Generator[None]:
+def _removed_on_failure(path: Path, was_there: bool) -> Generator[None]:
     """Takes back what the block made below ``path`` where it fails; in containers the folders there are volumes."""
-    before = {path, *path.rglob("*")} if path.exists() else set[Path]()
+    before = {path, *path.rglob("*")} if was_there else set[Path]()
     try:
         yield
     except BaseException:
@@ -49,9 +62,6 @@ def _removed_on_failure(path: Path) -> Generator[None]:
 
 
 def _make(folder: ServerFolder, federation: Federation) -> None:
-    if not folder.path.exists():
-        # Another may be others' too, or a volume; each folder below is the federation's own.
-        private_folder(folder.path)
     authority = new_authority(f"{federation.name} authority")
     keep_authority(authority, folder.path)
     for name in ("proxy", "superlink", "superexec", "operator", "issued"):
@@ -78,17 +88,18 @@ def put_settings(folder: ServerFolder, settings: bytes) -> None:
 
 
 def sign_servers(folder: ServerFolder, federation: Federation, authority: Authority) -> None:
-    """New keys and certificates for the SuperLink and the proxy, in place of those there are."""
+    """New keys and certificates for the SuperLink and the proxy, in place of those there are: of both, or of none."""
     local = ("localhost", "127.0.0.1")
+    keys, certificates = dict[Path, bytes](), dict[Path, bytes]()
     for place, name in ((folder.superlink, "superlink"), (folder.proxy, "proxy")):
         address = federation.superlink if name == "superlink" else federation.proxy
         key = new_key()
         names = list(dict.fromkeys((host_of(address), name, *local)))
         certificate = authority.sign_server(key.public_key(), name, names, federation.server_certificate_days)
-        (place / f"{name}.key").unlink(missing_ok=True)
-        write_private(place / f"{name}.key", private_pem(key))
-        write_public(place / f"{name}.crt", pem(certificate))
-        write_public(folder.issued / f"{name}.crt", pem(certificate))
+        keys[place / f"{name}.key"] = private_pem(key)
+        certificates |= dict.fromkeys((place / f"{name}.crt", folder.issued / f"{name}.crt"), pem(certificate))
+    with alone_in(folder.superlink):
+        replace_together(keys, certificates)
 
 
 def publish(folder: ServerFolder, federation: Federation, authority: Authority, register: Register) -> None:

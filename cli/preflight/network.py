@@ -11,6 +11,7 @@ import httpx
 
 from cli.enrolment.settings import host_of
 from cli.preflight.finding import Problem, Subject
+from cli.preflight.unreached import what_to_do
 from models import Architecture, build
 
 MOST_SKEW_SECONDS = 5.0
@@ -41,10 +42,7 @@ def dialled(subject: Subject) -> Generator[httpx.Client]:
         ) as client:
             yield client
     except httpx.TransportError as error:
-        raise Problem(
-            f"{proxy}: {error}",
-            f"open outgoing TCP to {proxy} in the firewall; nothing on the way may open TLS; then ask the operator",
-        ) from error
+        raise Problem(f"{proxy}: {error}", what_to_do(error, proxy)) from error
 
 
 def reachable(subject: Subject) -> str:

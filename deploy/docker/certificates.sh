@@ -12,6 +12,14 @@ if [ ! -f /run.toml ]; then
   exit 11
 fi
 if [ ! -e /federation/federation.toml ]; then
+  # With sites on the list it is no start that was broken off: who deleted their authority's key would have lost them all.
+  if grep -q '"name"' /federation/sites.json 2>/dev/null; then
+    echo "federation.toml is gone, and sites.json lists sites: nothing is made in their place. Take the operator's copy of" \
+      "it, or the one of your backup: docker compose run --rm --no-deps --entrypoint cp certificates" \
+      "/federation/operator/federation.toml /federation/; or begin anew, with new keys, and every site asks anew:" \
+      "docker compose down --volumes" >&2
+    exit 11
+  fi
   # What a start that was broken off left behind; the folders themselves are volumes.
   find /federation -mindepth 1 -type f -delete
   fedrebasin server init --folder /federation --proxy "$proxy" --superlink superlink:8000 \

@@ -1,0 +1,87 @@
+"""A site runs once at a time, wherever its folder lies."""
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from cli.enrolment.layout import SiteFolder
+from cli.enrolment.parts import Part
+from cli.superlink import free_port
+from cli.supervise import hold
+from tests.test_preflight import member
+from tests.waiting import wait_until
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+with_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+
+
+FEDREBASIN = Path(sys.executable).parent / "fedrebasin"
+
+
+def told(site: SiteFolder, *part: str) -> str:
+    """How ``site run`` refuses; fails where it runs instead."""
+    process = subprocess.Popen(
+        [FEDREBASIN, "site", "run", *part, "--folder", site.path], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        # It ends what it has started.
+        process.terminate()
+        process.wait(30)
+    assert process.returncode == 31
+    return said
+
+
+@contextmanager
+def running(site: SiteFolder, port: int) -> Generator[None]:
+    """The site's way out, as a unit of systemd's runs it."""
+    process = subprocess.Popen([FEDREBASIN, "site", "run", "sidecar", "--folder", site.path])
+
+    def listens() -> bool:
+        assert process.poll() is None
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_until(listens, 60, "the sidecar listens")
+        yield
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@with_nginx
+@pytest.mark.parametrize("name", ["site", "röntgen ward; 2 {b}"])
+def test_a_site_of_which_a_process_runs_is_not_started_again(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    # nginx asks at its start who the proxy is.
+    site, port = member(tmp_path / name, "seed"), free_port()
+    site.membership.write_text(site.membership.read_text().replace("proxy.example", "127.0.0.1"))
+    site.settings.write_text(tomli_w.dumps({"data": "digits", "sidecar-port": port}))
+    with running(site, port):
+        assert f"{site.path.resolve()}: this site runs already. End that first" in told(site)
+    os.close(hold(site, fcntl.LOCK_EX))
+
+
+def test_a_site_whose_processes_are_kept_up_is_started_neither_whole_nor_in_part(tmp_path: Path) -> None:
+    site = member(tmp_path, "seed")
+    held = hold(site, fcntl.LOCK_EX)
+    for part in ((), ("supernode",)):
+        assert "this site runs already" in told(site, *part)
+    os.close(held)
+
+
+def test_the_parts_of_a_site_run_beside_each_other(tmp_path: Path) -> None:
+    site = member(tmp_path, "seed")
+    for held in [hold(site, fcntl.LOCK_SH) for _ in Part]:
+        os.close(held)
