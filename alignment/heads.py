@@ -11,18 +11,20 @@ Sums are plain fp64 tensors under flat names, so that they pool over sites by ad
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from alignment.batches import labelled, network_with
 from alignment.channels import PARTS, key_of
 from alignment.errors import StateError
-from alignment.hooks import watch_inputs
+from alignment.hooks import watch_inputs, watch_outputs
 from alignment.moments import accumulate
 from alignment.solving import solve
 from alignment.spec import State
 
 GRAM, TARGETS = "gram", "targets"
+# Of half precision, and of a sum over classes.
+ALIKE = 1e-3
 
 
 def feature_sums(
@@ -62,6 +64,24 @@ def features_of(
                 raise StateError(f"layer {head!r}: expected to be called once on (samples, features)")
             features = caught[0].cpu().double()
             yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), targets.cpu()
+
+
+@torch.no_grad()
+def makes_outputs(model: nn.Module, head: str, inputs: Float[Tensor, "samples ..."]) -> bool:
+    """Whether ``model`` puts out what its layer ``head`` does, but for a shift and a positive scale of each sample's.
+
+    So logits come as they are, through a log-softmax or over a temperature, and any other way makes of the head what no
+    sums over its inputs tell. In eval mode; of a head that puts out the same for all classes nothing speaks against it.
+    """
+    network = network_with(model)
+    caught: list[Tensor] = []
+    with watch_outputs(network.get_submodule(head), caught.append):
+        outputs = network(inputs)
+    if not isinstance(outputs, Tensor) or len(caught) != 1 or outputs.shape != caught[0].shape:
+        return False
+    one, other = (each.double() - each.double().mean(-1, keepdim=True) for each in (outputs, caught[0]))
+    product, squares = (one * other).sum(-1), (one.square().sum(-1) * other.square().sum(-1)).sqrt()
+    return bool((product >= squares * (1 - ALIKE)).all())
 
 
 def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The inputs of layers, seen as a network hands them over."""
+"""The inputs and outputs of layers, seen as a network hands them over."""
 
 from collections.abc import Callable
 
@@ -18,3 +18,13 @@ def watch_inputs(layer: nn.Module, see: Callable[[Tensor], None]) -> RemovableHa
             see(first)
 
     return layer.register_forward_pre_hook(enter, with_kwargs=True)
+
+
+def watch_outputs(layer: nn.Module, see: Callable[[Tensor], None]) -> RemovableHandle:
+    """Calls ``see`` on what ``layer`` puts out in each of its calls, if it is a tensor, until the hook is removed."""
+
+    def leave(layer: nn.Module, args: object, outputs: object) -> None:
+        if isinstance(outputs, Tensor):
+            see(outputs)
+
+    return layer.register_forward_hook(leave)

@@ -27,7 +27,7 @@ from cli.rehearsal import RehearsalError, generator, output_change, recovered
 from cli.serve import play
 from cli.simulate import join
 from cli.superlink import short_folder
-from cli.supervise import RunningSite, scratch_folder
+from cli.supervise import RunningSite
 from models import Architecture, build, example_inputs
 from server.records import BarrierRecord, RoundRecord
 from server.store import RunStore
@@ -164,7 +164,7 @@ def _furnish(site: SiteFolder, rehearsal: Rehearsal) -> None:
 
 
 def _play(link: SuperLink, site: SiteFolder, rehearsal: Rehearsal) -> RoundRecord:
-    running = RunningSite(read_parts(site, scratch_folder()))
+    running = RunningSite(read_parts(site))
     site_proxy = running.parts.membership.proxy
     try:
         running.start()

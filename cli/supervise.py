@@ -29,12 +29,15 @@ class RunningSite:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.processes: dict[Part, subprocess.Popen[bytes]] = {}
+        self.scratch: Path | None = None
 
     def start(self) -> None:
         """Starts all three; each waits for those that it needs by itself."""
         environment = dict(self.parts.environment())
+        self.scratch = scratch_folder()
         for part in Part:
-            self.processes[part] = subprocess.Popen(self.parts.command(part), env=environment)  # noqa: S603
+            command = self.parts.command(part, self.scratch)
+            self.processes[part] = subprocess.Popen(command, env=environment)  # noqa: S603
 
     def ended(self) -> str:
         """Which process has ended, and how; empty while all run."""
@@ -46,6 +49,8 @@ class RunningSite:
         for process in self.processes.values():
             end_all(process, self.parts.folder.state / "flower")
         self.processes.clear()
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def run(
@@ -58,9 +63,10 @@ def run(
     folder: Annotated[Path, typer.Option(help="The site's folder.")] = Path("site"),
 ) -> None:
     """Run the site, or one process of it, in the foreground. If a process of the site ends, the site starts again."""
-    parts = read_parts(SiteFolder(folder), scratch_folder(), apart)
+    parts = read_parts(SiteFolder(folder), apart)
     if part is not None:
-        command = parts.command(part)
+        # A unit's PrivateTmp goes when the unit ends, and a container's with the container.
+        command = parts.command(part, scratch_folder() if part is Part.SIDECAR else Path())
         # What it becomes goes on holding the folder.
         os.set_inheritable(hold(parts.folder, fcntl.LOCK_SH), True)
         os.execve(command[0], command, dict(parts.environment()))  # noqa: S606
@@ -72,7 +78,7 @@ def run_all(
 ) -> None:
     """Run every site below a folder; end at once if there is none."""
     folders = sorted(path.parent for path in folder.glob("*/membership.toml"))
-    keep_running([RunningSite(read_parts(SiteFolder(each), scratch_folder())) for each in folders])
+    keep_running([RunningSite(read_parts(SiteFolder(each))) for each in folders])
 
 
 def keep_running(sites: list[RunningSite]) -> None:
@@ -117,7 +123,6 @@ def _keep_running(sites: list[RunningSite], starts: dict[int, float]) -> None:
     finally:
         for site in sites:
             site.end()
-            shutil.rmtree(site.parts.scratch, ignore_errors=True)
 
 
 def _keep_up(site: RunningSite, starts: dict[int, float], number: int) -> None:

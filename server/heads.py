@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from alignment.barrier import LossSums
 from alignment.channels import PARTS, key_of
 from alignment.errors import StateError
-from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, ridge_head, scaled_head, with_head
+from alignment.heads import GRAM, TARGETS, counts_head, feature_sums, makes_outputs, ridge_head, scaled_head, with_head
 from alignment.moments import accumulate
 from alignment.validate import not_finite
 from models import head_name
@@ -82,6 +82,11 @@ def check_head(model: nn.Module, settings: Settings) -> None:
         feature_sums(model, head, [(inputs, targets)], settings.classes)
     except StateError as error:
         raise SettingsError(f"setting {key!r}: {error}. Set {instead}, or change the network.") from error
+    if not makes_outputs(model, head, inputs):
+        raise SettingsError(
+            f"setting {key!r}: the network puts out something else than its last linear layer, {head!r}. "
+            f"Set {instead}, or have the network register its classifier last and return what that puts out."
+        )
 
 
 def average_by_counts(

@@ -31,6 +31,14 @@ UNWRAPPING = (
     "save_file({k.removeprefix(sys.argv[3]): v for k, v in d.items()}, sys.argv[2])"
 )
 
+# As Hugging Face's libraries name the list of the files over which they spread a large network.
+INDEX = ".safetensors.index.json"
+JOINING = (
+    "import json, os, sys; from safetensors.torch import load_file, save_file; "
+    "files = sorted(set(json.load(open(sys.argv[1]))['weight_map'].values())); folder = os.path.dirname(sys.argv[1]); "
+    "save_file({k: v for f in files for k, v in load_file(os.path.join(folder, f)).items()}, sys.argv[2])"
+)
+
 
 class CheckpointError(OperatorError):
     """A network's file is missing, is no safetensors file, or could run code."""
@@ -48,6 +56,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {why}")
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
+    if path.name.endswith(INDEX):
+        joined = shlex.join(["python", "-c", JOINING, str(path), str(_joined_for(path))])
+        raise CheckpointError(f"{path}: a list of files that hold the network together. Join them into one:\n{joined}")
     try:
         _refuse_pickle(path)
         return read_tensors(path)
@@ -77,6 +88,10 @@ def _refuse_pickle(path: Path) -> None:
 def _advice(path: Path) -> str:
     converted = shlex.join(["python", "-c", CONVERSION, str(path), str(_output_for(path))])
     return f"Convert it where you trust its maker, then use the result:\n{converted}"
+
+
+def _joined_for(path: Path) -> Path:
+    return _output_for(path.with_name(path.name.removesuffix(INDEX)))
 
 
 def _output_for(path: Path) -> Path:

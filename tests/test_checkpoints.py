@@ -1,5 +1,6 @@
 """Files from anybody: safetensors are read; a pickle is refused by content and by name, and never loaded."""
 
+import json
 import os
 import pickle
 import shlex
@@ -99,6 +100,22 @@ def convert_as_advised(path: Path, output: Path) -> dict[str, Tensor]:
     _, *command = shlex.split(str(refusal.value).splitlines()[-1])
     subprocess.run([sys.executable, *command], check=True, timeout=120)
     return read_tensors(output)
+
+
+def test_a_network_that_is_spread_over_files_is_joined_by_the_advice(tmp_path: Path) -> None:
+    state = {f"layer.{number}": torch.full((2,), float(number)) for number in range(3)}
+    for number in range(3):
+        write_tensors(tmp_path / f"model-{number}.safetensors", {f"layer.{number}": state[f"layer.{number}"]})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(
+        json.dumps({"weight_map": {f"layer.{number}": f"model-{number}.safetensors" for number in range(3)}})
+    )
+    with pytest.raises(CheckpointError, match="a list of files that hold the network together") as error:
+        read_checkpoint(index)
+    subprocess.run([sys.executable, *shlex.split(str(error.value).splitlines()[-1])[1:]], check=True)
+    joined = read_checkpoint(tmp_path / "model.safetensors")
+    assert joined.keys() == state.keys()
+    assert all(torch.equal(joined[name], tensor) for name, tensor in state.items())
 
 
 def test_a_safetensors_file_that_is_named_like_a_pickle_is_to_be_renamed(tmp_path: Path) -> None:

@@ -89,11 +89,11 @@ def test_without_more_a_client_would_go_through_the_proxy(address: str) -> None:
 
 def test_flowers_commands_and_a_sites_parts_dial_the_loopback_directly(tmp_path: Path, address: str) -> None:
     assert dialled(flower_environment(tmp_path), address) == "here"
-    assert dialled(read_parts(member(tmp_path, "seed"), tmp_path).environment(), address) == "here"
+    assert dialled(read_parts(member(tmp_path, "seed")).environment(), address) == "here"
 
 
 def test_parts_on_hosts_of_their_own_dial_each_other_directly_and_all_else_as_before(tmp_path: Path) -> None:
-    environment = read_parts(member(tmp_path, "seed"), tmp_path, apart=True).environment()
+    environment = read_parts(member(tmp_path, "seed"), apart=True).environment()
     assert all(bypassed(environment, host) for host in ("sidecar", "supernode", "intranet.example"))
     assert not bypassed(environment, "data.example")
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -140,6 +141,7 @@ def test_a_kit_holds_no_secret_and_no_file_too_many(tmp_path: Path) -> None:
 def test_a_site_that_was_run_leaves_no_folder_behind(tmp_path: Path) -> None:
     site, kit, told = joined(tmp_path)
     install_kit(kit, site, told)
+    site.settings.write_text('data = "digits"')
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     command = [Path(sys.executable).parent / "fedrebasin", "site", "run", "--folder", site.path]
@@ -248,7 +250,7 @@ def test_containers_and_units_say_what_the_settings_say(tmp_path: Path) -> None:
     assert "MemoryMax=7G\n" in training
     assert f"InaccessiblePaths={site.path.resolve()}/keys" in training
     assert "PrivateUsers=true\n" in training
-    assert all("ProtectProc=invisible\n" in unit for unit in units.values())
+    assert all("ProtectProc=invisible\n" in unit and "LimitCORE=0\n" in unit for unit in units.values())
 
 
 def test_containers_run_as_who_owns_the_keys_whoever_configures_them(
@@ -382,7 +384,7 @@ def test_a_site_that_has_not_said_where_its_data_is_does_not_start(tmp_path: Pat
     site, kit, told = joined(tmp_path)
     install_kit(kit, site, told)
     with pytest.raises(KitError, match="data is empty; say there where the samples are"):
-        read_parts(site, tmp_path)
+        read_parts(site)
 
 
 def test_a_kit_takes_the_place_of_a_kit_and_of_nothing_else(tmp_path: Path) -> None:
@@ -587,6 +589,14 @@ def test_a_site_that_was_taken_back_is_on_the_list_with_every_certificate(tmp_pa
     listed = AUTHORITY.revocations(read.revoked_serials())
     assert {each.serial_number for each in listed} == {first.serial_number, second.serial_number}
     assert listed.is_signature_valid(AUTHORITY.key.public_key())
+
+
+def test_a_site_is_taken_back_though_the_authority_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("cli.enrolment.authority.BACKDATED", timedelta(days=30))
+        ended = new_authority("tests", days=-20)
+    (listed,) = ended.revocations([(4242, datetime.now(UTC))])
+    assert listed.serial_number == 4242
 
 
 def test_two_operators_change_the_list_one_after_the_other(tmp_path: Path) -> None:

@@ -388,6 +388,18 @@ class PerToken(nn.Module):
         return self.fc(x[:, 0]).mean(1)
 
 
+class ClassifierFirst(nn.Module):
+    """Registered in another order than it is called, and as wide as there are classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(10, 10)
+        self.hidden = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.hidden(x.flatten(1)).relu())
+
+
 @pytest.mark.parametrize("asked", [{"head": "ridge"}, {"head": "counts"}, {"variants": True}])
 @pytest.mark.parametrize(
     ("model", "told"),
@@ -397,6 +409,7 @@ class PerToken(nn.Module):
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False)), "must have a bias and 10 outputs"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 12)), "must have a bias and 10 outputs"),
         (nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 10))), "no tensor '1.weight' that could be set"),
+        (ClassifierFirst(), "puts out something else than its last linear layer, 'hidden'"),
     ],
 )
 def test_a_last_layer_that_cannot_be_renewed_is_told_before_anybody_trains(

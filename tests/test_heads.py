@@ -1,5 +1,6 @@
 """The last layer from sums: pooled sums give exactly the head that pooled data would."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.errors import StateError
-from alignment.heads import counts_head, feature_sums, ridge_head, scaled_head, with_head
+from alignment.heads import counts_head, feature_sums, makes_outputs, ridge_head, scaled_head, with_head
 from alignment.logistic import logistic_sums
 from alignment.moments import pool_moments
 from tests.networks import TanhClassifier
@@ -114,6 +115,42 @@ def test_what_does_not_fit_says_so() -> None:
         with_head({"fc.weight": torch.zeros(3, 5)}, "fc", torch.zeros(3, 5), torch.zeros(3))
     with pytest.raises(ValueError, match="no batches"):
         feature_sums(model, "fc", [], CLASSES)
+
+
+class Behind(nn.Module):
+    """A network with something behind its last layer."""
+
+    def __init__(self, network: nn.Module, behind: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.behind = network, behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(self.network(x))
+
+
+BEHIND: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "as it is": (lambda z: z, True),
+    "log-softmax": (lambda z: z.log_softmax(1), True),
+    "temperature": (lambda z: z / 0.07, True),
+    "negative": (lambda z: -z, False),
+    "other classes": (lambda z: z.flip(1), False),
+    "cut off": (lambda z: (5 * z).tanh(), False),
+    "fewer": (lambda z: z[:, :2], False),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_a_layer_puts_out_is_the_networks_up_to_shift_and_scale(name: str) -> None:
+    model, inputs, _ = task()
+    behind, makes = BEHIND[name]
+    assert makes_outputs(Behind(model, behind), "network.fc", inputs) == makes
+
+
+def test_of_a_layer_that_tells_no_class_from_another_nothing_is_held_against_it() -> None:
+    model, inputs, _ = task()
+    nn.init.zeros_(model.get_submodule("fc").get_parameter("weight"))
+    nn.init.zeros_(model.get_submodule("fc").get_parameter("bias"))
+    assert makes_outputs(model, "fc", inputs)
 
 
 def test_features_none_of_which_varies_leave_the_shares_of_the_classes() -> None:

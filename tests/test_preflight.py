@@ -90,7 +90,7 @@ def test_a_path_that_another_folder_would_not_lead_to_is_told_and_the_site_does_
     words = f"{key} = {path!r}: expected a whole path, which begins with '/'"
     assert words in find("configuration", site).problem
     with pytest.raises(KitError, match="is not started from this folder"):
-        read_parts(site, tmp_path)
+        read_parts(site)
 
 
 def test_what_is_made_of_the_data_stays_in_the_sites_folder_and_goes(tmp_path: Path) -> None:
@@ -124,4 +124,4 @@ def test_the_kits_check_has_room_for_what_is_made_of_the_data() -> None:
 def test_what_is_found_from_anywhere_is_taken(tmp_path: Path, data: str) -> None:
     site = member(tmp_path, "seed", data=data)
     assert find("configuration", site).problem == ""
-    assert read_parts(site, tmp_path).settings.data == data
+    assert read_parts(site).settings.data == data

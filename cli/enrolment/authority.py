@@ -43,11 +43,12 @@ class Authority:
 
     def revocations(self, revoked: Iterable[tuple[int, datetime]]) -> x509.CertificateRevocationList:
         """The list of serial numbers that are no longer good, and since when. It is good as long as the authority."""
+        end = self.certificate.not_valid_after_utc
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(datetime.now(UTC) - BACKDATED)
-            .next_update(self.certificate.not_valid_after_utc)
+            .last_update(min(datetime.now(UTC), end) - BACKDATED)
+            .next_update(end)
         )
         for serial, since in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(since).build()

@@ -34,22 +34,18 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Parts:
-    """A site's processes: all on one host and its loopback, or ``apart``, each on a host of its own name.
-
-    scratch  a folder for what nginx writes
-    """
+    """A site's processes: all on one host and its loopback, or ``apart``, each on a host of its own name."""
 
     folder: SiteFolder
     settings: SiteSettings
     membership: Membership
-    scratch: Path
     apart: bool = False
 
-    def command(self, part: Part) -> list[str]:
-        """The command line of ``part``."""
+    def command(self, part: Part, scratch: Path) -> list[str]:
+        """The command line of ``part``; ``scratch`` is a folder for what nginx, the sidecar, writes."""
         match part:
             case Part.SIDECAR:
-                return self._sidecar()
+                return self._sidecar(scratch)
             case Part.SUPERNODE:
                 return self._supernode()
             case Part.SUPEREXEC:
@@ -72,7 +68,7 @@ class Parts:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
 
-    def _sidecar(self) -> list[str]:
+    def _sidecar(self, scratch: Path) -> list[str]:
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         if nginx is None:
             raise KitError("nginx is not installed: `apt-get install nginx-light`, or run the kit's containers")
@@ -83,8 +79,8 @@ class Parts:
             proxy_name=tls_name(self.membership.proxy, "proxy"),
             site=self.folder.path,
         )
-        path = write_public(self.scratch / "sidecar.conf", configuration)
-        return [nginx, "-p", str(self.scratch), "-c", str(path), "-e", "stderr", "-g", "daemon off;"]
+        path = write_public(scratch / "sidecar.conf", configuration)
+        return [nginx, "-p", str(scratch), "-c", str(path), "-e", "stderr", "-g", "daemon off;"]
 
     def _supernode(self) -> list[str]:
         inside = self.folder.inside
@@ -131,7 +127,7 @@ class Parts:
         return "0.0.0.0" if self.apart else "127.0.0.1"  # noqa: S104 - inside the site's own network
 
 
-def read_parts(folder: SiteFolder, scratch: Path, apart: bool = False) -> Parts:
+def read_parts(folder: SiteFolder, apart: bool = False) -> Parts:
     """The processes of the site in ``folder``, as its settings say."""
     folder = SiteFolder(folder.check().path.resolve())
     settings = read_settings(folder.settings, SiteSettings)
@@ -140,7 +136,7 @@ def read_parts(folder: SiteFolder, scratch: Path, apart: bool = False) -> Parts:
             f"{folder.settings}: data is empty; say there where the samples are, then `fedrebasin site check`"
         )
     check_paths(settings, folder.settings)
-    return Parts(folder, settings, read_settings(folder.membership, Membership), scratch, apart)
+    return Parts(folder, settings, read_settings(folder.membership, Membership), apart)
 
 
 def check_paths(settings: SiteSettings, where: Path) -> None:
