@@ -14,7 +14,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from torch import nn
 
-import strategies.fed_rebasin
+import strategies.matching
 from alignment import Matching, match_weights, permute
 from client.app import app
 from client.own import load_own
@@ -168,7 +168,7 @@ def test_restarts_are_made_of_networks_that_start_apart_and_of_no_others(
         made.append(args[-1])
         return match_weights(*args)
 
-    monkeypatch.setattr(strategies.fed_rebasin, "match_weights", watched)
+    monkeypatch.setattr(strategies.matching, "match_weights", watched)
     quick: dict[str, object] = {"align_at": "server", "epochs": 1, "probe_points": 0, "width": 8, "restarts": 3}
     initial = play_in_process(quick_settings(tmp_path / "initial", **quick)).checkpoint_path(1)
     for start, reference, expected in (("seed", "global", 3), ("seed", "largest", 3), ("shared", "largest", 1)):

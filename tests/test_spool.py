@@ -129,7 +129,7 @@ def test_matching_takes_no_time_from_sites_whose_replies_lie_there_still(
         happened.append("matched")
         return match_weights(*args)
 
-    monkeypatch.setattr("strategies.fed_rebasin.match_weights", matched)
+    monkeypatch.setattr("strategies.matching.match_weights", matched)
     strategy = ready(FedRebasin(spec=small_spec(), spool=Spool(tmp_path / "spool")), small_state(0))
     strategy.collect(1, arriving())
     merged = strategy.align_collected()
