@@ -20,6 +20,11 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 240) -> tuple[str,
     """What it printed, on both streams."""
     try:
         return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        # It ends what it started; killed at once it would leave that to the tests that follow.
+        process.terminate()
+        process.communicate(timeout=60)
+        raise
     finally:
         process.kill()
 
