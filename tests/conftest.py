@@ -1,6 +1,7 @@
 """One torch thread; networks that a test draws are the same every time; shapes in `alignment` checked at every call."""
 
 import os
+import signal
 from collections import Counter
 
 import pytest
@@ -8,6 +9,10 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would all that the tests start, and send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test imports them: what is imported already is not checked.
 install_import_hook("alignment", "beartype.beartype")
