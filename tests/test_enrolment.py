@@ -42,7 +42,6 @@ from cli.errors import OptionError
 from cli.superlink import free_port
 from strategies.errors import SettingsError
 from tests.commands import Ran, run
-from tests.waiting import wait_until
 
 AUTHORITY = new_authority("tests")
 FEDERATION = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={"model": "mlp", "rounds": 2})
@@ -136,23 +135,6 @@ def test_a_kit_holds_no_secret_and_no_file_too_many(tmp_path: Path) -> None:
         *("ca.crt", "compose.yml", "membership.toml", "site.crt", "site.toml")
     ]
     assert not any(SECRET in path.read_bytes() for path in kit.iterdir())
-
-
-def test_a_site_that_was_run_leaves_no_folder_behind(tmp_path: Path) -> None:
-    site, kit, told = joined(tmp_path)
-    install_kit(kit, site, told)
-    site.settings.write_text('data = "digits"')
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    command = [Path(sys.executable).parent / "fedrebasin", "site", "run", "--folder", site.path]
-    running = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: any(scratch.glob("*/sidecar.conf")), 60, "the site starts its sidecar", every=0.1)
-        running.terminate()
-        assert running.wait(60) == 0
-    finally:
-        running.kill()
-    assert not list(scratch.iterdir())
 
 
 def test_an_installed_kit_makes_a_site(tmp_path: Path) -> None:

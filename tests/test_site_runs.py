@@ -1,4 +1,4 @@
-"""A site runs once at a time, wherever its folder lies."""
+"""A site runs once at a time, wherever its folder lies, and leaves nothing behind."""
 
 import fcntl
 import os
@@ -22,8 +22,6 @@ from tests.waiting import wait_until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 with_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-
-
 FEDREBASIN = Path(sys.executable).parent / "fedrebasin"
 
 
@@ -85,3 +83,18 @@ def test_the_parts_of_a_site_run_beside_each_other(tmp_path: Path) -> None:
     site = member(tmp_path, "seed")
     for held in [hold(site, fcntl.LOCK_SH) for _ in Part]:
         os.close(held)
+
+
+@with_nginx
+def test_a_site_that_was_run_leaves_no_folder_behind(tmp_path: Path) -> None:
+    site, scratch = member(tmp_path, "seed"), tmp_path / "scratch"
+    scratch.mkdir()
+    command = [FEDREBASIN, "site", "run", "--folder", site.path]
+    process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: any(scratch.glob("*/sidecar.conf")), 60, "the site starts its sidecar", every=0.1)
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+    assert not list(scratch.iterdir())
