@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -30,3 +33,15 @@ def drawn_alike() -> None:
     import torch
 
     torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte; skips where none can be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs the rights of root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,18 +32,6 @@ HGzT9WPw6NnEuTvKGCLR
 """
 PAGE_BYTES = 4096
 KEY = ("inside.key",)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte; skips where none can be mounted."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs the rights of root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(disk: Path, pages: int) -> Path:

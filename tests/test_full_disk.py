@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,18 +14,6 @@ from strategies.tensor_files import read_tensors, write_tensors
 from tests.inprocess import play_in_process, quick_settings
 
 MEGABYTE = 1_000_000
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a megabyte; skips where none can be mounted."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs the rights of root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_what_was_written_before_stays_whole(small_disk: Path) -> None:
