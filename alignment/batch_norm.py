@@ -43,8 +43,8 @@ def batch_norm_moments(
     moments: dict[str, Tensor] = {}
     first, inputs_by_batch = peeked(batches, network)
     with ExitStack() as hooks, torch.no_grad():
-        # While all is in eval mode. Two samples, since a norm that keeps no statistics takes those of the batch.
-        run = network if until is None else as_far_as(network, [until], first[:2], hooks)
+        # While all is in eval mode.
+        run = network if until is None else as_far_as(network, [until], first, hooks)
         watch_batch_norms(network, moments, hooks, settled)
         for inputs in joined(inputs_by_batch):
             run(inputs)

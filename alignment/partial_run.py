@@ -20,9 +20,9 @@ def as_far_as(
 ) -> Callable[[Tensor], None]:
     """What runs ``network`` on a batch, until ``hooks`` closes no further than to the last call of ``layers``.
 
-    One run on ``example`` tells how often they are called: a layer that serves at several places is called at each.
-    Where none is ever called, the network runs through. Forward hooks that are to see the last call must come before
-    the one that ends the run there: ``prepend=True``.
+    One run on samples of ``example`` tells how often they are called: a layer that serves at several places is called
+    at each. Where none is ever called, the network runs through. Forward hooks that are to see the last call must come
+    before the one that ends the run there: ``prepend=True``.
     """
     calls = most = 0
 
@@ -42,7 +42,8 @@ def as_far_as(
 
     for name in layers:
         hooks.enter_context(network.get_submodule(name).register_forward_hook(count))
-    run(example)
+    # Two samples, since a norm that keeps no statistics takes those of the batch.
+    run(example[:2])
     most = calls
     return run
 

@@ -44,8 +44,7 @@ def output_sums(
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     first, inputs_by_batch = peeked(batches, student)
     with ExitStack() as hooks, torch.no_grad():
-        # Two samples, since a norm that keeps no statistics takes those of the batch.
-        runs = [as_far_as(network, layers, first[:2], hooks) for network in (teacher, student)]
+        runs = [as_far_as(network, layers, first, hooks) for network in (teacher, student)]
         for name in layers:
             keeper = _keeper(outputs, name)
             hooks.enter_context(teacher.get_submodule(name).register_forward_hook(keeper, prepend=True))
