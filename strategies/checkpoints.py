@@ -30,7 +30,6 @@ UNWRAPPING = (
     "import sys; from safetensors.torch import load_file, save_file; d = load_file(sys.argv[1]); "
     "save_file({k.removeprefix(sys.argv[3]): v for k, v in d.items()}, sys.argv[2])"
 )
-
 # As Hugging Face's libraries name the list of the files over which they spread a large network.
 INDEX = ".safetensors.index.json"
 JOINING = (
@@ -57,8 +56,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: {'a folder, expected a file' if path.is_dir() else 'no such file'}")
     if path.name.endswith(INDEX):
-        joined = shlex.join(["python", "-c", JOINING, str(path), str(_joined_for(path))])
-        raise CheckpointError(f"{path}: a list of files that hold the network together. Join them into one:\n{joined}")
+        whole = _output_for(path.with_name(path.name.removesuffix(INDEX)))
+        command = _python(JOINING, path, whole)
+        raise CheckpointError(f"{path}: a list of files that hold the network together. Join them into one:\n{command}")
     try:
         _refuse_pickle(path)
         return read_tensors(path)
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 def unwrapping(path: Path, prefix: str) -> str:
     """The command that takes ``prefix`` off every name in the safetensors file ``path``."""
-    return shlex.join(["python", "-c", UNWRAPPING, str(path), str(_output_for(path)), prefix])
+    return _python(UNWRAPPING, path, _output_for(path), prefix)
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -86,12 +86,12 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _advice(path: Path) -> str:
-    converted = shlex.join(["python", "-c", CONVERSION, str(path), str(_output_for(path))])
+    converted = _python(CONVERSION, path, _output_for(path))
     return f"Convert it where you trust its maker, then use the result:\n{converted}"
 
 
-def _joined_for(path: Path) -> Path:
-    return _output_for(path.with_name(path.name.removesuffix(INDEX)))
+def _python(code: str, *arguments: Path | str) -> str:
+    return shlex.join(["python", "-c", code, *map(str, arguments)])
 
 
 def _output_for(path: Path) -> Path:
