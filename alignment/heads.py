@@ -66,22 +66,55 @@ def features_of(
             yield torch.cat((features, torch.ones(len(features), 1, dtype=torch.float64)), 1), targets.cpu()
 
 
-@torch.no_grad()
 def makes_outputs(model: nn.Module, head: str, inputs: Float[Tensor, "samples ..."]) -> bool:
     """Whether ``model`` puts out what its layer ``head`` does, but for a shift and a positive scale of each sample's.
 
     So logits come as they are, through a log-softmax or over a temperature, and any other way makes of the head what no
-    sums over its inputs tell. In eval mode; of a head that puts out the same for all classes nothing speaks against it.
+    sums over its inputs tell. Asked with other weights too: a norm behind the head begins as the identity, as does a
+    bias of zeros. In eval mode; of a head that puts out the same for all classes nothing speaks against it.
     """
     network = network_with(model)
+    if not _alike(*_heard(network, head, inputs)):
+        return False
+    network.load_state_dict(_elsewhere(network.state_dict()))
+    try:
+        outputs, logits = _heard(network, head, inputs)
+    except Exception:
+        # A network may compute with weights that it draws itself alone: then nothing more is told.
+        return True
+    overflows = isinstance(outputs, Tensor) and not bool(outputs.isfinite().all())
+    return overflows or _alike(outputs, logits)
+
+
+@torch.no_grad()
+def _heard(network: nn.Module, head: str, inputs: Tensor) -> tuple[object, list[Tensor]]:
+    """What ``network`` puts out, and what its layer ``head`` does at each call."""
     caught: list[Tensor] = []
     with watch_outputs(network.get_submodule(head), caught.append):
-        outputs = network(inputs)
+        outputs: object = network(inputs)
+    return outputs, caught
+
+
+def _alike(outputs: object, caught: Sequence[Tensor]) -> bool:
     if not isinstance(outputs, Tensor) or len(caught) != 1 or outputs.shape != caught[0].shape:
         return False
     one, other = (each.double() - each.double().mean(-1, keepdim=True) for each in (outputs, caught[0]))
     product, squares = (one * other).sum(-1), (one.square().sum(-1) * other.square().sum(-1)).sqrt()
     return bool((product >= squares * (1 - ALIKE)).all())
+
+
+def _elsewhere(state: State) -> dict[str, Tensor]:
+    """``state`` as training could leave it: each number times one between a half and three halves, and vectors with a
+    little added. What is positive, as a temperature or a variance, stays so.
+    """
+    generator = torch.Generator().manual_seed(0)
+    moved = dict(state)
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            factor, more = (torch.rand(tensor.shape, generator=generator) for _ in range(2))
+            wide = tensor.cpu().double() * (0.5 + factor) + (more if tensor.ndim == 1 else 0)
+            moved[name] = wide.to(tensor.device, tensor.dtype)
+    return moved
 
 
 def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor, Tensor]:

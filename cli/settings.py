@@ -14,11 +14,12 @@ from cli.output import Format, Output, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.sent import sent_networks
 from cli.toml import read_toml
-from models import Architecture, build, example_inputs, head_name, not_taken
+from models import Architecture, build, head_name
 from server.carried import check_carried
 from server.heads import check_head
 from server.remarks import network_remarks
 from server.shared import check_shared
+from server.taken import check_taken
 from strategies.errors import SettingsError
 from strategies.files import out_of_sight
 from strategies.idle import remarks
@@ -59,16 +60,8 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     if lacking := shortfall(architecture):
         raise SettingsError(f"settings 'model', 'width', 'depth', 'shape' and 'classes': {lacking}")
     model = build(architecture, found.seed).eval()
-    (inputs,) = example_inputs(architecture)
-    try:
-        answer = model(inputs)
-    except Exception as error:
-        raise SettingsError(f"setting 'shape': {not_taken(architecture, inputs, error)}") from error
-    if answer.shape[-1] != found.classes:
-        raise SettingsError(
-            f"setting 'classes': model {found.model!r} has {answer.shape[-1]} outputs, expected {found.classes}"
-        )
     check_carried(model)
+    inputs = check_taken(model, found)
     check_head(model, found)
     check_shared(model, found)
     tell_idle(found)

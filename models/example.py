@@ -1,5 +1,7 @@
 """Made-up samples, to trace a network with."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,11 +34,13 @@ def example_inputs(architecture: Architecture, seed: int = 0) -> tuple[Tensor]:
     return (inputs,)
 
 
-def not_taken(architecture: Architecture, inputs: Tensor, error: Exception) -> str:
-    """What to tell of a network that raises ``error`` on its example."""
+def not_taken(architecture: Architecture, inputs: Tensor, error: Exception, others: Sequence[str] = ()) -> str:
+    """What to tell of a network that raises ``error`` on its example; its weights are of the dtypes ``others`` too."""
     shape = "x".join(str(size) for size in inputs.shape[1:])
     dtype = str(inputs.dtype).removeprefix("torch.")
     told = f"model {architecture.model!r} does not take {shape}: {type(error).__name__}: {error} (on {dtype} samples)"
+    if others and inputs.is_floating_point():
+        return f"{told}. Its weights are {' and '.join(others)}: call .float() on it, or cast samples in its forward"
     if ":" not in architecture.model or not inputs.is_floating_point():
         return told
     function = architecture.model.partition(":")[2] + ENDING

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from torch import Tensor, nn
 
 from alignment.errors import AlignmentError
 from alignment.spec import PermutationSpec
 from alignment.tracing import derive_spec
-from alignment.tracing.bench import own_precision
 from alignment.unread import unread
-from models import Architecture, build, example_inputs, not_taken
+from models import Architecture, build
 from models.errors import ModelError
 from server.carried import check_carried
 from server.errors import StoreError
@@ -29,6 +27,7 @@ from server.run import Run
 from server.shared import check_shared
 from server.sites import Sites
 from server.store import RunStore
+from server.taken import check_taken
 from strategies.bounds import Bounds
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
@@ -110,14 +109,12 @@ def _tell_failure(store: RunStore, error: Exception) -> None:
 
 def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) -> None:
     """The rounds that are left of the run that ``settings`` describe."""
-    architecture = Architecture(*settings.network)
-    model = build(architecture, settings.seed)
+    model = build(Architecture(*settings.network), settings.seed)
     check_carried(model)
     model.load_state_dict(first_state(settings, model.state_dict()))
+    inputs = check_taken(model, settings)
     check_head(model, settings)
     check_shared(model, settings)
-    (inputs,) = example_inputs(architecture)
-    _check_takes(model, architecture, inputs)
     # With nothing to permute the strategy is FedAvg, bit for bit.
     buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
     nothing = PermutationSpec.by_hand(model.state_dict(), {}, buffers)
@@ -138,15 +135,6 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
     sites = Sites(grid, settings, tell=store.tell, spool=strategy.spool)
     told = [*network_remarks(model, settings), *unread_remarks(unread(strategy.spec), USE_ALL)]
     Run(settings, store, sites, strategy, model, told).play(beginning)
-
-
-def _check_takes(model: nn.Module, architecture: Architecture, inputs: Tensor) -> None:
-    """Raises `ModelError` for a network that does not run on what all that is asked of sites is traced with."""
-    try:
-        with own_precision(model, (inputs,)) as bench:
-            bench.outputs(bench.inputs)
-    except Exception as error:
-        raise ModelError(not_taken(architecture, inputs, error)) from error
 
 
 def bounds_of(settings: Settings) -> Bounds:

@@ -95,7 +95,7 @@ class Settings(BaseModel, frozen=True):
 
     model: str = "resnet20"
     """Network: `mlp`, `vgg11`, `vgg16`, `resnet20`, `resnet18`, `resnet50`, `gru`, `transformer`, or
-    `module:function`."""
+    `module:function`, whose network is given samples in single precision and answers with a number for each class."""
     shape: Annotated[str, Field(pattern=SHAPE)] = "1x8x8"
     """Shape of one input without batch, such as `3x32x32`."""
     classes: Annotated[int, Field(ge=2)] = 10

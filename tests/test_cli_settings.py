@@ -36,7 +36,10 @@ def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.Ca
         ("width = 1000000000000", "takes more bytes than can be counted, and this machine has"),
         ("[quality]\nrounds = 3", "run.toml: [quality] is a table; settings stand in none: remove that line"),
         ("shape = '1x5x5'\nmodel = 'tests.test_cli_settings:eight_by_eight'", "does not take 1x5x5: RuntimeError"),
-        ("classes = 3\nmodel = 'tests.test_cli_settings:eight_by_eight'", "has 10 outputs, expected 3"),
+        (
+            "classes = 3\nmodel = 'tests.test_cli_settings:eight_by_eight'",
+            "with (2, 10), expected (2, 3)",
+        ),
         ("head = 'ridge'\nmodel = 'tests.test_cli_settings:without_a_bias'", "must have a bias and 10 outputs"),
         ("model = 'tests.test_carried:complex_filter'", "setting 'model': '0.weight' is complex64, which messages"),
     ],

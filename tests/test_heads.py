@@ -128,6 +128,28 @@ class Behind(nn.Module):
         return self.behind(self.network(x))
 
 
+class Shifted(nn.Module):
+    """Adds what was trained."""
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(shift.double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+
+class Heated(nn.Module):
+    """Divides by what was trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / self.temperature
+
+
 BEHIND: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "as it is": (lambda z: z, True),
     "log-softmax": (lambda z: z.log_softmax(1), True),
@@ -136,6 +158,10 @@ BEHIND: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "other classes": (lambda z: z.flip(1), False),
     "cut off": (lambda z: (5 * z).tanh(), False),
     "fewer": (lambda z: z[:, :2], False),
+    "a norm": (nn.BatchNorm1d(CLASSES).double(), False),
+    "a bias of zeros": (Shifted(torch.zeros(CLASSES)), False),
+    "a shift of all": (Shifted(torch.zeros(())), True),
+    "a trained temperature": (Heated(), True),
 }
 
 

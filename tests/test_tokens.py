@@ -81,7 +81,7 @@ def test_a_network_that_takes_tokens_is_trained_aligned_and_merged(tmp_path: Pat
 
 @pytest.mark.parametrize("align_at", ["server", "none"])
 def test_without_an_example_the_run_says_what_to_do(tmp_path: Path, align_at: str) -> None:
-    with pytest.raises(ModelError, match=r"untold' does not take 5: .*float32.* untold_example\(architecture\) beside"):
+    with pytest.raises(SettingsError, match=r"does not take 5: .*float32.* untold_example\(architecture\) beside"):
         play_in_process(quick_settings(tmp_path, **told("untold"), align_at=align_at))
 
 

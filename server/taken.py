@@ -1,0 +1,50 @@
+"""Whether a network takes samples as sites have them, and answers as a classifier does: before anybody trains."""
+
+import torch
+from torch import Tensor, nn
+
+from models import Architecture, example_inputs, not_taken
+from strategies.errors import SettingsError
+from strategies.settings import Settings
+
+
+def check_taken(model: nn.Module, settings: Settings) -> Tensor:
+    """The samples that ``model`` is traced with, if it gives a number for each of their classes.
+
+    Sites give it floats in single precision, whatever the example holds, and so does this. Raises `SettingsError`.
+    """
+    architecture = Architecture(*settings.network)
+    (inputs,) = example_inputs(architecture)
+    answer = _answer(model, architecture, inputs.float() if inputs.is_floating_point() else inputs)
+    if not isinstance(answer, Tensor):
+        raise SettingsError(
+            f"setting 'model': {settings.model!r} answers with {type(answer).__name__}, expected one tensor (samples, "
+            "classes). Wrap it in a module whose forward returns the logits alone"
+        )
+    if tuple(answer.shape) != (expected := (len(inputs), settings.classes)):
+        raise SettingsError(
+            f"setting 'classes': model {settings.model!r} answers {len(inputs)} samples with {tuple(answer.shape)}, "
+            f"expected {expected}: one output for each class"
+        )
+    return inputs
+
+
+def _answer(model: nn.Module, architecture: Architecture, inputs: Tensor) -> object:
+    """What ``model`` puts out in eval mode, which it is in here alone."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return model.eval()(inputs)
+    except Exception as error:
+        raise SettingsError(
+            f"setting 'shape': {not_taken(architecture, inputs, error, _other_dtypes(model))}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _other_dtypes(model: nn.Module) -> list[str]:
+    """What floats the network computes with beside those that samples are of."""
+    dtypes = {each.dtype for each in model.parameters() if each.is_floating_point()} - {torch.float32}
+    return sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)
