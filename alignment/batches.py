@@ -123,4 +123,9 @@ def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise StateError(f"the state does not fit {type(model).__name__}: {error}") from error
+        except KeyError as error:
+            raise StateError(
+                f"the state does not fit {type(model).__name__}: its loading looks for {error}, as that of quantised "
+                "layers does. Match and merge networks before they are quantised"
+            ) from error
     return network
