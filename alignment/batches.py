@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from alignment.errors import BatchError, StateError
+from alignment.errors import AlignmentError, BatchError, StateError
 from alignment.precision import is_continuous
 from alignment.spec import State
 
@@ -115,12 +115,22 @@ def on_device_of(network: nn.Module, tensor: Tensor) -> Tensor:
 def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
     """A copy of ``model`` that holds ``state``, in eval mode and without gradients; ``model`` is not touched.
 
-    Raises `StateError` when the state is not one of this model.
+    Raises `StateError` when the state is not one of this model, `AlignmentError` for a model that torch.jit compiled.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise AlignmentError(
+            f"expected a network of Python modules, whose layers can be watched, got a {type(model).__name__} of "
+            "torch.jit. Give the network that it was made of: its states and its spec are the same"
+        )
     network = deepcopy(model).eval().requires_grad_(False)
     if state is not None:
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise StateError(f"the state does not fit {type(model).__name__}: {error}") from error
+        except KeyError as error:
+            raise StateError(
+                f"the state does not fit {type(model).__name__}: its loading looks for {error}, as that of quantised "
+                "layers does. Match and merge networks before they are quantised"
+            ) from error
     return network

@@ -152,6 +152,8 @@ def flower_environment(home: Path, *hosts: str) -> dict[str, str]:
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(home),
+        # Ray gives its node 30 seconds to come up, which on a busy machine are too few.
+        "RAY_raylet_start_wait_time_s": "120",
         "HF_HUB_OFFLINE": "1",
         # Two multi-threaded trainings on few cores slow each other tenfold.
         "OMP_NUM_THREADS": "1",

@@ -56,11 +56,12 @@ class Samples:
 
         A last batch of a single sample is left out when shuffling: BatchNorm cannot train on it.
         """
-        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
-        for start in range(0, len(self), size):
-            rows = order[start : start + size]
-            if generator is None or len(rows) > 1 or len(self) == 1:
-                yield self.batch(rows, device)
+        if generator is None:
+            pieces = pieces_of(torch.arange(len(self)), size)
+        else:
+            order = torch.randperm(len(self), generator=generator)
+            pieces = [rows for rows in torch.split(order, size) if len(rows) > 1 or len(self) == 1]
+        return (self.batch(rows, device) for rows in pieces)
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,19 @@ class Drawn:
         return len(self.samples) / len(self.rows)
 
     def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batch after batch, the last of which may be of one sample."""
-        return (self.samples.batch(rows, device) for rows in torch.split(self.rows, size))
+        """Batch after batch."""
+        return (self.samples.batch(rows, device) for rows in pieces_of(self.rows, size))
+
+
+def pieces_of(rows: Tensor, size: int) -> list[Tensor]:
+    """``rows``, ``size`` at a time, and a last one alone with those before it.
+
+    BatchNorm that keeps no statistics normalises by those of the batch in evaluation too, and cannot by one sample.
+    """
+    pieces = list(torch.split(rows, size))
+    if len(pieces) > 1 and len(pieces[-1]) == 1:
+        pieces[-2:] = [torch.cat(pieces[-2:])]
+    return pieces
 
 
 def scaled(inputs: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import write_moments
 from alignment.channels import key_of
+from alignment.errors import StateError
 from alignment.heads import scaled_head
 from alignment.interpolate import interpolate
 from alignment.moments import Moments, layers_of
@@ -58,8 +59,9 @@ def measure_line(
     lambdas: Sequence[float],
     solve: bool = False,
 ) -> Line | None:
-    """The line between ``ends`` with BatchNorm statistics recomputed at each λ; None when no site answered.
+    """The line between ``ends`` with BatchNorm statistics recomputed at each λ.
 
+    None when no site answered, and where a network on it cannot hold the statistics, as in half precision.
     With ``solve``, the last layer too is solved and scaled anew at each λ (see `server.heads`).
     """
     content = RecordDict({REFERENCE_END: to_arrays(ends[0]), CANDIDATE_END: to_arrays(ends[1])})
@@ -67,7 +69,11 @@ def measure_line(
     renewed: dict[str, State] = {str(number): {} for number in range(len(lambdas))}
     if keeps_statistics(model):
         for name, moments in pooled_moments(sites, model, content, list(renewed)).items():
-            renewed[name] = running_statistics(ends[0], moments)
+            try:
+                renewed[name] = running_statistics(ends[0], moments)
+            except StateError as error:
+                sites.note(f"a line is not measured, at λ = {lambdas[int(name)]:g}: {error}")
+                return None
             content[STATISTICS + name] = to_arrays(renewed[name])
     if solve:
         solved = solved_layers(sites, model, content, list(renewed))

@@ -83,7 +83,7 @@ class Gradients:
             return None
         content = RecordDict({MERGED: to_arrays(with_head(self.network, self.head, *layer))})
         answers = self.sites.answers(LOGISTIC, content, _reader(self.most))
-        otherwise = f"the last layer is fitted in {self.trips} trips"
+        otherwise = f"the last layer is fitted in {self.trips} {'trip' if self.trips == 1 else 'trips'}"
         if not self.sites.all_told(answers, self.sites.merging, otherwise):
             return None
         self.trips += 1

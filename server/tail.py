@@ -19,6 +19,10 @@ MOST_SMALL_BYTES = 1 << 20
 class Tail:
     """Where the reading stands, and what has been read adds up to.
 
+    A run that takes rounds back, as one whose last network is damaged does, leaves out their lines. They stay counted,
+    and those that come in their places are not counted: to Prometheus a counter that falls has begun at zero, and what
+    it holds is new.
+
     unreadable  lines that are no record of a round
     unread      bytes that are there and were left for the next time
     """
@@ -29,12 +33,15 @@ class Tail:
     unread: int = 0
     unreadable: int = 0
     _inode: int = 0
+    _first: bytes = b""
+    _place: int = 0
+    _counted: int = 0
 
     def read(self, most_bytes: int = MOST_BYTES) -> bool:
         """Reads on, at most ``most_bytes`` and the rest of a line; a half-written line is left until it is whole.
 
         A file that is gone, no file or not for us to read changes nothing; one that was replaced is read anew. Whether
-        this began at the file's beginning: then what was read adds up to less than it did, or than it will.
+        this began at the file's beginning: then what was read may add up to less than it did, or than it will.
         """
         anew = False
         try:
@@ -42,8 +49,10 @@ class Tail:
             if not stat.S_ISREG(found.st_mode):
                 return anew
             if found.st_ino != self._inode or found.st_size < self.offset:
-                self.tally, self.offset, self.unreadable = Tally(), 0, 0
+                self.offset, self.unreadable, self._place = 0, 0, 0
                 self._inode, anew = found.st_ino, True
+                if not found.st_size:
+                    self._begin(b"")
             if found.st_size > self.offset:
                 self._take(self._lines(most_bytes))
         except OSError:
@@ -67,10 +76,26 @@ class Tail:
     def _take(self, lines: bytes) -> None:
         self.offset += len(lines)
         for line in lines.split(b"\n")[:-1]:
+            if not self._place:
+                self._begin(line)
+            self._place += 1
             try:
-                self.tally.add(RoundRecord.model_validate_json(line))
+                record = RoundRecord.model_validate_json(line)
             except ValidationError:
                 self.unreadable += 1
+                continue
+            if self._place > self._counted:
+                self.tally.add(record)
+                self._counted = self._place
+            else:
+                self.tally.see(record)
+
+    def _begin(self, first: bytes) -> None:
+        """Goes by the ``first`` line: where it is the one of before, so is the run."""
+        if first == self._first:
+            self.tally = self.tally.again()
+        else:
+            self.tally, self._first, self._counted = Tally(), first, 0
 
 
 def read_small(path: Path) -> bytes | None:

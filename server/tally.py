@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from server.metrics import BUCKETS_SECONDS
 from server.records import RoundRecord, Score
@@ -57,7 +57,15 @@ class Tally:
             self.received[site] += traffic.received
         for phase, seconds in record.seconds.items():
             self.phases.setdefault(phase, Durations()).add(seconds)
+        self.see(record)
+
+    def see(self, record: RoundRecord) -> None:
+        """Takes the round for the last, without counting it."""
         self.last = record
         if record.outcome == "merged":
             self.alone = self.alone if self.merged else sites_alone([record])
             self.merged = record
+
+    def again(self) -> "Tally":
+        """The same counts, of a run of which no round is known yet."""
+        return replace(self, last=None, merged=None, alone={})

@@ -1,6 +1,7 @@
 """Matching by what units do: known permutations come back, and merges of trained networks gain."""
 
 import copy
+from typing import cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from alignment.activation_matching import match_activations
 from alignment.barrier import loss_sums
 from alignment.batch_norm import recalibrate
 from alignment.correlation import Correlation
-from alignment.errors import StateError
+from alignment.errors import AlignmentError, StateError
 from alignment.interpolate import interpolate
 from alignment.permutation import Permutation, identity_permutation, invert, permute, random_permutation
 from alignment.spec import PermutationSpec, State
@@ -281,3 +282,14 @@ def test_networks_that_compute_in_single_precision_are_read_too(
     moved = permute(spec, planted, model.state_dict())
     found = match_activations(spec, model, model.state_dict(), moved, [x])
     assert same(found.permutation, invert(spec, planted))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_script_whose_layers_cannot_be_watched_is_refused_with_what_to_give() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    x, state = torch.randn(9, 4), net.state_dict()
+    compiled = cast(nn.Module, torch.jit.trace(net, x))
+    spec = derive_spec(compiled, (x,))
+    with pytest.raises(AlignmentError, match=r"got a TopLevelTracedModule of torch\.jit\. Give the network that"):
+        match_activations(spec, compiled, state, state, [x])
+    assert same(match_activations(spec, net, state, state, [x]).permutation, identity_permutation(spec))

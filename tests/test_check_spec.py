@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import cast
+
 import pytest
 import torch
 from torch import nn
 
+from alignment import derive_spec, match_activations
 from alignment.check import check_spec
 from alignment.difference import difference
 from alignment.errors import SpecError, StateError
@@ -139,3 +143,24 @@ def test_how_many_draws_tell() -> None:
     spec = PermutationSpec(sizes, {})
     assert [draws_that_tell(spec, [name]) for name in sizes] == [1, 14, 6, 1]
     assert draws_that_tell(spec, sizes) == 14
+
+
+def _quantised(net: nn.Module) -> nn.Module:
+    """``net`` with its linear layers as PyTorch's dynamic quantisation leaves them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cast(nn.Module, torch.ao.quantization.quantize_dynamic(net, {nn.Linear}))  # pyright: ignore
+
+
+def test_around_quantised_layers_the_rest_is_derived_and_checked() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), _quantised(mlp(6, 3)))
+    spec = derive_spec(net, (VECTOR,))
+    assert (spec.groups, spec.fixed["2.weight", 0]) == ({"0": 5}, "unknown operation quantized::linear_dynamic")
+    assert check_spec(net, spec, (VECTOR,)) < 1e-5
+
+
+def test_states_of_quantised_layers_are_refused_with_the_way_out() -> None:
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), _quantised(mlp(5, 3)))
+    state = dict(net.state_dict())
+    with pytest.raises(StateError, match=r"does not fit Sequential: .*looks for '2\.0\.weight'.* before they"):
+        match_activations(derive_spec(net, (VECTOR,)), net, state, state, [VECTOR])

@@ -126,3 +126,30 @@ def test_a_network_that_cannot_train_on_the_example_keeps_its_groups() -> None:
             return super().forward(x)
 
     assert freedom(derived(Supervised(), IMAGE)) == {"stem": 5, "body": 6, "inner": 7, "late": 8}
+
+
+class Variational(nn.Module):
+    """Means and log-variances of a code in one layer, of which evaluation reads the means alone."""
+
+    def __init__(self, cut: str) -> None:
+        super().__init__()
+        self.stem, self.code, self.head, self.cut = nn.Linear(4, 7), nn.Linear(7, 10), nn.Linear(5, 3), cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = self.code(self.stem(x).relu())
+        if self.cut == "slice" and not self.training:
+            return self.head(both[:, :5])
+        mean, spread = both.chunk(2, -1)
+        return self.head(mean + torch.randn_like(mean) * (spread / 2).exp() if self.training else mean)
+
+
+@pytest.mark.parametrize("cut", ["chunk", "slice"])
+def test_the_variance_of_a_unit_that_training_alone_reads_goes_where_its_mean_goes(cut: str) -> None:
+    net = Variational(cut)
+    spec = derived(net, torch.randn(2, 4))
+    assert freedom(spec) == {"stem": 7, "code": 5}
+    state = {**net.state_dict(), "code.bias": torch.arange(10.0)}
+    moved = permute(spec, random_permutation(spec, torch.Generator().manual_seed(1)), state)
+    mean, spread = moved["code.bias"].chunk(2)
+    assert torch.equal(spread - mean, torch.full((5,), 5.0))
+    assert not torch.equal(mean, torch.arange(5.0))

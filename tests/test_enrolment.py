@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cli.enrolment.authority import Authority, new_authority, pem, read_certificate
 from cli.enrolment.errors import EnrolmentError, KitError
-from cli.enrolment.files import exclusively, read_settings
+from cli.enrolment.files import alone_in, read_settings
 from cli.enrolment.keys import PublicKey, fingerprint, new_key, public_ssh, read_private, read_public
 from cli.enrolment.kits import (
     install_kit,
@@ -582,10 +582,10 @@ def test_a_site_is_taken_back_though_the_authority_has_ended(monkeypatch: pytest
 
 
 def test_two_operators_change_the_list_one_after_the_other(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from cli.enrolment.files import exclusively\n"
-    script += "with exclusively(Path(sys.argv[1])): print('in', flush=True)"
-    with exclusively(tmp_path / "sites.json"):
-        second = subprocess.Popen([sys.executable, "-c", script, tmp_path / "sites.json"], stdout=subprocess.PIPE)
+    script = "import sys; from pathlib import Path; from cli.enrolment.files import alone_in\n"
+    script += "with alone_in(Path(sys.argv[1])): print('in', flush=True)"
+    with alone_in(tmp_path):
+        second = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
             second.communicate(timeout=5)
     assert second.communicate(timeout=60)[0] == b"in\n"

@@ -340,8 +340,31 @@ def test_records_that_were_replaced_are_read_to_their_end_before_they_are_shown(
     run = write_run(tmp_path / "run", [COMPLETE] * 3000)
     while scraper.value('unread_records_bytes{federation="federation"}'):
         pass
-    RunStore(run).keep_rounds(2999)
-    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 2999
+    write_run(run, [VOID, *[COMPLETE] * 2998])
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 2998
+
+
+def test_no_counter_falls_where_a_run_takes_rounds_back_and_no_round_counts_twice(
+    tmp_path: Path, scraper: Scraper
+) -> None:
+    """To Prometheus all that a counter holds which fell is new: of rounds, replies, bytes and seconds."""
+    run = write_run(tmp_path / "run", [COMPLETE, VOID, VOID])
+
+    def counts() -> dict[str, float]:
+        lines = (text.rsplit(" ", 1) for text in scraper.text().splitlines() if not text.startswith("#"))
+        return {name: float(value) for name, value in lines if "_total{" in name or "_bucket{" in name}
+
+    before = counts()
+    RunStore(run).keep_rounds(2)
+    assert counts() == before
+    assert scraper.value('last_round_finished_timestamp_seconds{federation="federation"}') == VOID.finished
+    with (run / "rounds.jsonl").open("a") as file:
+        file.write(line(COMPLETE))
+    assert counts() == before
+    assert scraper.value('last_round_finished_timestamp_seconds{federation="federation"}') == COMPLETE.finished
+    with (run / "rounds.jsonl").open("a") as file:
+        file.write(line(COMPLETE))
+    assert scraper.value('rounds_total{federation="federation",outcome="merged"}') == 2
 
 
 def test_a_run_that_comes_to_be_shown_is_read_to_its_end(tmp_path: Path, scraper: Scraper) -> None:

@@ -88,6 +88,17 @@ def test_a_shuffled_batch_of_one_is_left_out_for_batch_norm() -> None:
     assert sizes == [2, 2]
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_no_batch_that_a_network_is_judged_on_is_of_one_sample(drawn: bool) -> None:
+    samples = Samples(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.arange(5))
+    source = samples.drawn(0, torch.Generator().manual_seed(0)) if drawn else samples
+    batches = list(source.batches(2, torch.device("cpu")))
+    assert [len(targets) for _, targets in batches] == [2, 3]
+    assert torch.cat([targets for _, targets in batches]).sort().values.tolist() == [0, 1, 2, 3, 4]
+    keeps_no_statistics = torch.nn.BatchNorm1d(3, track_running_stats=False).eval()
+    assert all(keeps_no_statistics(inputs).isfinite().all() for inputs, _ in batches)
+
+
 def save_images(folder: Path) -> None:
     for label in ("cat", "dog"):
         (folder / label).mkdir(parents=True)

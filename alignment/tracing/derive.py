@@ -12,7 +12,7 @@ from alignment.spec import Factor, PermutationSpec
 from alignment.tracing.assembly import assemble
 from alignment.tracing.bench import Bench, bench, seeded
 from alignment.tracing.derivation import derive
-from alignment.tracing.proof import prove
+from alignment.tracing.proof import IDLE, prove
 from alignment.tracing.recorder import record
 from alignment.tracing.rules.table import decomposition
 from alignment.tracing.sharing import Sharing, sharing
@@ -35,14 +35,16 @@ def derive_spec(model: nn.Module, inputs: Sequence[Any]) -> PermutationSpec:
         return _derive(runnable, sharing(model))
 
 
-def _derive(runnable: Bench, shared: Sharing) -> PermutationSpec:
+def _derive(runnable: Bench, shared: Sharing, with_training: bool = False) -> PermutationSpec:
+    """The spec; where units have no say in it, such as the variances that training draws noise by, tied as there."""
     buffers = frozenset(name for name, _ in runnable.model.named_buffers(remove_duplicate=False))
     try:
         with seeded(runnable.model):
             recording = record(runnable.model, runnable.inputs, decomposition)
         derivation = derive(recording, shared)
-        keep_for_training(runnable, derivation, shared)
-        return prove(runnable, assemble(derivation, buffers))
+        keep_for_training(runnable, derivation, shared, with_training)
+        spec = prove(runnable, assemble(derivation, buffers))
+        return _derive(runnable, shared, True) if IDLE in spec.fixed.values() and not with_training else spec
     except Exception as error:  # a network past our understanding gets a spec all the same
         return _nothing_moves(runnable, buffers, f"not derived: {type(error).__name__}: {_told_by(error)}")
 

@@ -15,6 +15,7 @@ from alignment.tracing.influence import idle_groups
 
 # How often weights are drawn until every group has a say in the outputs.
 _MOST_DRAWS = 4
+IDLE = "the outputs do not depend on it"
 
 
 def prove(bench: Bench, spec: PermutationSpec) -> PermutationSpec:
@@ -32,7 +33,7 @@ def prove(bench: Bench, spec: PermutationSpec) -> PermutationSpec:
         experiment = set_up(bench, torch.Generator().manual_seed(seed))
         spec = _proved(experiment, spec)
         idle = idle & spec.groups.keys() & idle_groups(experiment, spec)
-    return without(spec, dict.fromkeys(idle, "the outputs do not depend on it"))
+    return without(spec, dict.fromkeys(idle, IDLE))
 
 
 def without(spec: PermutationSpec, reasons: Mapping[str, str]) -> PermutationSpec:

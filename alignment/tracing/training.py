@@ -19,23 +19,24 @@ from alignment.tracing.switches import in_mode
 READ_IN_TRAINING = "a tensor that only training reads goes with it"
 
 
-def keep_for_training(bench: Bench, derivation: Derivation, shared: Sharing) -> None:
+def keep_for_training(bench: Bench, derivation: Derivation, shared: Sharing, with_training: bool = False) -> None:
     """Fixes, in ``derivation``, what moves with a tensor that nothing in evaluation mode comes of.
 
     Such a tensor stays, since nothing proves how it would have to move. So its sources must stay too, or the network
     would train on as another. A second run, in training mode and without its noise, tells what they are. Where that run
     fails (it may want targets), or makes nothing of the tensor either, nothing is known and nothing more is fixed.
+    It is made without such a tensor too where all shall be tied ``with_training``.
     """
     state = derivation.recording.state
     unread = [key for key, value in state.items() if value.shape and value not in derivation.read]
     computed = {value for call in derivation.recording.calls for value in call.inputs}
     anew = [key for key in unread if state[key] not in computed]
-    training = _in_training(bench, shared, anew) if unread else None
+    training = _in_training(bench, shared, anew) if unread or with_training else None
     if training is None:
         return
     seen = training.recording.state
     trained = [key for key in unread if seen[key] in training.read]
-    if not trained:
+    if not trained and not with_training:
         return
     derivation.read_in_training = frozenset(state[key] for key in trained)
     fix_values((seen[key] for key in trained), READ_IN_TRAINING)
@@ -59,13 +60,24 @@ def _in_training(bench: Bench, shared: Sharing, anew: Iterable[str]) -> Derivati
 
 
 def _quiet(op: OpOverload) -> Callable[..., Any] | None:
-    """The decompositions of an ordinary run; dropout, which favours no unit, keeps everything."""
-    return {"aten::bernoulli_.float": _all_ones, "aten::native_dropout": _kept}.get(op.name()) or decomposition(op)
+    """The decompositions of an ordinary run; noise, which favours no unit, is one for all, and dropout keeps them."""
+    return _QUIET.get(op.name()) or decomposition(op)
 
 
 def _all_ones(noise: Tensor, p: float = 0.5, generator: object = None) -> Tensor:
     return noise.fill_(1)
 
 
+def _alike(x: Tensor, **_: object) -> Tensor:
+    return torch.ones_like(x)
+
+
 def _kept(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     return x.clone(), torch.ones_like(x, dtype=torch.bool)
+
+
+_QUIET: dict[str, Callable[..., Any]] = {
+    "aten::bernoulli_.float": _all_ones,
+    "aten::native_dropout": _kept,
+    **dict.fromkeys(("aten::randn_like", "aten::rand_like"), _alike),
+}

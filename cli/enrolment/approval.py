@@ -10,7 +10,7 @@ from cryptography import x509
 
 from cli.enrolment.authority import Authority, pem
 from cli.enrolment.errors import EnrolmentError
-from cli.enrolment.files import exclusively, parsed, read_settings, write_public
+from cli.enrolment.files import alone_in, parsed, read_settings, write_public
 from cli.enrolment.keys import fingerprint, public_ssh, read_public
 from cli.enrolment.kits import kit_folder, membership_of, write_kit
 from cli.enrolment.layout import ServerFolder
@@ -74,7 +74,7 @@ class Server:
 
         Raises `EnrolmentError` for a key that is on the list already.
         """
-        with exclusively(self.folder.register):
+        with alone_in(self.folder.path):
             register = self.register()
             if any(each.key == fingerprint(asked.key) for each in register.sites):
                 raise EnrolmentError(
@@ -88,7 +88,7 @@ class Server:
 
     def renew(self, name: str, kit: Path) -> tuple[Entry, str]:
         """The site's entry with one more certificate for its key, and its new kit's fingerprint."""
-        with exclusively(self.folder.register):
+        with alone_in(self.folder.path):
             register = self.register()
             entry = register.enrolled_or_raise(name)
             membership = membership_of(self.federation, name, entry.node_id)
@@ -103,7 +103,7 @@ class Server:
 
         Said again, it tells the SuperLink again. Raises `FlowerError` that says so where the SuperLink is silent.
         """
-        with exclusively(self.folder.register):
+        with alone_in(self.folder.path):
             register = self.register()
             entry = register.newest(name) or register.enrolled_or_raise(name)
             self._publish(register.with_entry(entry.taken_back()))

@@ -102,14 +102,6 @@ def alone_in(folder: Path) -> Generator[None]:
         os.close(handle)
 
 
-@contextmanager
-def exclusively(path: Path) -> Generator[None]:
-    """Waits until no other process is in such a block for ``path``: two approvals at once must not lose one."""
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def parsed(model: type[S], values: Mapping[str, object], place: str = "") -> S:
     """The settings that ``values`` are, which stand at ``place``.
 
