@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jaxtyping import install_import_hook
+
+from tests.shapes import check_shapes
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test imports them: what is imported already is not checked.
-install_import_hook("alignment", "beartype.beartype")
+check_shapes("alignment")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
