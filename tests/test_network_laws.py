@@ -1,6 +1,6 @@
 """The laws of permutations and of matching over every shipped network, every norm and every dtype."""
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ dtypes = st.sampled_from(DTYPES)
 few = settings(max_examples=2, deadline=None)
 
 
-@lru_cache(maxsize=1)
+@cache
 def network(name: str, norm: str) -> tuple[PermutationSpec, State]:
     model = build(architecture(name, norm), seed=1)
     return derive_spec(model, (example(name),)), model.state_dict()
