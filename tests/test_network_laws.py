@@ -23,8 +23,6 @@ from alignment.interpolate import interpolate
 from models import FAMILIES, build
 from tests.test_shipped_networks import CASES, architecture, example
 
-pytestmark = pytest.mark.long
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 State = dict[str, Tensor]
 
