@@ -1,5 +1,9 @@
 """Running `fedrebasin` inside the test's process, on small networks in files."""
 
+import shlex
+import subprocess
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +43,21 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ran:
         main()
     told = capsys.readouterr()
     return Ran(int(ended.value.code or 0), told.out, told.err)
+
+
+def apart(advice: str) -> None:
+    """Does what an error advises, ``python -c code arguments…``, as a process of its own."""
+    subprocess.run([sys.executable, *shlex.split(advice)[1:]], check=True, timeout=120)
+
+
+def here(advice: str) -> None:
+    """Does it in this process, which has torch."""
+    python, option, code, *arguments = shlex.split(advice)
+    assert (python, option) == ("python", "-c")
+    with patch("sys.argv", ["-c", *arguments]), warnings.catch_warnings():
+        # A command of one line leaves it to its end to close its files.
+        warnings.simplefilter("ignore", ResourceWarning)
+        exec(code, {"__name__": "__main__"})
 
 
 def itself(command: click.Command) -> click.Command:

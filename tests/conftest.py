@@ -6,9 +6,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from jaxtyping import install_import_hook
+
+from tests.shapes import check_shapes
+
+if TYPE_CHECKING:
+    from tests.inprocess import Played
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,7 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test imports them: what is imported already is not checked.
-install_import_hook("alignment", "beartype.beartype")
+check_shapes("alignment")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +38,14 @@ def drawn_alike() -> None:
     import torch
 
     torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> "Played":
+    """What runs left, by the changes to their settings."""
+    from tests.inprocess import Played
+
+    return Played(tmp_path_factory.mktemp("played"))
 
 
 @pytest.fixture

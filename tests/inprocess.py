@@ -160,3 +160,19 @@ def play_in_vain(settings: Settings, n_sites: int = 2, tamper: Tamper = honest) 
     with pytest.raises(VoidError, match="rounds merged"):
         play_in_process(settings, n_sites, tamper)
     return RunStore(Path(settings.runs_dir) / settings.run)
+
+
+class Played:
+    """Runs in this process, each of which is played once for all tests that only look at what it left."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stores: dict[str, RunStore] = {}
+
+    def __call__(self, **changes: object) -> RunStore:
+        """The store of the quick run with these changes."""
+        named = quick_settings(Path(), **changes).model_dump_json()
+        if named not in self._stores:
+            folder = self._folder / str(len(self._stores))
+            self._stores[named] = play_in_process(quick_settings(folder, **changes))
+        return self._stores[named]

@@ -45,7 +45,7 @@ from strategies.protocol import (
 from strategies.settings import Settings
 from strategies.tensor_files import write_tensors
 from tests.attacks.federation import fail
-from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, play_in_process, play_in_vain, quick_settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, Played, Tamper, play_in_process, play_in_vain, quick_settings
 from tests.replies import ready, small_spec, small_state, train_reply
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
@@ -111,27 +111,22 @@ def test_later_rounds_take_one_trip(tmp_path: Path) -> None:
     assert wire.of(TRAIN)[0] == {ARRAYS, MATCHING, METRICS}
 
 
-def test_site_and_both_merge_alike(tmp_path: Path) -> None:
-    stores = [play_in_process(quick_settings(tmp_path / at, align_at=at, **RESNET)) for at in ("site", "both")]
-    one, other = (store.network(1) for store in stores)
+def test_site_and_both_merge_alike(played: Played) -> None:
+    one, other = (played(align_at=at, **RESNET).network(1) for at in ("site", "both"))
     assert all(one[name].allclose(other[name], atol=1e-5) for name in one if "num_batches" not in name)
 
 
-def test_aligning_at_the_site_merges_better_than_by_weights(tmp_path: Path) -> None:
+def test_aligning_at_the_site_merges_better_than_by_weights(played: Played) -> None:
     """On a narrow BatchNorm ResNet; the shares of each lever are in docs/merge-quality.md."""
-    losses = {
-        at: one_round(play_in_process(quick_settings(tmp_path / at, align_at=at, **RESNET))).merged
-        for at in ("server", "site")
-    }
+    losses = {at: one_round(played(align_at=at, **RESNET)).merged for at in ("server", "site")}
     assert losses["site"] is not None
     assert losses["server"] is not None
     assert losses["site"].loss < losses["server"].loss
 
 
 @pytest.mark.parametrize("matching", ["activations", "then-weights", "joint"])
-def test_each_way_of_matching_lowers_the_barrier(tmp_path: Path, matching: str) -> None:
-    settings = quick_settings(tmp_path, align_at="both", site_matching=matching, **RESNET)
-    barrier = one_round(play_in_process(settings)).barrier
+def test_each_way_of_matching_lowers_the_barrier(played: Played, matching: str) -> None:
+    barrier = one_round(played(align_at="both", site_matching=matching, **RESNET)).barrier
     assert barrier is not None
     assert barrier.naive is not None
     assert barrier.aligned < 0.8 * barrier.naive

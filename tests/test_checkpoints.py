@@ -3,9 +3,7 @@
 import json
 import os
 import pickle
-import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from strategies.checkpoints import CheckpointError, read_checkpoint
 from strategies.tensor_files import read_tensors, write_tensors
+from tests.commands import apart, here
 
 
 class Harmful:
@@ -79,7 +78,7 @@ def test_the_advice_takes_off_what_a_wrapper_put_before_every_name(tmp_path: Pat
 def test_the_advice_leaves_a_pickle_under_a_safe_name_where_it_is(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3), "_extra_state": {"seen": 3}}, tmp_path / "x.safetensors")
     before = (tmp_path / "x.safetensors").read_bytes()
-    converted = convert_as_advised(tmp_path / "x.safetensors", tmp_path / "x.converted.safetensors")
+    converted = convert_as_advised(tmp_path / "x.safetensors", tmp_path / "x.converted.safetensors", by=apart)
     assert list(converted) == ["a"]
     assert (tmp_path / "x.safetensors").read_bytes() == before
 
@@ -94,11 +93,10 @@ def test_the_advice_names_no_file_that_is_there(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "y.bin")
 
 
-def convert_as_advised(path: Path, output: Path) -> dict[str, Tensor]:
+def convert_as_advised(path: Path, output: Path, by: Callable[[str], None] = here) -> dict[str, Tensor]:
     with pytest.raises(CheckpointError) as refusal:
         read_checkpoint(path)
-    _, *command = shlex.split(str(refusal.value).splitlines()[-1])
-    subprocess.run([sys.executable, *command], check=True, timeout=120)
+    by(str(refusal.value).splitlines()[-1])
     return read_tensors(output)
 
 
@@ -112,7 +110,7 @@ def test_a_network_that_is_spread_over_files_is_joined_by_the_advice(tmp_path: P
     )
     with pytest.raises(CheckpointError, match="a list of files that hold the network together") as error:
         read_checkpoint(index)
-    subprocess.run([sys.executable, *shlex.split(str(error.value).splitlines()[-1])[1:]], check=True)
+    apart(str(error.value).splitlines()[-1])
     joined = read_checkpoint(tmp_path / "model.safetensors")
     assert joined.keys() == state.keys()
     assert all(torch.equal(joined[name], tensor) for name, tensor in state.items())

@@ -35,7 +35,7 @@ from strategies.protocol import (
 )
 from strategies.settings import parse_settings
 from tests.attacks.federation import fail
-from tests.inprocess import honest, play_in_process, quick_settings
+from tests.inprocess import Tamper, honest, play_in_process, quick_settings
 from tests.replies import spoilt_grams
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 16, "learning_rate": 0.1, "epochs": 6, "align_at": "site"}
@@ -104,8 +104,26 @@ def test_class_counts_that_cannot_be_are_refused(tmp_path: Path, counts: object)
     assert sorted(record.weights) == ["site-3", "site-us"]
 
 
+def solved(folder: Path, tamper: Tamper) -> Tensor:
+    """The last layer of three sites' merge, with ridge regression if it can be."""
+    settings = quick_settings(folder, head="ridge", round_deadline_seconds=0.5)
+    return play_in_process(settings, 3, tamper).network(1)["fc.weight"]
+
+
+@pytest.fixture(scope="module")
+def silent_and_honest(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tensor, Tensor]:
+    """The last layer where one site says nothing of its features, and where all do."""
+
+    def silence(partition: int, reply: Message) -> Message | None:
+        return None if partition == 1 and reply.metadata.message_type == FEATURES else reply
+
+    return solved(tmp_path_factory.mktemp("silent"), silence), solved(tmp_path_factory.mktemp("honest"), honest)
+
+
 @pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative", "lopsided", "impossible"])
-def test_feature_sums_that_cannot_be_leave_the_mean(tmp_path: Path, attack: str) -> None:
+def test_feature_sums_that_cannot_be_leave_the_mean(
+    tmp_path: Path, silent_and_honest: tuple[Tensor, Tensor], attack: str
+) -> None:
     def spoil(partition: int, reply: Message) -> Message:
         if partition == 1 and reply.metadata.message_type == FEATURES:
             (record,) = reply.content.array_records.values()
@@ -113,14 +131,8 @@ def test_feature_sums_that_cannot_be_leave_the_mean(tmp_path: Path, attack: str)
             record["gram"] = Array(spoilt_grams(gram)[attack].numpy())
         return reply
 
-    def silence(partition: int, reply: Message) -> Message | None:
-        return None if partition == 1 and reply.metadata.message_type == FEATURES else reply
-
-    stores = [
-        play_in_process(quick_settings(tmp_path / name, head="ridge", round_deadline_seconds=0.5), 3, tamper)
-        for name, tamper in (("spoilt", spoil), ("silent", silence), ("honest", honest))
-    ]
-    spoilt, silent, whole = (store.network(1)["fc.weight"] for store in stores)
+    silent, whole = silent_and_honest
+    spoilt = solved(tmp_path, spoil)
     assert torch.equal(spoilt, silent)
     assert not torch.equal(spoilt, whole)
 

@@ -11,10 +11,10 @@ from tests.many import play_crowd
 
 pytestmark = pytest.mark.long
 
-N_SITES, N_ROUNDS = 1000, 20
+N_SITES, N_ROUNDS = 1000, 12
 
 
-def test_a_thousand_sites_and_twenty_rounds(tmp_path: Path) -> None:
+def test_a_thousand_sites_and_twelve_rounds(tmp_path: Path) -> None:
     store, crowd = play_crowd(tmp_path, N_SITES, N_ROUNDS)
     rounds = read_rounds(store)
     assert [record.outcome for record in rounds] == ["merged"] * N_ROUNDS

@@ -26,7 +26,7 @@ from server.store import RunStore
 from server.summary import read_rounds
 from strategies.layer_sums import affordable
 from strategies.protocol import ACROSS, GRAM, GRAMS, OUTPUTS, State
-from tests.inprocess import FIRST_NODE, InProcessGrid, play_in_process, quick_settings
+from tests.inprocess import FIRST_NODE, InProcessGrid, Played, play_in_process, quick_settings
 from tests.replies import spoilt_grams
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 6}
@@ -38,11 +38,8 @@ def loss(store: RunStore) -> float:
     return record.merged.loss
 
 
-def test_least_squares_merges_better_than_the_mean_after_weight_matching(tmp_path: Path) -> None:
-    losses = {
-        merge: loss(play_in_process(quick_settings(tmp_path / merge, merge=merge, **RESNET)))
-        for merge in ("mean", "least-squares")
-    }
+def test_least_squares_merges_better_than_the_mean_after_weight_matching(played: Played) -> None:
+    losses = {merge: loss(played(merge=merge, **RESNET)) for merge in ("mean", "least-squares")}
     assert losses["least-squares"] < losses["mean"]
 
 
@@ -107,18 +104,18 @@ def test_products_with_the_outputs_count_towards_the_limit() -> None:
     assert affordable({"a": 500, "b": 400}, 1.2, {"a": 1, "b": 500}) == {"a": 500}
 
 
-def test_a_site_that_sends_no_gram_matrices_leaves_the_mean(tmp_path: Path) -> None:
+def test_a_site_that_sends_no_gram_matrices_leaves_the_mean(tmp_path: Path, played: Played) -> None:
     def silence(partition: int, reply: Message) -> Message | None:
         return None if partition == 1 and reply.metadata.message_type == GRAM else reply
 
     settings = quick_settings(tmp_path / "silent", merge="least-squares", round_deadline_seconds=0.5)
     silent = play_in_process(settings, tamper=silence)
-    mean = play_in_process(quick_settings(tmp_path / "mean"))
+    mean = played()
     assert silent.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
 
 
 @pytest.mark.parametrize("attack", ["wrong shape", "not finite", "negative", "lopsided", "impossible", "missing"])
-def test_gram_matrices_that_cannot_be_are_left_out(tmp_path: Path, attack: str) -> None:
+def test_gram_matrices_that_cannot_be_are_left_out(tmp_path: Path, played: Played, attack: str) -> None:
     def tamper(partition: int, reply: Message) -> Message:
         if partition == 1 and reply.metadata.message_type == GRAM:
             record = reply.content.array_records["site-eu"]
@@ -131,15 +128,12 @@ def test_gram_matrices_that_cannot_be_are_left_out(tmp_path: Path, attack: str) 
         return reply
 
     attacked = play_in_process(quick_settings(tmp_path / "attacked", merge="least-squares"), tamper=tamper)
-    mean = play_in_process(quick_settings(tmp_path / "mean"))
+    mean = played()
     assert attacked.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
 
 
-def test_layers_fitted_one_after_another_beat_all_at_once(tmp_path: Path) -> None:
-    found = {
-        merge: loss(play_in_process(quick_settings(tmp_path / merge, merge=merge, **RESNET)))
-        for merge in ("mean", "least-squares", "sequential")
-    }
+def test_layers_fitted_one_after_another_beat_all_at_once(played: Played) -> None:
+    found = {merge: loss(played(merge=merge, **RESNET)) for merge in ("mean", "least-squares", "sequential")}
     assert found["sequential"] < min(found["mean"], found["least-squares"])
 
 
@@ -171,7 +165,9 @@ def test_each_layer_is_fitted_with_the_statistics_of_what_is_merged_so_far(
 @pytest.mark.parametrize(
     "attack", ["silent", "wrong shape", "not finite", "negative", "lopsided", "impossible", "huge products"]
 )
-def test_a_site_that_sends_no_sums_or_such_as_cannot_be_leaves_the_mean(tmp_path: Path, attack: str) -> None:
+def test_a_site_that_sends_no_sums_or_such_as_cannot_be_leaves_the_mean(
+    tmp_path: Path, played: Played, attack: str
+) -> None:
     asked = 0
 
     def tamper(partition: int, reply: Message) -> Message | None:
@@ -192,7 +188,7 @@ def test_a_site_that_sends_no_sums_or_such_as_cannot_be_leaves_the_mean(tmp_path
 
     settings = quick_settings(tmp_path / "attacked", merge="sequential", round_deadline_seconds=0.5)
     attacked = play_in_process(settings, tamper=tamper)
-    mean = play_in_process(quick_settings(tmp_path / "mean"))
+    mean = played()
     assert asked == 2
     assert attacked.checkpoint_path(1).read_bytes() == mean.checkpoint_path(1).read_bytes()
 
@@ -336,8 +332,11 @@ def test_what_is_asked_of_each_site_and_what_it_sends_is_not_all_in_memory(
         settings = quick_settings(tmp_path / str(n_sites), epochs=1, width=64, probe_points=0, **changes)
         grid = Looking(app, settings, n_sites)
         store = RunStore(Path(settings.runs_dir) / settings.run)
-        # What other tests have left, and nobody has cleared away, is not of this one.
-        gc.collect()
-        play(grid, settings, store, begin(store, settings))
+        # What was there before, a million objects, is neither of this run nor looked through at each message.
+        gc.freeze()
+        try:
+            play(grid, settings, store, begin(store, settings))
+        finally:
+            gc.unfreeze()
         most.append(grid.most)
     assert fewest <= most[0] == most[1]

@@ -1,6 +1,6 @@
 """The laws of permutations and of matching over every shipped network, every norm and every dtype."""
 
-from functools import lru_cache
+from functools import cache
 
 import pytest
 import torch
@@ -23,8 +23,6 @@ from alignment.interpolate import interpolate
 from models import FAMILIES, build
 from tests.test_shipped_networks import CASES, architecture, example
 
-pytestmark = pytest.mark.long
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 State = dict[str, Tensor]
 
@@ -35,7 +33,7 @@ dtypes = st.sampled_from(DTYPES)
 few = settings(max_examples=2, deadline=None)
 
 
-@lru_cache(maxsize=1)
+@cache
 def network(name: str, norm: str) -> tuple[PermutationSpec, State]:
     model = build(architecture(name, norm), seed=1)
     return derive_spec(model, (example(name),)), model.state_dict()

@@ -1,6 +1,7 @@
 """Differential privacy composes with alignment at the site: on the aligned update, on parameters alone."""
 
 import math
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from strategies.protocol import (
     START,
     TO_ALIGN,
     TRAIN,
+    State,
     config_of,
     to_arrays,
     to_state,
@@ -76,6 +78,12 @@ def sent_in(tmp_path: Path, **settings: object) -> dict[str, Tensor]:
     return wire.left[0]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> State:
+    """What a site sends without privacy."""
+    return sent_in(tmp_path_factory.mktemp("whole"))
+
+
 def parameters(state: Mapping[str, Tensor]) -> list[str]:
     """The names of a ResNet's parameters."""
     buffers = ("running_mean", "running_var", "num_batches_tracked")
@@ -99,8 +107,8 @@ def test_what_is_covered_is_every_parameter_and_no_buffer(name: str) -> None:
     assert learned(network_spec(architecture), arrays) == [name for name, _ in model.named_parameters()]
 
 
-def test_an_update_is_clipped_to_the_norm_and_keeps_its_direction(tmp_path: Path) -> None:
-    base, whole = start(tmp_path), sent_in(tmp_path / "whole")
+def test_an_update_is_clipped_to_the_norm_and_keeps_its_direction(tmp_path: Path, whole: State) -> None:
+    base = start(tmp_path)
     clipped = sent_in(tmp_path / "clipped", privacy="clipping", clipping_norm=2.0)
     names = parameters(base)
     assert norm(whole, base, names) > 2
@@ -109,9 +117,9 @@ def test_an_update_is_clipped_to_the_norm_and_keeps_its_direction(tmp_path: Path
     assert all(torch.allclose(clipped[n], base[n] + share * (whole[n] - base[n]), atol=1e-5) for n in names)
 
 
-def test_neither_counters_nor_running_statistics_shrink_an_update(tmp_path: Path) -> None:
+def test_neither_counters_nor_running_statistics_shrink_an_update(tmp_path: Path, whole: State) -> None:
     """Counters move by 270, statistics by more than the parameters: with either in the norm, these would be scaled."""
-    base, whole = start(tmp_path), sent_in(tmp_path / "whole")
+    base = start(tmp_path)
     names = parameters(base)
     statistics = [name for name in base if name.endswith(("running_mean", "running_var"))]
     bound = 1.01 * norm(whole, base, names)
@@ -225,9 +233,16 @@ def untrained(settings: Settings) -> dict[str, Tensor]:
     return build(Architecture(*settings.network), settings.seed).state_dict()
 
 
+@pytest.fixture(scope="module")
+def openly(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run without privacy leaves, in which three sites keep a network each."""
+    settings = private_settings(tmp_path_factory.mktemp("openly"), KINDS[0]).model_copy(update={"privacy": "none"})
+    return play_in_process(settings, 3).directory
+
+
 @pytest.mark.parametrize("message_type", [NETWORK, ALIGN, PROBE, REPAIR, FEATURES, GRAM, OUTPUTS])
 @pytest.mark.parametrize("privacy", KINDS)
-def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, message_type: str) -> None:
+def test_a_site_answers_nothing_around_privacy(tmp_path: Path, openly: Path, privacy: str, message_type: str) -> None:
     """Each would be answered without it, in a run that calls for it."""
     settings = private_settings(tmp_path, privacy)
     calling: dict[str, object] = {
@@ -238,7 +253,7 @@ def test_a_site_answers_nothing_around_privacy(tmp_path: Path, privacy: str, mes
         "variants": True,
         "merge": "sequential",
     }
-    play_in_process(settings.model_copy(update={"privacy": "none"}), 3)
+    shutil.copytree(openly, tmp_path / settings.run)
     network = to_arrays(untrained(settings))
     names = {ALIGN: (ARRAYS,), GRAM: (MERGED,), OUTPUTS: (MERGED, OWN)}.get(
         message_type, (REFERENCE_END, CANDIDATE_END)
