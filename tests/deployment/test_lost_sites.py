@@ -27,7 +27,8 @@ class Restarting(Beside):
 
 
 def test_the_others_go_on_after_kill_9_of_a_site_and_it_rejoins_by_itself(federation: Deployment) -> None:
-    run = federation.run("site", rounds=4, **SHORT)
+    # What the site had pulled when it was killed is waited for until the deadline.
+    run = federation.run("site", rounds=4, **SHORT, **{"round-deadline-seconds": 60})
     reach(federation.store("site"), 1, "train", federation)
     federation.services["site-eu"].kill()
     with Restarting(federation.services["site-eu"]):
