@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignment.batches import joined
 from models.errors import ModelError
 from models.imported import import_function
 from strategies.errors import OperatorError
@@ -54,10 +55,11 @@ class Samples:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batch after batch; shuffled when a generator is given.
 
-        A last batch of a single sample is left out when shuffling: BatchNorm cannot train on it.
+        A last batch of a single sample is left out when shuffling: BatchNorm cannot train on it. Else it is joined to
+        the one before, since BatchNorm that keeps no statistics normalises by those of the batch in evaluation too.
         """
         if generator is None:
-            pieces = pieces_of(torch.arange(len(self)), size)
+            pieces = joined(torch.split(torch.arange(len(self)), size))
         else:
             order = torch.randperm(len(self), generator=generator)
             pieces = [rows for rows in torch.split(order, size) if len(rows) > 1 or len(self) == 1]
@@ -78,18 +80,7 @@ class Drawn:
 
     def batches(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Batch after batch."""
-        return (self.samples.batch(rows, device) for rows in pieces_of(self.rows, size))
-
-
-def pieces_of(rows: Tensor, size: int) -> list[Tensor]:
-    """``rows``, ``size`` at a time, and a last one alone with those before it.
-
-    BatchNorm that keeps no statistics normalises by those of the batch in evaluation too, and cannot by one sample.
-    """
-    pieces = list(torch.split(rows, size))
-    if len(pieces) > 1 and len(pieces[-1]) == 1:
-        pieces[-2:] = [torch.cat(pieces[-2:])]
-    return pieces
+        return (self.samples.batch(rows, device) for rows in joined(torch.split(self.rows, size)))
 
 
 def scaled(inputs: Tensor) -> Tensor:
