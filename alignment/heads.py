@@ -21,6 +21,7 @@ from alignment.hooks import watch_inputs, watch_outputs
 from alignment.moments import accumulate
 from alignment.solving import solve
 from alignment.spec import State
+from alignment.tracing.experiment import redrawn
 
 GRAM, TARGETS = "gram", "targets"
 # Of half precision, and of a sum over classes.
@@ -76,7 +77,7 @@ def makes_outputs(model: nn.Module, head: str, inputs: Float[Tensor, "samples ..
     network = network_with(model)
     if not _alike(*_heard(network, head, inputs)):
         return False
-    network.load_state_dict(_elsewhere(network.state_dict()))
+    network.load_state_dict(redrawn(network.state_dict(), torch.Generator().manual_seed(0)))
     try:
         outputs, logits = _heard(network, head, inputs)
     except Exception:
@@ -101,20 +102,6 @@ def _alike(outputs: object, caught: Sequence[Tensor]) -> bool:
     one, other = (each.double() - each.double().mean(-1, keepdim=True) for each in (outputs, caught[0]))
     product, squares = (one * other).sum(-1), (one.square().sum(-1) * other.square().sum(-1)).sqrt()
     return bool((product >= squares * (1 - ALIKE)).all())
-
-
-def _elsewhere(state: State) -> dict[str, Tensor]:
-    """``state`` as training could leave it: each number times one between a half and three halves, and vectors with a
-    little added. What is positive, as a temperature or a variance, stays so.
-    """
-    generator = torch.Generator().manual_seed(0)
-    moved = dict(state)
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            factor, more = (torch.rand(tensor.shape, generator=generator) for _ in range(2))
-            wide = tensor.cpu().double() * (0.5 + factor) + (more if tensor.ndim == 1 else 0)
-            moved[name] = wide.to(tensor.device, tensor.dtype)
-    return moved
 
 
 def ridge_head(sums: Mapping[str, Tensor], ridge: float = 1e-3) -> tuple[Tensor, Tensor]:

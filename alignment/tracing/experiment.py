@@ -52,7 +52,7 @@ def set_up(bench: Bench, generator: torch.Generator) -> Experiment:
     """With weights drawn so that no scale is 1, no shift 0 and no layer zero; the network's own where those fail."""
     own = bench.state()
     inputs = (bench.inputs, _perturbed(bench.inputs, generator))
-    for state in (_redrawn(own, generator), own):
+    for state in (redrawn(own, generator), own):
         bench.load(state)
         runs = [(given, found) for given in inputs if (found := _finite_outputs(bench, given)) is not None]
         if runs:
@@ -70,7 +70,7 @@ def _finite_outputs(bench: Bench, inputs: tuple[Any, ...]) -> list[Tensor] | Non
     return outputs if all(bool(tensor.isfinite().all()) for tensor in outputs) else None
 
 
-def _redrawn(state: State, generator: torch.Generator) -> dict[str, Tensor]:
+def redrawn(state: State, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights of the same scale without symmetry; what is nowhere negative stays so (scales, variances, masks)."""
     drawn = {key for key, tensor in state.items() if tensor.is_floating_point() and tensor.layout == torch.strided}
     return {key: redraw(tensor, generator) if key in drawn else tensor for key, tensor in state.items()}
