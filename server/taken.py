@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from alignment.tracing.bench import seeded
+from alignment.tracing.switches import in_mode
 from models import Architecture, example_inputs, not_taken
 from strategies.errors import SettingsError
 from strategies.settings import Settings
@@ -31,17 +33,13 @@ def check_taken(model: nn.Module, settings: Settings) -> Tensor:
 
 def _answer(model: nn.Module, architecture: Architecture, inputs: Tensor) -> object:
     """What ``model`` puts out in eval mode, which it is in here alone."""
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            return model.eval()(inputs)
+        with seeded(model), in_mode(model, training=False), torch.no_grad():
+            return model(inputs)
     except Exception as error:
         raise SettingsError(
             f"setting 'shape': {not_taken(architecture, inputs, error, _other_dtypes(model))}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _other_dtypes(model: nn.Module) -> list[str]:
