@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 2
+# Where torch comes from, for a machine without a GPU https://download.pytorch.org/whl/cpu; empty: where all the rest does,
+# which on Linux means CUDA and several GB.
+TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-observability test-deployment test-compose lint format pages soak benchmark-merge lock clean
@@ -16,6 +19,7 @@ install: $(STAMP) ## create .venv and install what requirements.lock pins
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" "$$(grep '^torch==' requirements.lock)")
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
@@ -48,8 +52,9 @@ format: $(STAMP) ## let ruff put things right
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-pages: $(STAMP) ## write the pages that are made from the code
+pages: $(STAMP) ## write the pages that are made from the code, and those of the benchmark's tables
 	$(BIN)/python -m scripts.pages
+	$(BIN)/python -m benchmarks.merging.pages
 
 soak: $(STAMP) ## a thousand sites for ten minutes: is memory flat, is every refusal accounted for?
 	$(BIN)/python -m benchmarks.soak --minutes 10

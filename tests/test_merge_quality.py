@@ -1,41 +1,49 @@
-"""The page on what merges are worth says what the records of the runs say."""
+"""The pages on what merges are worth say what the records of the runs say."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.merging.images import CACHE
-from benchmarks.merging.quality import RECORDS
+from benchmarks.merging.pages import FOLDER, PARTS, page
+from benchmarks.merging.quality import POOLED, RECORDS
 from benchmarks.merging.runs import METHODS, all_kept, kept, record, run_config
-from benchmarks.merging.tables import show
+from benchmarks.merging.tables import tables
 from benchmarks.merging.tasks import Task, tasks
 from server.store import RunStore
 from strategies.settings import parse_settings
 
-PAGE = Path(__file__).parent.parent / "docs" / "merge-quality.md"
 
-
-@pytest.mark.parametrize("part", ["digits-w16", "digits-w32", "cifar10"])
-def test_every_row_of_the_tables_stands_in_the_page(
-    part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_the_pages_of_tables_are_those_of_the_records(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, str(RECORDS))
-    show(all_kept(tasks(3, [part])))
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) > 30
-    page = PAGE.read_text(encoding="utf-8").splitlines()
-    assert [row for row in rows if row not in page] == []
+    assert (FOLDER / f"{part}.md").read_text(encoding="utf-8") == page(part), "`make pages` renews them"
+
+
+def test_a_page_has_a_command_for_each_run_of_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(RECORDS))
+    commands = re.findall(r"--seeds (\d) --only (\S+) --methods (.+)", page("digits-w16"))
+    named = {
+        (task.name, method)
+        for seeds, only, by in commands
+        for task in tasks(int(seeds), [only])
+        for method in by.split()
+        if method != POOLED
+    }
+    played = {(run.task.name, run.method) for run in all_kept(tasks(3, ["digits-w16"]))}
+    assert len(played) > 100
+    assert named == played
 
 
 def test_a_merge_of_sites_that_were_not_measured_alone_is_tabulated_beside_no_site(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "cifar10-w16-biased-5-s1-sequential-logistic"
     shutil.copytree(RECORDS / "runs" / name, tmp_path / "runs" / name)
     monkeypatch.setenv(CACHE, str(tmp_path))
-    show(all_kept(tasks(3, ["cifar10"])))
-    printed = capsys.readouterr().out
+    printed = tables(all_kept(tasks(3, ["cifar10"])))
     assert "joint + sequential + logistic" in printed
     assert "points above" not in printed
 

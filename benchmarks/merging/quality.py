@@ -19,7 +19,7 @@ from rich.progress import track
 from benchmarks.merging.images import decode
 from benchmarks.merging.pooled import pooled
 from benchmarks.merging.runs import METHODS, Played, all_kept, methods, play, record
-from benchmarks.merging.tables import show
+from benchmarks.merging.tables import tables
 from benchmarks.merging.tasks import Task, tasks
 from cli.interrupts import terminable
 from cli.superlink import local_superlink, short_folder
@@ -27,7 +27,7 @@ from cli.superlink import local_superlink, short_folder
 POOLED = "pooled"
 CHOICES = (*METHODS, POOLED)
 progress = Console(stderr=True)
-# What the tables of `docs/merge-quality.md` are made of.
+# What the pages of `docs/merge-quality/` are made of.
 RECORDS = Path(__file__).parent / "records"
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     if arguments.format == "json":
         print(json.dumps([_document(each) for each in found], indent=1))
     else:
-        show(found)
+        print(tables(found))
 
 
 def play_all(wanted: Sequence[Task], by: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """The tables of `benchmarks.merging.quality`: each task over its seeds; mean, and half the range behind ±."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -60,26 +60,29 @@ PROBED = ("weights", "activations", "joint")
 Rows = Mapping[str, Mapping[str, Sequence[Played]]]
 
 
-def show(found: Iterable[Played]) -> None:
-    """Prints one table for each quantity, and one for the rounds that follow."""
-    rows = by_row(found)
+def tables(found: Iterable[Played]) -> str:
+    """One table in Markdown for each quantity, and one for the rounds that follow."""
+    return "\n\n".join("\n".join(lines) for lines in _tables(by_row(found)) if lines)
+
+
+def _tables(rows: Rows) -> Iterator[list[str]]:
     for quantity in ("accuracy", "loss"):
-        _networks(quantity, rows)
+        yield _networks(quantity, rows)
     for head in HEADS:
         merge, others = f"joint + sequential + {head}", (f"best site + {head}", "ensemble")
         titles = [f"{merge}, points above", "best alone", "nats above it", *others]
-        _table(titles, rows, partial(_above, merge, others))
-    _table(["barrier", "naive", *PROBED], rows, _barriers)
+        yield _table(titles, rows, partial(_above, merge, others))
+    yield _table(["barrier", "naive", *PROBED], rows, _barriers)
     ways = [method for method in ONCE if any(method in played for played in rows.values())]
-    _table([f"cost: {COST}", *ways], rows, lambda played: [_cost(played.get(method, ())) for method in ways])
+    yield _table([f"cost: {COST}", *ways], rows, lambda played: [_cost(played.get(method, ())) for method in ways])
     further = {row: played for row, played in rows.items() if any(method in played for method in ONWARDS)}
     for row, played in further.items():
         onwards = {run.task.name for method in ONWARDS for run in played.get(method, ())}
         of_onwards = {method: [run for run in runs if run.task.name in onwards] for method, runs in played.items()}
         corrected = [score.accuracy for score in scores_of(of_onwards, "best site, corrected")]
-        print(f"\n{row}: best corrected site {_spread(corrected)}\n")
+        yield [f"{row}: best corrected site {_spread(corrected)}"]
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
-        _table(["accuracy after", "seeds", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
+        yield _table(["accuracy after", "seeds", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
 
 
 def by_row(found: Iterable[Played]) -> dict[str, dict[str, list[Played]]]:
@@ -105,25 +108,28 @@ def _by_seed(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, Sc
     return dict(sorted(found.items()))
 
 
-def _table(titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequence[Played]]], list[str]]) -> None:
+def _table(
+    titles: Sequence[str], rows: Rows, cells: Callable[[Mapping[str, Sequence[Played]]], list[str]]
+) -> list[str]:
+    """The lines of a table; none where no row has a cell."""
     lines = [f"| {row} | " + " | ".join(found) + " |" for row, played in rows.items() if any(found := cells(played))]
-    if lines:
-        print("\n| " + " | ".join(titles) + " |")
-        print("| --- " * len(titles) + "|")
-        print(*lines, sep="\n")
+    return ["| " + " | ".join(titles) + " |", "| --- " * len(titles) + "|", *lines] if lines else []
 
 
-def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> None:
+def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> list[str]:
     """A line for each network that was measured, a column for each task; (n) behind what fewer seeds say."""
     seeds = [len({run.task.seed for runs in played.values() for run in runs}) for played in rows.values()]
-    print("\n| " + " | ".join([quantity, *rows]) + " |")
-    print("| --- " * (len(rows) + 1) + "|")
-    print("| seeds | " + " | ".join(map(str, seeds)) + " |")
+    lines = [
+        "| " + " | ".join([quantity, *rows]) + " |",
+        "| --- " * (len(rows) + 1) + "|",
+        "| seeds | " + " | ".join(map(str, seeds)) + " |",
+    ]
     for title in COLUMNS:
         scores = [scores_of(played, title) for played in rows.values()]
         if any(scores):
             values = [[getattr(score, quantity) for score in found] for found in scores]
-            print(f"| {title} | " + " | ".join(map(_spread, values, seeds)) + " |")
+            lines.append(f"| {title} | " + " | ".join(map(_spread, values, seeds)) + " |")
+    return lines
 
 
 def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Played]]) -> list[str]:

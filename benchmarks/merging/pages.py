@@ -1,0 +1,87 @@
+"""docs/merge-quality/: the tables of all runs, a page for each data set and width, and the commands that played them.
+
+``python -m benchmarks.merging.pages`` writes them from `benchmarks/merging/records`.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.merging.images import CACHE
+from benchmarks.merging.pooled import kept_pooled
+from benchmarks.merging.quality import POOLED, RECORDS
+from benchmarks.merging.runs import Played, all_kept
+from benchmarks.merging.tables import tables
+from benchmarks.merging.tasks import Task, tasks
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "merge-quality"
+SEEDS = 3
+DIGITS = "A ResNet-8 with BatchNorm on scikit-learn's 1,797 digits, 20 epochs from each site's own start."
+CIFAR10 = """A ResNet-20 with BatchNorm on 16,000 images over all sites, 10 epochs from each site's own start, learning
+rate 0.1, weight decay 3e-3, products in bfloat16."""
+PARTS = {
+    "digits-w16": ("Digits, width 16", DIGITS),
+    "digits-w32": ("Digits, width 32", DIGITS),
+    "cifar10-w16": ("CIFAR-10, width 16", CIFAR10),
+    "cifar10-w32": ("CIFAR-10, width 32", CIFAR10),
+}
+PAGE = """# {title}
+
+{data}
+
+[What a merge is worth](../merge-quality.md) says what rows and columns are, how they were measured, and what follows from
+them. `python -m benchmarks.merging.pages` made this page from the records of the runs. "(2)" behind a cell says that it
+has fewer seeds than its column: it is of other trainings than its neighbours. An empty cell was not played.
+
+{tables}
+
+## Commands
+
+With these everything above was played; seeds count from 0.
+
+```
+{commands}
+```
+"""
+
+
+def main() -> None:
+    """Writes every page."""
+    os.environ[CACHE] = str(RECORDS)
+    for part in PARTS:
+        (FOLDER / f"{part}.md").write_text(page(part), encoding="utf-8")
+
+
+def page(part: str) -> str:
+    """The page of the tasks whose names begin with ``part``, from the runs that the cache keeps."""
+    title, data = PARTS[part]
+    wanted = list(tasks(SEEDS, [part]))
+    found = all_kept(wanted)
+    return PAGE.format(title=title, data=data, tables=tables(found), commands="\n".join(_commands(wanted, found)))
+
+
+def _commands(wanted: Iterable[Task], found: Sequence[Played]) -> Iterator[str]:
+    """One line for each task, or for each of its seeds, where not all were played by the same methods."""
+    methods: dict[Task, list[str]] = {task: [] for task in wanted}
+    for played in found:
+        methods[played.task].append(played.method)
+    rows: defaultdict[str, dict[Task, tuple[str, ...]]] = defaultdict(dict)
+    for task, by in methods.items():
+        if by or kept_pooled(task):
+            rows[task.row][task] = (*by, *([POOLED] if kept_pooled(task) else []))
+    for row, by_task in rows.items():
+        first, *others = by_task.items()
+        if [task.seed for task in by_task] == list(range(len(by_task))) and all(by == first[1] for _, by in others):
+            yield _command(row, len(by_task), first[1])
+        else:
+            yield from (_command(task.name, task.seed + 1, by) for task, by in by_task.items())
+
+
+def _command(only: str, seeds: int, by: Sequence[str]) -> str:
+    data = " --cifar10 PATH" if only.startswith("cifar10") else ""
+    return f"python -m benchmarks.merging.quality{data} --seeds {seeds} --only {only} --methods {' '.join(by)}"
+
+
+if __name__ == "__main__":
+    main()
