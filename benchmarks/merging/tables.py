@@ -54,6 +54,20 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
 # What can be had without a merge, of which the most accurate counts, and of losses the least.
 ALONE = ("best site", "best site, corrected")
 HEADS = ("ridge", "logistic")
+# Levers, each with the network that it adds to and the one that it gives: first the way to the best merge, then others.
+LEVERS: Mapping[str, tuple[str, str]] = {
+    "recalibration": ("naive", "naive, recalibrated"),
+    "alignment by weights": ("naive, recalibrated", "weights"),
+    "by activations too (`joint`)": ("weights", "joint"),
+    "the ridge head": ("joint", "joint + ridge"),
+    "layers in sequence": ("joint + ridge", "joint + sequential + ridge"),
+    "the logistic head": ("joint + sequential + ridge", "joint + sequential + logistic"),
+    "class counts, to `joint`": ("joint", "joint + counts"),
+    "least squares at once, to `joint`": ("joint", "joint + least squares"),
+    "least squares at once, to weights": ("weights", "weights + least squares"),
+    "the ridge head, without alignment": ("naive, recalibrated", "naive + ridge"),
+    "search, to `joint + ridge`": ("joint + ridge", "search"),
+}
 COST = "seconds, MB from a site, MB to it"
 # Methods whose runs measure the lines between networks.
 PROBED = ("weights", "activations", "joint")
@@ -72,6 +86,7 @@ def _tables(rows: Rows) -> Iterator[list[str]]:
         merge, others = f"joint + sequential + {head}", (f"best site + {head}", "ensemble")
         titles = [f"{merge}, points above", "best alone", "nats above it", *others]
         yield _table(titles, rows, partial(_above, merge, others))
+    yield _shares(rows)
     yield _table(["barrier", "naive", *PROBED], rows, _barriers)
     ways = [method for method in ONCE if any(method in played for played in rows.values())]
     yield _table([f"cost: {COST}", *ways], rows, lambda played: [_cost(played.get(method, ())) for method in ways])
@@ -145,6 +160,22 @@ def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Play
         for other in (_by_seed(played, title) for title in others)
     ]
     return [_by_seeds(points, 1), _by_seeds(nats, 3), *(_by_seeds(found, 1) for found in beside)]
+
+
+def _shares(rows: Rows) -> list[str]:
+    """A line for each lever: by how many points of accuracy it moves a merge, over the seeds that have both."""
+    lines: list[str] = []
+    for lever, (before, after) in LEVERS.items():
+        shares = [_gain(_by_seed(played, before), _by_seed(played, after)) for played in rows.values()]
+        if any(shares):
+            lines.append(f"| {lever} | " + " | ".join(shares) + " |")
+    return ["| points that each adds | " + " | ".join(rows) + " |", "| --- " * (len(rows) + 1) + "|", *lines]
+
+
+def _gain(before: Mapping[int, Score], after: Mapping[int, Score]) -> str:
+    gains = [100 * (after[seed].accuracy - before[seed].accuracy) for seed in after if seed in before]
+    spread = f" ± {(max(gains) - min(gains)) / 2:.1f}" if len(gains) > 1 else ""
+    return f"{statistics.mean(gains):+.1f}{spread}" if gains else ""
 
 
 def _by_seeds(found: Mapping[int, float], digits: int) -> str:
