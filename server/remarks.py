@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from alignment.batch_norm import BATCH_NORMS
+from alignment.batch_norm import BATCH_NORMS, batch_norms
+from strategies.admission import VARIANCE
 from strategies.noise import drowned
 from strategies.settings import Settings
 
@@ -17,7 +18,11 @@ NORMALISING = (
 
 def network_remarks(model: nn.Module, settings: Settings) -> list[str]:
     """A line for each setting that this network may not bear; `strategies.idle.remarks` looks at settings alone."""
-    return [*_on_solved_head(model, settings), *drowned(settings, sum(each.numel() for each in model.parameters()))]
+    return [
+        *_on_stale_statistics(model),
+        *_on_solved_head(model, settings),
+        *drowned(settings, sum(each.numel() for each in model.parameters())),
+    ]
 
 
 def unread_remarks(tensors: Sequence[str], remedy: str) -> list[str]:
@@ -29,6 +34,28 @@ def unread_remarks(tensors: Sequence[str], remedy: str) -> list[str]:
         f"tensor {which} without a say in the outputs of the traced run and stays; what feeds it may move, and then "
         f"it does not fit any more: {remedy}"
     ]
+
+
+def _on_stale_statistics(model: nn.Module) -> list[str]:
+    """A line where layers other than BatchNorm keep running statistics, which a merge leaves at the mean of the sites'.
+
+    InstanceNorm's variance is the mean of the variances within samples: no moments of all values together give it.
+    """
+    renewed = batch_norms(model)
+    buffers = (name.rpartition(".") for name, _ in model.named_buffers(remove_duplicate=False))
+    stale = [layer for layer, _, part in buffers if part == VARIANCE and layer not in renewed]
+    if not stale:
+        return []
+    which = f"{stale[0]!r} ({type(model.get_submodule(stale[0])).__name__})"
+    return [
+        f"setting 'model': a merge leaves the running statistics of {which}{_and_more(stale)} at the mean of the "
+        "sites' own; only BatchNorm's are recomputed. Have such layers keep none (track_running_stats = False), or use "
+        "BatchNorm"
+    ]
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f", and of {len(names) - 1} more," if len(names) > 1 else ""
 
 
 def _on_solved_head(model: nn.Module, settings: Settings) -> list[str]:
