@@ -7,8 +7,10 @@ import torch
 from flwr.app import Context
 from torch import nn
 
+from alignment.batches import network_with, on_device_of
 from client.data import SiteData, load_site_data
 from client.site import Site, choose_device, read_site
+from client.sources import DataError, Samples
 from models import Architecture, build
 from strategies.settings import Settings, parse_settings
 
@@ -39,4 +41,26 @@ def set_up(context: Context) -> Bench:
         torch.set_num_threads(site.threads)
     device = choose_device()
     model = build(Architecture(*settings.network), site.seed(settings.seed, "initial weights")).to(device)
-    return Bench(site, settings, load_site_data(site, settings), model, device)
+    data = load_site_data(site, settings)
+    check_lone(site, data.held_out, model)
+    return Bench(site, settings, data, model, device)
+
+
+def check_lone(site: Site, held_out: Samples, model: nn.Module) -> None:
+    """Raises `DataError` where one sample is held out, and ``model`` takes none alone: before the site has trained.
+
+    BatchNorm that keeps no running statistics is such: one value has no variance. Of two and more no batch is of one.
+    """
+    if len(held_out) > 1:
+        return
+    network = network_with(model)
+    ((inputs, _),) = held_out.batches(1, torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            network(on_device_of(network, inputs))
+    except Exception as error:
+        raise DataError(
+            f"site {site.name!r}: one sample is held out, and the network answers none alone, as with BatchNorm that "
+            f"keeps no running statistics ({error}). Give more samples, or raise the run's 'held-out', or have the "
+            "network keep running statistics (track_running_stats = True)"
+        ) from error

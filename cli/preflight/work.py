@@ -9,6 +9,7 @@ import torch
 from alignment.validate import not_finite
 from cli.preflight.finding import Problem, Subject
 from client.app import schedule_of
+from client.bench import check_lone
 from client.data import class_counts
 from client.own import load_checkpoint
 from client.site import choose_device
@@ -76,6 +77,7 @@ def training(subject: Subject) -> str:
     model = build(Architecture(*settings.network), settings.seed)
     rows = torch.arange(min(settings.batch_size, len(subject.data.train)))
     schedule = replace(schedule_of(settings, subject.site, 1, first=True), epochs=1)
+    check_lone(subject.site, subject.data.held_out, model)
     loss = train(model, subject.data.train.take(rows), schedule, choose_device())
     if loss != loss:
         raise Problem("the loss of the first step is NaN", "look for NaN or huge values among the samples")
