@@ -4,16 +4,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from alignment.batch_norm import BATCH_NORMS, batch_norms
+from alignment.batch_norm import batch_norms
+from alignment.feature_size import scales_features
+from models import head_name
+from server.recalibration import example_of
 from strategies.admission import VARIANCE
 from strategies.noise import drowned
 from strategies.settings import Settings
-
-# What keeps features at their size, whatever a mean does to them; running means and variances are renewed after it.
-NORMALISING = (
-    *BATCH_NORMS,
-    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-)
 
 
 def network_remarks(model: nn.Module, settings: Settings) -> list[str]:
@@ -61,13 +58,16 @@ def _and_more(names: Sequence[str]) -> str:
 def _on_solved_head(model: nn.Module, settings: Settings) -> list[str]:
     """A line where later rounds may not bear a solved last layer.
 
-    Without normalisation features shrink in every mean, and the solved layer grows by as much: from the third round on
-    training goes astray. REPAIR gives features their size back.
+    Features that nothing normalises shrink in every mean, and the solved layer grows by as much: from the third round
+    on training goes astray. A norm before or between the hidden layers does not help the layers behind it. REPAIR gives
+    features their size back.
     """
-    normalised = any(isinstance(layer, NORMALISING) for layer in model.modules())
-    if normalised or settings.rounds == 1 or not settings.solves_head or settings.repair:
+    if settings.rounds == 1 or not settings.solves_head or settings.repair:
+        return []
+    if not scales_features(model, head_name(model), example_of(settings)):
         return []
     return [
-        f"setting 'head' = {settings.head!r}: in a network without normalisation each mean makes features smaller and "
-        "the solved last layer larger, until later rounds may diverge; set repair = true, head = 'mean' or rounds = 1"
+        f"setting 'head' = {settings.head!r}: in a network without normalisation behind its last hidden layer each "
+        "mean makes features smaller and the solved last layer larger, until later rounds may diverge; set repair = "
+        "true, head = 'mean' or rounds = 1"
     ]

@@ -217,8 +217,8 @@ class Settings(BaseModel, frozen=True):
     """How the merged network's last layer is made. `mean`: as `merge` made it. `counts`: each class's row averaged by
     the sites' counts of that class. `ridge`: solved by ridge regression from sums that the sites send of the merged
     network's features. `logistic`: from there by logistic regression, in `head-trips` more trips and one that compares.
-    If several rounds solve it, a network without normalisation needs `repair`: else features shrink, round by round,
-    until training diverges."""
+    If several rounds solve it, a network without normalisation behind its last hidden layer needs `repair`: else
+    features shrink, round by round, until training diverges."""
     head_trips: Count = 8
     """Trips of `head = logistic`. Its layer is kept if it has less loss on held-out samples than that of `ridge`."""
     recalibrate_passes: Count = 1
