@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from alignment.channels import key_of
 from cli.output import Format, Output, print_json, print_table, progress, warn
 from cli.room import shortfall
-from cli.sent import sent_networks
 from cli.toml import read_toml
 from models import Architecture, build, head_name
 from server.carried import check_carried
@@ -25,6 +24,7 @@ from strategies.files import out_of_sight
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.noise import budget
+from strategies.sent import sent_networks
 from strategies.settings import REFERENCES, Settings, as_shown, parse_settings
 
 # Sums over features are in double precision.
