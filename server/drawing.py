@@ -92,7 +92,7 @@ def _draw_path(paths: SitePaths, chart: tuple[str, str], legend: bool, axes: Axe
     axes.set_xlabel("λ")
     axes.set_ylabel(unit)
     if legend:
-        axes.legend(frameon=False)
+        _legend(axes)
 
 
 def _lines(paths: SitePaths) -> list[tuple[str, PathRecord, str]]:
@@ -127,4 +127,10 @@ def _by_round(axes: Axes) -> None:
     last = max(float(number) for line in axes.get_lines() for number in np.asarray(line.get_xdata()))
     further = MaxNLocator(nbins=8, integer=True).tick_values(1, last)
     axes.set_xticks([1, *(int(tick) for tick in further if 1 < tick <= last)])
-    axes.legend(frameon=False)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Above the lines: inside it may lie on one. Three names have no room beside each other."""
+    n_columns = 2 if len(axes.get_lines()) < 3 else 1
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=n_columns, borderaxespad=0)

@@ -61,27 +61,40 @@ _proposes = _if(
 )
 BY_QUESTION = {
     RECALIBRATE: Kind(
-        "moments", "for each channel of each BatchNorm layer: count, Σx and Σx² over the training samples", _always
+        "moments", "BatchNorm moments: of each channel count, Σx and Σx² over the training samples", _always
     ),
     REPAIR: Kind(
-        "unit-moments", "count, Σx and Σx² of the outputs of layers, over the training samples", _asked(REPAIR)
+        "unit-moments",
+        "moments of layers' outputs: of each unit count, Σx and Σx² over the training samples",
+        _asked(REPAIR),
     ),
     FEATURES: Kind(
-        "feature-sums", "Σφφᵀ and Σφyᵀ over the training samples, φ the inputs of the last layer", _asked(FEATURES)
+        "feature-sums",
+        "head sums: Σφφᵀ and Σφyᵀ over the training samples, where φ are the inputs of the last layer",
+        _asked(FEATURES),
     ),
-    LOGISTIC: Kind("gradients", "the training loss and its derivative by the last layer, Σφ(p − y)ᵀ", _asked(LOGISTIC)),
+    LOGISTIC: Kind(
+        "gradients",
+        "head gradients: the training loss of the network sent, and its derivative by the last layer, Σφ(p − y)ᵀ",
+        _asked(LOGISTIC),
+    ),
     GRAM: Kind(
-        "gram-matrices", "Gram matrices: Σxxᵀ over the inputs of layers, for the training samples", _asked(GRAM)
+        "gram-matrices",
+        "Gram matrices: Σxxᵀ over the training samples, where x are the inputs of a layer",
+        _asked(GRAM),
     ),
     OUTPUTS: Kind(
-        "output-sums", "Σxxᵀ and Σxyᵀ over inputs and outputs of layers, for the training samples", _asked(OUTPUTS)
+        "output-sums",
+        "layer sums: Σxxᵀ and Σxyᵀ over the training samples, where x are the inputs and y the outputs of a layer",
+        _asked(OUTPUTS),
     ),
     EVALUATE: Kind(
         "held-out-sums",
-        "for each network asked about: the numbers of held-out samples and of right answers, and the sum of losses",
+        "evaluation sums: of each network asked about, the numbers of held-out samples and of right answers, and the "
+        "sum of the losses",
         _always,
     ),
-    PROBE: Kind("line-sums", "the same at each point of the lines between networks", _asked(PROBE)),
+    PROBE: Kind("line-sums", "probe sums: the same at each point of the lines between networks", _asked(PROBE)),
 }
 KINDS = (
     Kind(NETWORKS, "the site's network", _open),
@@ -90,16 +103,16 @@ KINDS = (
         "the site's network under a mask, with keys, shares of keys and its number of training samples",
         _if(lambda s: s.privacy == "secure-aggregation", "privacy = 'secure-aggregation'"),
     ),
-    Kind(PERMUTATION, "the permutation of units that the site proposes", _proposes),
+    Kind(PERMUTATION, "the permutation of units that the site found", _proposes),
     Kind(
         MATCHING,
         "how well it matched, the share of units that it moves in each group, and the seconds that it took",
         _if(lambda s: s.aligns_at_sites and s.privacy == "none", "align-at = 'site' or 'both', and no privacy"),
     ),
-    Kind(COUNTS, "the number of training samples; without privacy also the mean training loss", _open),
+    Kind(COUNTS, "counts: of training samples; without privacy also the mean training loss", _open),
     Kind(
         CLASS_COUNTS,
-        "how many training samples of each class the site holds",
+        "class counts: how many training samples of each class the site holds",
         _if(lambda s: s.tells_class_counts, "head = 'counts', baselines or variants"),
     ),
     *BY_QUESTION.values(),
