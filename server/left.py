@@ -58,7 +58,8 @@ def _unsent(lacks: str, untold: int) -> str:
 def told_on(n_sites: int, settings: Settings) -> Iterator[str]:
     """What sites were sent of each other's, a line each."""
     yield "the merged network of each round"
-    plain = settings.rule == settings.merge == settings.mix == settings.head == "mean"
-    if n_sites == 2 and plain:
-        yield "with two sites, each can work out the other's network from the merge"
+    # A search sends both networks to both anyway.
+    if n_sites == 2 and settings.merge == settings.mix == "mean" and settings.rule != "krum":
+        last = "" if settings.head == "mean" else " but for its last layer"
+        yield f"with two sites, each can work out the other's network{last} from the merge"
     yield from sent_lines(settings)

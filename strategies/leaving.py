@@ -70,7 +70,8 @@ BY_QUESTION = {
     ),
     FEATURES: Kind(
         "feature-sums",
-        "head sums: Σφφᵀ and Σφyᵀ over the training samples, where φ are the inputs of the last layer",
+        "head sums: Σφφᵀ and Σφyᵀ over the training samples, where φ are the inputs of the last layer; so also the "
+        "class counts, and the mean feature of each class",
         _asked(FEATURES),
     ),
     LOGISTIC: Kind(
@@ -80,12 +81,14 @@ BY_QUESTION = {
     ),
     GRAM: Kind(
         "gram-matrices",
-        "Gram matrices: Σxxᵀ over the training samples, where x are the inputs of a layer",
+        "Gram matrices: Σxxᵀ over the training samples, where x are the inputs of a layer; in the first layer these "
+        "are the samples themselves, or patches of them",
         _asked(GRAM),
     ),
     OUTPUTS: Kind(
         "output-sums",
-        "layer sums: Σxxᵀ and Σxyᵀ over the training samples, where x are the inputs and y the outputs of a layer",
+        "layer sums: Σxxᵀ and Σxyᵀ over the training samples, where x are the inputs and y the outputs of a layer; in "
+        "the first layer x are the samples themselves, or patches of them",
         _asked(OUTPUTS),
     ),
     EVALUATE: Kind(
@@ -112,7 +115,7 @@ KINDS = (
     Kind(COUNTS, "counts: of training samples; without privacy also the mean training loss", _open),
     Kind(
         CLASS_COUNTS,
-        "class counts: how many training samples of each class the site holds",
+        "class counts as such: how many training samples of each class the site holds",
         _if(lambda s: s.tells_class_counts, "head = 'counts', baselines or variants"),
     ),
     *BY_QUESTION.values(),

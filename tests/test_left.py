@@ -40,6 +40,7 @@ def test_what_was_not_sent_comes_last_with_what_it_would_take() -> None:
     assert [row.sent == "yes" for row in rows] == sorted((row.sent == "yes" for row in rows), reverse=True)
     told = {row.words.partition(":")[0]: row.sent for row in rows}
     assert told["Gram matrices"] == "no: it takes merge = 'least-squares', or variants"
+    assert told["class counts as such"] == "no: it takes head = 'counts', baselines or variants"
     assert told["evaluation sums"] == "no"
     assert "what no question asks for" not in told
 
@@ -66,6 +67,11 @@ def test_it_is_told_to_whom_networks_went() -> None:
     private = parse_settings({"align-at": "site", "start": "shared", "probe-points": 0})
     assert list(told_on(3, private)) == ["the merged network of each round"]
     assert "with two sites, each can work out the other's network from the merge" in told_on(2, private)
+    ridge = private.model_copy(update={"head": "ridge"})
+    assert list(told_on(2, ridge))[1:] == [
+        "with two sites, each can work out the other's network but for its last layer from the merge"
+    ]
+    assert len(list(told_on(2, private.model_copy(update={"merge": "sequential"})))) == 1
     (line,) = (line for line in told_on(3, USUAL) if line.startswith("probe-points"))
     assert line.startswith("probe-points = 25: every site is sent every other site's network, as aligned")
 
