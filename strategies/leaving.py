@@ -81,7 +81,7 @@ BY_QUESTION = {
     ),
     GRAM: Kind(
         "gram-matrices",
-        "Gram matrices: Σxxᵀ over the training samples, where x are the inputs of a layer; in the first layer these "
+        "Gram matrices: Σxxᵀ over the training samples, where x are the inputs of a layer; in the first layer x "
         "are the samples themselves, or patches of them",
         _asked(GRAM),
     ),
