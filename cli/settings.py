@@ -65,7 +65,7 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     check_head(model, found)
     check_shared(model, found)
     tell_idle(found)
-    for line in network_remarks(model, found):
+    for line in network_remarks(model, inputs, found):
         warn(line)
     if not simulated:
         for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):

@@ -133,7 +133,7 @@ def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) 
         judge=partial(class_counts, classes=settings.classes) if settings.tells_class_counts else None,
     )
     sites = Sites(grid, settings, tell=store.tell, spool=strategy.spool)
-    told = [*network_remarks(model, settings), *unread_remarks(unread(strategy.spec), USE_ALL)]
+    told = [*network_remarks(model, inputs, settings), *unread_remarks(unread(strategy.spec), USE_ALL)]
     Run(settings, store, sites, strategy, model, told).play(beginning)
 
 

@@ -1,10 +1,15 @@
 """What the operator should know of settings beside the network that they are for, before anybody trains."""
 
 from collections.abc import Sequence
+from itertools import dropwhile
 
-from torch import nn
+from torch import Tensor, nn
 
 from alignment.batch_norm import BATCH_NORMS
+from alignment.channels import named_modules
+from alignment.partial_run import every_call
+from alignment.tracing.bench import seeded
+from alignment.tracing.switches import in_mode
 from strategies.noise import drowned
 from strategies.settings import Settings
 
@@ -15,9 +20,15 @@ NORMALISING = (
 )
 
 
-def network_remarks(model: nn.Module, settings: Settings) -> list[str]:
-    """A line for each setting that this network may not bear; `strategies.idle.remarks` looks at settings alone."""
-    return [*_on_solved_head(model, settings), *drowned(settings, sum(each.numel() for each in model.parameters()))]
+def network_remarks(model: nn.Module, example: Tensor, settings: Settings) -> list[str]:
+    """A line for each setting that this network may not bear; `strategies.idle.remarks` looks at settings alone.
+
+    ``example`` is what the network runs on to tell the order of its layers.
+    """
+    return [
+        *_on_solved_head(model, example, settings),
+        *drowned(settings, sum(each.numel() for each in model.parameters())),
+    ]
 
 
 def unread_remarks(tensors: Sequence[str], remedy: str) -> list[str]:
@@ -31,16 +42,26 @@ def unread_remarks(tensors: Sequence[str], remedy: str) -> list[str]:
     ]
 
 
-def _on_solved_head(model: nn.Module, settings: Settings) -> list[str]:
+def _on_solved_head(model: nn.Module, example: Tensor, settings: Settings) -> list[str]:
     """A line where later rounds may not bear a solved last layer.
 
     Without normalisation features shrink in every mean, and the solved layer grows by as much: from the third round on
     training goes astray. REPAIR gives features their size back.
     """
-    normalised = any(isinstance(layer, NORMALISING) for layer in model.modules())
-    if normalised or settings.rounds == 1 or not settings.solves_head or settings.repair:
+    if settings.rounds == 1 or not settings.solves_head or settings.repair or _normalises(model, example):
         return []
     return [
-        f"setting 'head' = {settings.head!r}: in a network without normalisation each mean makes features smaller and "
-        "the solved last layer larger, until later rounds may diverge; set repair = true, head = 'mean' or rounds = 1"
+        f"setting 'head' = {settings.head!r}: in a network without normalisation behind its first layer each mean "
+        "makes features smaller and the solved last layer larger, until later rounds may diverge; set repair = true, "
+        "head = 'mean' or rounds = 1"
     ]
+
+
+def _normalises(model: nn.Module, example: Tensor) -> bool:
+    """Whether anything is normalised that a mean makes smaller: what comes from a layer with weights."""
+    norms = {name for name, layer in named_modules(model) if isinstance(layer, NORMALISING)}
+    weighted = {name.rpartition(".")[0] for name, tensor in model.named_parameters() if tensor.ndim > 1} - norms
+    with seeded(model), in_mode(model, training=False):
+        calls = every_call(model, weighted | norms, example)
+    behind = dropwhile(lambda name: name in norms, calls)
+    return any(name in norms for name in behind)

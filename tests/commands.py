@@ -235,3 +235,18 @@ def answers_tuple(_: Architecture) -> nn.Module:
 def answers_axis(_: Architecture) -> nn.Module:
     """What ``--model tests.commands:answers_axis`` builds."""
     return Answering("axis")
+
+
+def _normalised(*, behind: bool) -> nn.Module:
+    norm, hidden = nn.LayerNorm(16 if behind else 64), nn.Linear(64, 16)
+    return nn.Sequential(nn.Flatten(), *((hidden, norm) if behind else (norm, hidden)), nn.ReLU(), nn.Linear(16, 10))
+
+
+def normalised_in_front(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:normalised_in_front`` builds: only the samples are normalised."""
+    return _normalised(behind=False)
+
+
+def normalised_behind(_: Architecture) -> nn.Module:
+    """What ``--model tests.commands:normalised_behind`` builds: what comes from the first layer is."""
+    return _normalised(behind=True)

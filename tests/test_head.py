@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from alignment.barrier import LossSums
 from cli.settings import checked_settings
 from client.sources import DIGITS, read_samples, scaled
-from models import Architecture, build
+from models import Architecture, build, example_inputs
 from server.heads import average_by_counts, best_scales, check_head, scales
 from server.records import RoundRecord
 from server.remarks import network_remarks
@@ -270,13 +270,17 @@ def test_the_first_round_notes_a_head_that_nothing_reads(tmp_path: Path) -> None
         ({"repair": True}, False),
         ({"norm": "layer"}, False),
         ({"norm": "batch"}, False),
+        ({"model": "tests.commands:normalised_in_front"}, True),
+        ({"model": "tests.commands:normalised_behind"}, False),
     ],
     ids=str,
 )
 def test_rounds_of_solved_heads_without_normalisation_are_warned_of(changes: dict[str, object], told: bool) -> None:
     settings = parse_settings({"model": "mlp", "width": 16, "head": "ridge", "rounds": 3, **changes})
-    model = build(Architecture(*settings.network), 0)
-    assert ["diverge" in line for line in network_remarks(model, settings)] == [True] * told
+    architecture = Architecture(*settings.network)
+    model = build(architecture, 0)
+    (example,) = example_inputs(architecture)
+    assert ["diverge" in line for line in network_remarks(model, example, settings)] == [True] * told
 
 
 def test_without_one_sites_sums_no_head_is_solved(tmp_path: Path) -> None:
