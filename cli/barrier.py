@@ -30,6 +30,7 @@ class BarrierAnswer(Record, frozen=True):
 
     held_out  what the lines were measured on; none where that is ``data`` itself
     flatters  whether the samples that judge also matched or recalibrated
+    plot      the picture's file, where one was drawn
     """
 
     reference: str
@@ -45,6 +46,7 @@ class BarrierAnswer(Record, frozen=True):
     moved: float
     paths: Paths
     definition: str
+    plot: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def barrier(
     with bars() as shown:
         found = measure(plan, shown)
     if plot is not None:
-        _draw(plot, path_picture(found.paths, form))
+        _draw(plot, path_picture(found.paths, form, f"{between(found)}\n{heights(found)}, in nats"))
+        found = found.model_copy(update={"plot": str(plot)})
     if answer is Format.JSON:
         print_json(found.model_dump())
     else:
@@ -149,14 +152,24 @@ def show(found: BarrierAnswer) -> None:
     lines = zip(naive.lambdas, naive.losses, aligned.losses, naive.accuracies, aligned.accuracies, strict=True)
     rows = [tuple(f"{number:.3f}" for number in line) for line in lines]
     columns = ("λ", "loss naive", "aligned", "accuracy naive", "aligned")
-    print_table(
-        f"from {found.reference} (λ = 0) to {found.other} (λ = 1), on {found.held_out or found.data}", columns, rows
-    )
-    people.print(f"barrier: naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f}")
+    print_table(between(found), columns, rows)
+    people.print(heights(found))
     people.print(f"({found.definition})", style="dim", soft_wrap=True)
     people.print(f"matched by {found.method}: {found.moved:.0%} of all units moved, gain {found.matching.gain:.5g}")
+    if found.plot is not None:
+        people.print(f"picture: {found.plot}", soft_wrap=True, markup=False)
     if found.flatters:
         warn("measured on the samples that the networks were matched or recalibrated on; --held-out takes others")
+
+
+def between(found: BarrierAnswer) -> str:
+    """Which two networks the line is between, and what it was measured on."""
+    return f"from {found.reference} (λ = 0) to {found.other} (λ = 1), on {found.held_out or found.data}"
+
+
+def heights(found: BarrierAnswer) -> str:
+    """Both barriers in words."""
+    return f"barrier: naive {found.paths.naive.barrier:.3f}, aligned {found.paths.aligned.barrier:.3f}"
 
 
 def _draw(plot: Path, picture: bytes) -> None:

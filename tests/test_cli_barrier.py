@@ -1,5 +1,6 @@
 """`fedrebasin barrier`: both lines, their heights, their picture."""
 
+import html
 import json
 from pathlib import Path
 
@@ -107,6 +108,27 @@ def test_the_plot_is_what_its_name_says_and_the_same_bytes_each_time(
         pictures.append((tmp_path / name).read_bytes())
     assert pictures[0] == pictures[1]
     assert pictures[0].startswith(beginning)
+
+
+def test_the_picture_says_what_it_shows_and_the_answer_where_it_is(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    drawn = ("--points", "3", "--plot", tmp_path / "p.svg", "--force")
+    ran = run(capsys, "barrier", *pair, MLP, DATA, *drawn)
+    assert f"picture: {tmp_path / 'p.svg'}" in ran.out.splitlines()
+    barrier = next(line for line in ran.out.splitlines() if line.startswith("barrier: naive"))
+    told = " ".join(html.unescape((tmp_path / "p.svg").read_text()).split())
+    assert "from a.safetensors (λ = 0) to b.safetensors (λ = 1), on tests.commands:some_digits" in told
+    assert f"{barrier}, in nats" in told
+    found = json.loads(run(capsys, "barrier", *pair, MLP, DATA, *drawn, "--format", "json").out)
+    assert found["plot"] == str(tmp_path / "p.svg")
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    odd = [path.rename(path.with_name(f"{path.stem}_{{$.safetensors")) for path in pair]
+    ran = run(capsys, "barrier", *odd, MLP, DATA, "--points", "3", "--plot", tmp_path / "p.svg")
+    assert ran.code == 0, ran.err
+    assert "from a_{$.safetensors (λ = 0)" in (tmp_path / "p.svg").read_text()
 
 
 @pytest.mark.parametrize(
