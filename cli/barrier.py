@@ -21,7 +21,7 @@ from cli.options import Method
 from cli.output import Format, Output, people, print_json, print_table, warn
 from cli.paths import OutputError, check_output, labels, picture_form
 from server.drawing import path_picture
-from server.records import MatchingRecord, Paths, Record
+from server.records import BarrierRecord, MatchingRecord, Paths, Record
 from strategies.files import write_bytes
 
 
@@ -45,6 +45,7 @@ class BarrierAnswer(Record, frozen=True):
     matching: MatchingRecord
     moved: float
     paths: Paths
+    barrier: BarrierRecord
     definition: str
     plot: str | None = None
 
@@ -129,6 +130,7 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     paths = Judge(network, plan.evidence, shown).paths(reference, other, aligned, plan.points)
     names = labels([plan.reference, plan.other])
     apart = plan.evidence.apart
+    definition = DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else "")
     return BarrierAnswer(
         reference=names[0],
         other=names[1],
@@ -142,7 +144,8 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         matching=MatchingRecord.of(matching),
         moved=share_moved(matching),
         paths=paths,
-        definition=DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else ""),
+        barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=definition),
+        definition=definition,
     )
 
 

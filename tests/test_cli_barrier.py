@@ -41,6 +41,9 @@ def test_there_is_no_barrier_to_a_shuffled_copy_once_aligned(pair: tuple[Path, P
     assert len(found["paths"]["naive"]["lambdas"]) == len(found["paths"]["aligned"]["losses"]) == 25
     assert found["paths"]["naive"]["barrier"] > 0.1
     assert abs(found["paths"]["aligned"]["barrier"]) < 1e-4
+    for line in ("naive", "aligned"):
+        assert found["barrier"][line] == found["paths"][line]["barrier"]
+    assert found["barrier"]["definition"] == found["definition"]
     assert found["matching"]["gain"] > 0
     assert "BatchNorm" not in found["definition"]
 
@@ -67,7 +70,7 @@ def test_a_loss_that_is_not_finite_is_null_in_json_and_told(tmp_path: Path, caps
     found = json.loads(ran.out, parse_constant=no_such_number)
     assert found["paths"]["naive"]["losses"][-1] is None
     assert ran.err.count("warning:") == 1
-    assert "paths.naive.losses[1] is inf, and 5 more are not finite" in ran.err
+    assert "paths.naive.losses[1] is inf, and 7 more are not finite" in ran.err
     assert "null in the answer, since JSON has no such numbers" in ran.err
 
 
