@@ -20,6 +20,7 @@ from cli.networks import Description, check_samples, find_network, read_file
 from cli.options import Method
 from cli.output import Format, Output, people, print_json, print_table, warn
 from cli.paths import OutputError, check_output, labels, picture_form
+from cli.same import same_networks
 from server.drawing import path_picture
 from server.records import BarrierRecord, MatchingRecord, Paths, Record
 from strategies.files import write_bytes
@@ -30,6 +31,7 @@ class BarrierAnswer(Record, frozen=True):
 
     held_out  what the lines were measured on; none where that is ``data`` itself
     flatters  whether the samples that judge also matched or recalibrated
+    notes     what may not be what was meant
     plot      the picture's file, where one was drawn
     """
 
@@ -47,6 +49,7 @@ class BarrierAnswer(Record, frozen=True):
     paths: Paths
     barrier: BarrierRecord
     definition: str
+    notes: list[str]
     plot: str | None = None
 
 
@@ -113,6 +116,8 @@ def barrier(
         print_json(found.model_dump())
     else:
         show(found)
+    for note in found.notes:
+        warn(note)
 
 
 def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
@@ -146,6 +151,7 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         paths=paths,
         barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=definition),
         definition=definition,
+        notes=list(same_networks(names, (reference, other))),
     )
 
 

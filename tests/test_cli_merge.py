@@ -70,6 +70,38 @@ def test_merging_shuffled_copies_gives_the_network_itself(tmp_path: Path, capsys
         torch.testing.assert_close(merged[name], tensor)
 
 
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ("a", "a.safetensors was given twice"),
+        ("twin", "a.safetensors and twin.safetensors are the same network: all their weights are equal"),
+    ],
+)
+def test_the_same_network_twice_is_merged_and_told(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, second: str, words: str
+) -> None:
+    # Another file, with the tensors of the first.
+    (tmp_path / "twin.safetensors").write_bytes(pair[0].read_bytes())
+    inputs = (pair[0], tmp_path / f"{second}.safetensors")
+    ran = run(capsys, "merge", *inputs, MLP, "-o", tmp_path / "out.safetensors", "--format", "json")
+    assert ran.code == 0, ran.err
+    note = f"{words}. Was another file meant?"
+    assert f"warning: {note}" in ran.err.splitlines()
+    assert json.loads(ran.out)["notes"] == [note]
+    assert note in (tmp_path / "out.md").read_text().splitlines()
+    measured = run(capsys, "barrier", *inputs, MLP, DATA, "--points", "3", "--format", "json")
+    assert measured.code == 0, measured.err
+    assert json.loads(measured.out)["notes"] == [note]
+    assert f"warning: {note}" in measured.err.splitlines()
+
+
+def test_two_networks_are_not_called_one(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", "--format", "json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["notes"] == []
+    assert "Was another file meant" not in ran.err
+
+
 @pytest.mark.parametrize("kind", ["pair", "residuals"])
 def test_layers_fitted_in_sequence_beat_their_mean(
     tmp_path: Path, capsys: Capsys, kind: str, request: pytest.FixtureRequest
