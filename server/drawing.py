@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from textwrap import fill
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from server.scores import network_scores, sites_alone
 NAIVE_COLOUR = "#c2571a"
 ALIGNED_COLOUR = "#1a7fc2"
 GREY = "#808080"  # legible on white and on black
+TITLE_WIDTH = 45  # characters above each chart
 CHARTS = (("losses", "loss, nats"), ("accuracies", "accuracy"))
 NETWORKS = (
     ("merged", "merged", ALIGNED_COLOUR),
@@ -47,9 +49,10 @@ def path_figure(paths: SitePaths) -> str:
     return _svg(path_picture(paths, "svg"))
 
 
-def path_picture(paths: SitePaths, form: Literal["svg", "png"]) -> bytes:
-    """Loss and accuracy along the line, naive and aligned."""
-    return _picture([partial(_draw_path, paths, chart, not number) for number, chart in enumerate(CHARTS)], form)
+def path_picture(paths: SitePaths, form: Literal["svg", "png"], title: str = "") -> bytes:
+    """Loss and accuracy along the line, naive and aligned, below the lines of ``title``."""
+    draws = [partial(_draw_path, paths, chart, not number) for number, chart in enumerate(CHARTS)]
+    return _picture(draws, form, title)
 
 
 def course_charts(rounds: Sequence[RoundRecord]) -> list[str]:
@@ -66,7 +69,7 @@ def course_charts(rounds: Sequence[RoundRecord]) -> list[str]:
     return [_svg(_picture([draw], "svg")) for draw in draws]
 
 
-def _picture(draws: Sequence[Draw], form: Literal["svg", "png"]) -> bytes:
+def _picture(draws: Sequence[Draw], form: Literal["svg", "png"], title: str = "") -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4 * len(draws), 3), layout="constrained")
         for number, draw in enumerate(draws, 1):
@@ -74,6 +77,10 @@ def _picture(draws: Sequence[Draw], form: Literal["svg", "png"]) -> bytes:
             draw(axes)
             axes.spines[["top", "right"]].set_visible(False)
             axes.patch.set_alpha(0)
+        if title:
+            told = "\n".join(fill(line, TITLE_WIDTH * len(draws)) for line in title.splitlines())
+            # A name may have dollars in it, which would be a formula.
+            figure.suptitle(told, fontsize="medium", parse_math=False)
         figure.patch.set_alpha(0)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})
