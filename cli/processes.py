@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,18 +21,30 @@ def end_all(process: "subprocess.Popen[bytes]", home: Path) -> list[int]:
     session that they share with others.
     """
     sessions: set[int] = set()
+    return _end(lambda: _members(process, home, sessions))
+
+
+def end_left(home: Path, folders: Collection[Path]) -> list[int]:
+    """Ends the processes of ``home``, and those that were told of ``folders``; returns those that live on.
+
+    Of a run that was killed: the session that they lie in may be a shell's, and nobody else in it is touched.
+    """
+    return _end(lambda: sorted({*processes_of(home), *(each for folder in folders for each in _told_of(folder))}))
+
+
+def _end(members_now: Callable[[], list[int]]) -> list[int]:
     for sign, seconds in ((signal.SIGTERM, 4.0), (signal.SIGKILL, 6.0)):
         ends = time.monotonic() + seconds
         looks = 0
         while time.monotonic() < ends:
-            members = _members(process, home, sessions)
+            members = members_now()
             looks = 0 if members else looks + 1
             if looks == LOOKS_THAT_FIND_NONE:
                 return []
             for member in members:
                 _signal(member, sign)
             time.sleep(0.2)
-    return _members(process, home, sessions)
+    return members_now()
 
 
 def _members(process: "subprocess.Popen[bytes]", home: Path, sessions: set[int]) -> list[int]:
@@ -48,7 +61,13 @@ def _members(process: "subprocess.Popen[bytes]", home: Path, sessions: set[int])
 def processes_of(home: Path) -> list[int]:
     """The living processes whose environment names ``home`` as Flower's; none on systems without ``/proc``."""
     marker = f"FLWR_HOME={home}".encode()
-    return [int(entry.name) for entry in _entries() if marker in _environment_of(entry).split(b"\0")]
+    return [int(entry.name) for entry in _entries() if marker in _read(entry / "environ").split(b"\0")]
+
+
+def _told_of(folder: Path) -> list[int]:
+    """The living processes in whose command line ``folder`` stands: nginx writes a title over its environment."""
+    word = f" {folder} ".encode()
+    return [int(entry.name) for entry in _entries() if word in _read(entry / "cmdline").replace(b"\0", b" ")]
 
 
 def _entries() -> list[Path]:
@@ -65,9 +84,9 @@ def _session_of(process_id: int) -> int:
     return 0 if state in "ZX" else int(session)
 
 
-def _environment_of(entry: Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        return (entry / "environ").read_bytes()
+        return path.read_bytes()
     except OSError:
         # Gone since it was listed, or another user's.
         return b""

@@ -14,11 +14,8 @@ from cli.output import Format, Output, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.toml import read_toml
 from models import Architecture, build, head_name
-from server.carried import check_carried
-from server.heads import check_head
 from server.remarks import network_remarks
-from server.shared import check_shared
-from server.taken import check_taken
+from server.taken import check_network
 from strategies.errors import SettingsError
 from strategies.files import out_of_sight
 from strategies.idle import remarks
@@ -60,10 +57,7 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     if lacking := shortfall(architecture):
         raise SettingsError(f"settings 'model', 'width', 'depth', 'shape' and 'classes': {lacking}")
     model = build(architecture, found.seed).eval()
-    check_carried(model)
-    inputs = check_taken(model, found)
-    check_head(model, found)
-    check_shared(model, found)
+    inputs = check_network(model, found)
     tell_idle(found)
     for line in network_remarks(model, inputs, found):
         warn(line)

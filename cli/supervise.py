@@ -17,7 +17,7 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import Part, Parts, read_parts
 from cli.interrupts import terminable
 from cli.output import progress
-from cli.processes import end_all
+from cli.processes import end_all, end_left
 
 # A SuperNode that was killed is let in again after a minute, when its lease has ended: no hurry.
 PAUSE_SECONDS = 5.0
@@ -34,10 +34,20 @@ class RunningSite:
     def start(self) -> None:
         """Starts all three; each waits for those that it needs by itself."""
         environment = dict(self.parts.environment())
-        self.scratch = scratch_folder()
+        self.scratch = scratch_folder(self.parts.folder)
         for part in Part:
             command = self.parts.command(part, self.scratch)
             self.processes[part] = subprocess.Popen(command, env=environment)  # noqa: S603
+
+    def clear(self) -> None:
+        """Ends what a run that was killed left running, and removes its folders.
+
+        Surely such a run's: who holds the site's folder is alone with it.
+        """
+        left = scratch_folders(self.parts.folder)
+        end_left(self.parts.folder.state / "flower", left)
+        for each in left:
+            shutil.rmtree(each, ignore_errors=True)
 
     def ended(self) -> str:
         """Which process has ended, and how; empty while all run."""
@@ -66,7 +76,7 @@ def run(
     parts = read_parts(SiteFolder(folder), apart)
     if part is not None:
         # A unit's PrivateTmp goes when the unit ends, and a container's with the container.
-        command = parts.command(part, scratch_folder() if part is Part.SIDECAR else Path())
+        command = parts.command(part, scratch_folder(parts.folder) if part is Part.SIDECAR else Path())
         # What it becomes goes on holding the folder.
         os.set_inheritable(hold(parts.folder, fcntl.LOCK_SH), True)
         os.execve(command[0], command, dict(parts.environment()))  # noqa: S606
@@ -87,6 +97,7 @@ def keep_running(sites: list[RunningSite]) -> None:
     with ExitStack() as held:
         for site in sites:
             held.callback(os.close, hold(site.parts.folder, fcntl.LOCK_EX))
+            site.clear()
         _keep_running(sites, starts)
 
 
@@ -135,8 +146,20 @@ def _keep_up(site: RunningSite, starts: dict[int, float], number: int) -> None:
         site.start()
 
 
-def scratch_folder() -> Path:
+def scratch_folder(folder: SiteFolder) -> Path:
     """A folder for what nginx writes. Started as root, nginx goes on as another user, who must be able to enter."""
-    scratch = Path(tempfile.mkdtemp(prefix="fedrebasin-"))
+    scratch = Path(tempfile.mkdtemp(prefix=_named_for(folder)))
     scratch.chmod(0o711)
     return scratch
+
+
+def scratch_folders(folder: SiteFolder) -> list[Path]:
+    """Those of this user that were made for the site in ``folder``."""
+    found = Path(tempfile.gettempdir()).glob(f"{_named_for(folder)}*")
+    return [path for path in found if path.lstat().st_uid == os.geteuid()]
+
+
+def _named_for(folder: SiteFolder) -> str:
+    """How names of the site's scratch folders begin: the site's folder by what it is held by, wherever it is seen."""
+    held = folder.path.stat()
+    return f"fedrebasin-{held.st_dev:x}-{held.st_ino:x}-"

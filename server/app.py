@@ -15,19 +15,17 @@ from alignment.tracing import derive_spec
 from alignment.unread import unread
 from models import Architecture, build
 from models.errors import ModelError
-from server.carried import check_carried
 from server.errors import StoreError
 from server.given import first_reference, first_state
-from server.heads import check_head, class_counts
+from server.heads import class_counts
 from server.live import FINISHED, STARTING, failure
 from server.remarks import network_remarks, unread_remarks
 from server.report import write_report
 from server.resume import Beginning, FinishedError, OtherRunError, begin
 from server.run import Run
-from server.shared import check_shared
 from server.sites import Sites
 from server.store import RunStore
-from server.taken import check_taken
+from server.taken import check_network
 from strategies.bounds import Bounds
 from strategies.errors import OperatorError, SettingsError
 from strategies.fed_rebasin import FedRebasin
@@ -110,11 +108,8 @@ def _tell_failure(store: RunStore, error: Exception) -> None:
 def play(grid: Grid, settings: Settings, store: RunStore, beginning: Beginning) -> None:
     """The rounds that are left of the run that ``settings`` describe."""
     model = build(Architecture(*settings.network), settings.seed)
-    check_carried(model)
+    inputs = check_network(model, settings)
     model.load_state_dict(first_state(settings, model.state_dict()))
-    inputs = check_taken(model, settings)
-    check_head(model, settings)
-    check_shared(model, settings)
     # With nothing to permute the strategy is FedAvg, bit for bit.
     buffers = frozenset(name for name, _ in model.named_buffers(remove_duplicate=False))
     nothing = PermutationSpec.by_hand(model.state_dict(), {}, buffers)

@@ -5,11 +5,12 @@ from itertools import dropwhile
 
 from torch import Tensor, nn
 
-from alignment.batch_norm import BATCH_NORMS
+from alignment.batch_norm import BATCH_NORMS, batch_norms
 from alignment.channels import named_modules
 from alignment.partial_run import every_call
 from alignment.tracing.bench import seeded
 from alignment.tracing.switches import in_mode
+from strategies.admission import VARIANCE
 from strategies.noise import drowned
 from strategies.settings import Settings
 
@@ -26,6 +27,7 @@ def network_remarks(model: nn.Module, example: Tensor, settings: Settings) -> li
     ``example`` is what the network runs on to tell the order of its layers.
     """
     return [
+        *_on_stale_statistics(model),
         *_on_solved_head(model, example, settings),
         *drowned(settings, sum(each.numel() for each in model.parameters())),
     ]
@@ -40,6 +42,28 @@ def unread_remarks(tensors: Sequence[str], remedy: str) -> list[str]:
         f"tensor {which} without a say in the outputs of the traced run and stays; what feeds it may move, and then "
         f"it does not fit any more: {remedy}"
     ]
+
+
+def _on_stale_statistics(model: nn.Module) -> list[str]:
+    """A line where layers other than BatchNorm keep running statistics, which a merge leaves at the mean of the sites'.
+
+    InstanceNorm's variance is the mean of the variances within samples: no moments of all values together give it.
+    """
+    renewed = batch_norms(model)
+    buffers = (name.rpartition(".") for name, _ in model.named_buffers(remove_duplicate=False))
+    stale = [layer for layer, _, part in buffers if part == VARIANCE and layer not in renewed]
+    if not stale:
+        return []
+    which = f"{stale[0]!r} ({type(model.get_submodule(stale[0])).__name__})"
+    return [
+        f"setting 'model': a merge leaves the running statistics of {which}{_and_more(stale)} at the mean of the "
+        "sites' own; only BatchNorm's are recomputed. Have such layers keep none (track_running_stats = False), or use "
+        "BatchNorm"
+    ]
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f", and of {len(names) - 1} more," if len(names) > 1 else ""
 
 
 def _on_solved_head(model: nn.Module, example: Tensor, settings: Settings) -> list[str]:

@@ -1,4 +1,4 @@
-"""Whether a network takes samples as sites have them, and answers as a classifier does: before anybody trains."""
+"""Whether a network will do for a run, as built and by whichever weights: before anybody trains."""
 
 import torch
 from torch import Tensor, nn
@@ -6,11 +6,26 @@ from torch import Tensor, nn
 from alignment.tracing.bench import seeded
 from alignment.tracing.switches import in_mode
 from models import Architecture, example_inputs, not_taken
+from server.carried import check_carried
+from server.heads import check_head
+from server.shared import check_shared
 from strategies.errors import SettingsError
 from strategies.settings import Settings
 
 
-def check_taken(model: nn.Module, settings: Settings) -> Tensor:
+def check_network(model: nn.Module, settings: Settings) -> Tensor:
+    """The samples that ``model`` is traced with, if the run of ``settings`` can send, ask and merge it.
+
+    Raises `SettingsError`. In this order: each check trusts those before it.
+    """
+    check_carried(model)
+    inputs = _check_taken(model, settings)
+    check_head(model, settings)
+    check_shared(model, settings)
+    return inputs
+
+
+def _check_taken(model: nn.Module, settings: Settings) -> Tensor:
     """The samples that ``model`` is traced with, if it gives a number for each of their classes.
 
     Sites give it floats in single precision, whatever the example holds, and so does this. Raises `SettingsError`.

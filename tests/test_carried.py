@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cli.settings import checked_settings
 from models import Architecture
 from strategies.errors import SettingsError
 from tests.inprocess import play_in_process, quick_settings
@@ -66,5 +67,7 @@ def narrow(_: Architecture) -> nn.Module:
 )
 def test_what_messages_do_not_carry_is_told_before_anybody_trains(tmp_path: Path, model: str, told: str) -> None:
     settings = quick_settings(tmp_path, model=f"tests.test_carried:{model}", width=0, depth=0)
-    with pytest.raises(SettingsError, match=f"setting 'model': {told}, which messages"):
+    with pytest.raises(SettingsError, match=(refused := f"setting 'model': {told}, which messages")):
         play_in_process(settings)
+    with pytest.raises(SettingsError, match=refused):
+        checked_settings(settings.model_dump(by_alias=True))

@@ -40,6 +40,13 @@ def told(site: SiteFolder, *part: str) -> str:
     return said
 
 
+def set_ports(site: SiteFolder, **ports: int) -> None:
+    """Has the site's sidecar stay up: nginx asks at its start who the proxy is."""
+    site.membership.write_text(site.membership.read_text().replace("proxy.example", "127.0.0.1"))
+    settings = {"data": "digits", **{name.replace("_", "-"): port for name, port in ports.items()}}
+    site.settings.write_text(tomli_w.dumps(settings))
+
+
 @contextmanager
 def running(site: SiteFolder, port: int) -> Generator[None]:
     """The site's way out, as a unit of systemd's runs it."""
@@ -62,10 +69,8 @@ def running(site: SiteFolder, port: int) -> Generator[None]:
 @pytest.mark.parametrize("name", ["site", "röntgen ward; 2 {b}"])
 def test_a_site_of_which_a_process_runs_is_not_started_again(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    # nginx asks at its start who the proxy is.
     site, port = member(tmp_path / name, "seed"), free_port()
-    site.membership.write_text(site.membership.read_text().replace("proxy.example", "127.0.0.1"))
-    site.settings.write_text(tomli_w.dumps({"data": "digits", "sidecar-port": port}))
+    set_ports(site, sidecar_port=port)
     with running(site, port):
         assert f"{site.path.resolve()}: this site runs already. End that first" in told(site)
     os.close(hold(site, fcntl.LOCK_EX))
@@ -98,3 +103,37 @@ def test_a_site_that_was_run_leaves_no_folder_behind(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert not list(scratch.iterdir())
+
+
+@with_nginx
+def test_what_a_killed_run_left_ends_and_goes_with_the_next_start_and_nothing_else_does(tmp_path: Path) -> None:
+    site, scratch = member(tmp_path, "seed"), tmp_path / "scratch"
+    set_ports(site, sidecar_port=free_port(), runtime_port=free_port())
+    others = scratch / "fedrebasin-0-0-others"
+    others.mkdir(parents=True)
+
+    def sidecars() -> dict[Path, int]:
+        # nginx writes its number when it listens: never while another does.
+        return {path: int(path.read_text() or 0) for path in scratch.glob("*/sidecar.pid")}
+
+    def start() -> subprocess.Popen[bytes]:
+        command = [FEDREBASIN, "site", "run", "--folder", site.path]
+        return subprocess.Popen(command, env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.DEVNULL)
+
+    killed = start()
+    wait_until(lambda: any(sidecars().values()), 60, "the site's sidecar listens", every=0.1)
+    killed.kill()
+    killed.wait(10)
+    left = sidecars()
+    beside = subprocess.Popen(["sleep", "600"])
+    next_one = start()
+    try:
+        wait_until(lambda: any(n for path, n in sidecars().items() if path not in left), 60, "it listens again")
+        assert not sidecars().keys() & left.keys()
+        assert beside.poll() is None
+    finally:
+        beside.kill()
+        beside.wait(10)
+        next_one.terminate()
+        assert next_one.wait(60) == 0
+    assert list(scratch.iterdir()) == [others]

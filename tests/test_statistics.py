@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from alignment.batch_norm import batch_norm_moments, recalibrate, write_moments
 from alignment.moments import Moments, pool_moments
 from alignment.repair import goals_between
-from models import Architecture
+from models import Architecture, build, example_inputs
 from server import recalibration
 from server.records import RoundRecord
+from server.remarks import network_remarks
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies.protocol import EVALUATE, PROBE, RECALIBRATE, REPAIR
+from strategies.settings import parse_settings
 from tests.inprocess import play_in_process, quick_settings
 from tests.trained import digits, digits_network
 
@@ -73,6 +75,37 @@ def test_statistics_that_no_merge_renews_are_not_asked_for_nor_counted(tmp_path:
     assert {PROBE, EVALUATE} < set(asked)
     assert RECALIBRATE not in asked
     assert record.recalibration_samples == 0
+    (told,) = record.notes
+    assert told.startswith("setting 'model': a merge leaves the running statistics of '1' (InstanceNorm2d) at")
+
+
+def untracked(architecture: Architecture) -> nn.Module:
+    norm = nn.InstanceNorm2d(4, affine=True)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.Flatten(), nn.Linear(144, architecture.classes))
+
+
+def two_instance_norms(architecture: Architecture) -> nn.Module:
+    return nn.Sequential(nn.InstanceNorm2d(1, track_running_stats=True), instance_norm(architecture))
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (
+            "tests.test_statistics:two_instance_norms",
+            "the running statistics of '0' (InstanceNorm2d), and of 1 more, at",
+        ),
+        ("tests.test_statistics:untracked", ""),
+        ("resnet20", ""),
+    ],
+)
+def test_statistics_that_no_merge_renews_are_told_before_a_run(network: str, told: str) -> None:
+    own = {"width": 0, "depth": 0} if ":" in network else {"width": 4}
+    settings = parse_settings({"model": network, **own})
+    architecture = Architecture(*settings.network)
+    (example,) = example_inputs(architecture)
+    lines = network_remarks(build(architecture, 0), example, settings)
+    assert [told in line for line in lines] == [True] * bool(told)
 
 
 def test_a_run_can_take_several_passes(tmp_path: Path) -> None:
