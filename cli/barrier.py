@@ -20,8 +20,9 @@ from cli.networks import Description, check_samples, find_network, read_file
 from cli.options import Method
 from cli.output import Format, Output, people, print_json, print_table, warn
 from cli.paths import OutputError, check_output, labels, picture_form
+from cli.same import same_networks
 from server.drawing import path_picture
-from server.records import MatchingRecord, Paths, Record
+from server.records import BarrierRecord, MatchingRecord, Paths, Record
 from strategies.files import write_bytes
 
 
@@ -30,6 +31,8 @@ class BarrierAnswer(Record, frozen=True):
 
     held_out  what the lines were measured on; none where that is ``data`` itself
     flatters  whether the samples that judge also matched or recalibrated
+    notes     what may not be what was meant
+    plot      the picture's file, where one was drawn
     """
 
     reference: str
@@ -44,7 +47,10 @@ class BarrierAnswer(Record, frozen=True):
     matching: MatchingRecord
     moved: float
     paths: Paths
+    barrier: BarrierRecord
     definition: str
+    notes: list[str]
+    plot: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +110,14 @@ def barrier(
     with bars() as shown:
         found = measure(plan, shown)
     if plot is not None:
-        _draw(plot, path_picture(found.paths, form))
+        _draw(plot, path_picture(found.paths, form, f"{between(found)}\n{heights(found)}, in nats"))
+        found = found.model_copy(update={"plot": str(plot)})
     if answer is Format.JSON:
         print_json(found.model_dump())
     else:
         show(found)
+    for note in found.notes:
+        warn(note)
 
 
 def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
@@ -126,6 +135,7 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     paths = Judge(network, plan.evidence, shown).paths(reference, other, aligned, plan.points)
     names = labels([plan.reference, plan.other])
     apart = plan.evidence.apart
+    definition = DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else "")
     return BarrierAnswer(
         reference=names[0],
         other=names[1],
@@ -139,7 +149,9 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         matching=MatchingRecord.of(matching),
         moved=share_moved(matching),
         paths=paths,
-        definition=DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else ""),
+        barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=definition),
+        definition=definition,
+        notes=list(same_networks(names, (reference, other))),
     )
 
 
@@ -149,14 +161,24 @@ def show(found: BarrierAnswer) -> None:
     lines = zip(naive.lambdas, naive.losses, aligned.losses, naive.accuracies, aligned.accuracies, strict=True)
     rows = [tuple(f"{number:.3f}" for number in line) for line in lines]
     columns = ("λ", "loss naive", "aligned", "accuracy naive", "aligned")
-    print_table(
-        f"from {found.reference} (λ = 0) to {found.other} (λ = 1), on {found.held_out or found.data}", columns, rows
-    )
-    people.print(f"barrier: naive {naive.barrier:.3f}, aligned {aligned.barrier:.3f}")
+    print_table(between(found), columns, rows)
+    people.print(heights(found))
     people.print(f"({found.definition})", style="dim", soft_wrap=True)
     people.print(f"matched by {found.method}: {found.moved:.0%} of all units moved, gain {found.matching.gain:.5g}")
+    if found.plot is not None:
+        people.print(f"picture: {found.plot}", soft_wrap=True, markup=False)
     if found.flatters:
         warn("measured on the samples that the networks were matched or recalibrated on; --held-out takes others")
+
+
+def between(found: BarrierAnswer) -> str:
+    """Which two networks the line is between, and what it was measured on."""
+    return f"from {found.reference} (λ = 0) to {found.other} (λ = 1), on {found.held_out or found.data}"
+
+
+def heights(found: BarrierAnswer) -> str:
+    """Both barriers in words."""
+    return f"barrier: naive {found.paths.naive.barrier:.3f}, aligned {found.paths.aligned.barrier:.3f}"
 
 
 def _draw(plot: Path, picture: bytes) -> None:

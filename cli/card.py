@@ -48,7 +48,7 @@ class InputRecord(Record, frozen=True):
 
 
 class Card(Record, frozen=True):
-    """What is said of a merged network."""
+    """What is said of a merged network; ``notes`` of what may not be what was meant."""
 
     file: str
     sha256: str
@@ -67,6 +67,7 @@ class Card(Record, frozen=True):
     held_out: DataRecord | None
     naive: Score | None
     merged: Score | None
+    notes: list[str]
     versions: dict[str, str]
 
     def markdown(self) -> str:
@@ -136,6 +137,10 @@ and {% if card.layers == "sequential" %}merged, one layer fitted after another{%
 | {{ each.file }} | `{{ each.sha256 }}` | {{ "%.4f"|format(each.weight) }} | \
 {{ "%.6g"|format(m.objective) if m else "reference" }} | {{ "%.6g"|format(m.gain) if m }} | \
 {{ "%.1f %%"|format(100 * each.moved) if m }} |
+{% endfor %}
+{% for note in card.notes %}
+
+{{ note }}
 {% endfor %}
 
 The objective is Σ ⟨W_reference, π(W)⟩ over all tensors that a permutation touches; the gain is what π adds to it.

@@ -75,6 +75,8 @@ def merge(
         print_json(card.model_dump())
     else:
         show(card, output)
+    for note in card.notes:
+        warn(note)
     if card.statistics == "stale":
         warn(STALE)
 

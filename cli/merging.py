@@ -23,6 +23,7 @@ from cli.networks import TRACE_ALL, Description, Network, NetworkFile, State, ch
 from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
+from cli.same import same_networks
 from server.records import BarrierRecord, MatchingRecord
 from server.remarks import unread_remarks
 from strategies.files import sha256_of
@@ -147,6 +148,7 @@ def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merge
         held_out=_data(measured_on) if measured_on is not None else None,
         naive=naive,
         merged=judge.scores([merged])[0] if judge is not None else None,
+        notes=list(same_networks(labels(plan.inputs), aligned.states)),
         versions=versions(),
     )
 

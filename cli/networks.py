@@ -17,7 +17,7 @@ from client.sources import Samples, describe_samples, scaled
 from models import FAMILIES, Architecture, build, example_inputs
 from models.errors import ModelError
 from models.imported import import_function
-from models.inferred import MADE_UP, infer
+from models.inferred import MADE_UP, infer, inputs_taken
 from strategies.checkpoints import read_checkpoint
 from strategies.errors import OperatorError
 from strategies.files import sha256_of
@@ -26,7 +26,8 @@ State = Mapping[str, Tensor]
 # Torch counts in 64 bits.
 MOST = 2**63
 TRACE_ALL = "give an --example whose forward uses all heads, or a --model whose forward always does"
-HOW_TO_SAY_INPUTS = "Give --shape, or --example with a function that returns its inputs"
+EXAMPLE = " with a function that returns its inputs"
+HOW_TO_GIVE_DATA = "Give data of the kind that it was trained on"
 
 
 class FitError(OperatorError):
@@ -101,12 +102,13 @@ def find_network(
     classes than the data.
     """
     architecture = _architecture(said, file, samples)
+    _check_data(said, file, samples)
     if lacking := shortfall(architecture):
         raise OptionError(f"--model, --width, --depth, --shape and --classes: {lacking}")
     module = build(architecture, seed).eval()
     example = _example(said, architecture, samples, seed)
     is_a_guess = said.model in MADE_UP and not said.shape and not said.example and samples is None
-    outputs = _run(architecture, module, example)
+    outputs = _run(architecture, module, example, _how_to_say_inputs(said, file, samples))
     n_outputs = int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim > 1 else 0
     network = Network(architecture, module, example, n_outputs, is_a_guess)
     if samples is not None:
@@ -169,6 +171,45 @@ def _architecture(said: Description, file: NetworkFile | None, samples: Samples 
     return settled
 
 
+def _check_data(said: Description, file: NetworkFile | None, samples: Samples | None) -> None:
+    """Raises `FitError` where the data's shape, which a network would be built for, is none that the file's takes."""
+    takes = _taken(said.model, file)
+    if not takes or file is None or samples is None or said.shape or said.example:
+        return
+    if inputs_taken(said.model, samples.inputs.shape[1:]) != takes:
+        raise FitError(
+            f"the data does not fit {file.path}: its samples are {_sized(samples)}, but the network there takes "
+            f"{takes}. {HOW_TO_GIVE_DATA}"
+        )
+
+
+def _taken(model: str, file: NetworkFile | None) -> str:
+    """What the network in ``file`` takes, as far as its weights tell."""
+    found = infer(model, file.shapes) if file is not None else None
+    return inputs_taken(model, found.shape) if found is not None else ""
+
+
+def _how_to_say_inputs(said: Description, file: NetworkFile | None, samples: Samples | None) -> str:
+    """What to do where the network does not run on what the options, the data or else the weights gave."""
+    takes = _taken(said.model, file)
+    but = f"; the weights in {file.path} take {takes}" if takes and file is not None else ""
+    if said.example:
+        return f"These are what --example {said.example} returns{but}. Let it return inputs that the network takes"
+    if samples is not None:
+        and_shape = f", and --shape {said.shape} was given" if said.shape else ""
+        fits = takes and takes == inputs_taken(said.model, samples.inputs.shape[1:])
+        advice = "" if fits else f". {HOW_TO_GIVE_DATA}"
+        advice += ". Leave out --shape, which is then the data's" if said.shape else ""
+        return f"The data's samples are {_sized(samples)}{and_shape}{but}{advice}"
+    if said.shape:
+        return f"--shape {said.shape} was given{but}. Give the shape that the network takes, or --example{EXAMPLE}"
+    return f"Give --shape, or --example{EXAMPLE}"
+
+
+def _sized(samples: Samples) -> str:
+    return "x".join(str(size) for size in samples.inputs.shape[1:]) or "single numbers"
+
+
 def _require_known(model: str) -> None:
     """Raises `ModelError` for a name that nothing goes by: it is wrong whatever else the options say."""
     if ":" in model:
@@ -212,9 +253,7 @@ def _given(example: str) -> tuple[Any, ...]:
     return tuple(cast(Sequence[Any], given)) if isinstance(given, tuple | list) else (given,)
 
 
-def _run(
-    architecture: Architecture, module: nn.Module, example: tuple[Any, ...], remedy: str = HOW_TO_SAY_INPUTS
-) -> object:
+def _run(architecture: Architecture, module: nn.Module, example: tuple[Any, ...], remedy: str) -> object:
     try:
         with torch.no_grad():
             return module(*example)

@@ -1,6 +1,7 @@
 """``fedrebasin settings``: a run config, read as a run would read it, before a run is started."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ import typer
 from torch import Tensor, nn
 
 from alignment.channels import key_of
-from cli.output import Format, Output, print_json, print_table, progress, warn
+from cli.output import Format, Output, people, print_json, print_table, progress, warn
 from cli.room import shortfall
-from cli.sent import sent_networks
 from cli.toml import read_toml
+from cli.traffic import as_document, show_traffic
 from models import Architecture, build, head_name
+from server.planned import traffic
 from server.remarks import network_remarks
 from server.taken import check_network
 from strategies.errors import SettingsError
@@ -22,6 +24,7 @@ from strategies.files import out_of_sight
 from strategies.idle import remarks
 from strategies.layer_sums import MEGABYTE, layer_sums
 from strategies.noise import budget
+from strategies.sent import sent_networks
 from strategies.settings import REFERENCES, Settings, as_shown, parse_settings
 
 # Sums over features are in double precision.
@@ -36,22 +39,40 @@ def settings(
     output: Output = Format.TABLE,
 ) -> None:
     """Show what every setting of a run would be, or say what is wrong with a run config."""
-    found = checked_settings(read_run_config(file) if file is not None else {}).model_dump(by_alias=True)
+    checked = _checked(read_run_config(file) if file is not None else {}, simulated=False)
+    found, usual = (each.model_dump(by_alias=True) for each in (checked.settings, Settings()))
+    changed = {key: usual[key] for key, value in found.items() if value != usual[key]}
+    moved = traffic(checked.model, checked.settings)
     if output is Format.JSON:
-        print_json(found)
+        print_json({**found, "changed-from": changed, "traffic": as_document(moved)})
     else:
-        rows = [(key, as_shown(value)) for key, value in found.items()]
+        rows = [(f"{key} *" if key in changed else key, as_shown(value)) for key, value in found.items()]
         print_table(str(file or "defaults"), ("setting", "value"), rows, texts=("value",))
+        if changed:
+            people.print(f"* differs from the default: {len(changed)} of {len(found)}", highlight=False)
+        show_traffic(moved)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Checked:
+    """The settings of a run, and the network that they describe."""
+
+    settings: Settings
+    model: nn.Module
+
+
 def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -> Settings:
     """The settings that ``config`` holds, whose network was built and takes samples of their shape.
 
-    Those that change nothing are told, and what they send of sums and, unless sites are ``simulated``, of networks.
+    Those that change nothing are told, and, unless sites are ``simulated``, what these send of networks and of sums.
     Raises `SettingsError`, also for a last layer that cannot be renewed or a network that there is no room for, or
     `ModelError` for one that there is none of, or not so.
     """
+    return _checked(config, simulated).settings
+
+
+@torch.no_grad()
+def _checked(config: Mapping[str, object], simulated: bool) -> Checked:
     found = parse_settings(config)
     architecture = Architecture(*found.network)
     if lacking := shortfall(architecture):
@@ -64,15 +85,18 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     if not simulated:
         for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):
             _tell(line)
-    tell_sums(model, inputs, found)
+    tell_sums(model, inputs, found, simulated)
     if spent := budget(found, found.rounds):
         _tell(f"privacy = {found.privacy!r}: {spent}")
-    return found
+    return Checked(found, model)
 
 
-def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
-    """Says how much each site would send of sums over layers' inputs, and what there is no room for."""
-    if found.solves_head or found.variants:
+def tell_sums(model: nn.Module, inputs: Tensor, found: Settings, simulated: bool) -> None:
+    """Says how much each site would send of sums over layers' inputs, and what there is no room for.
+
+    Of ``simulated`` sites only the latter: nothing leaves the machine.
+    """
+    if (found.solves_head or found.variants) and not simulated:
         rows = model.state_dict()[key_of(head_name(model), "weight")].shape[1] + 1
         size = rows * (rows + found.classes) * FEATURE_BYTES / MEGABYTE
         called = f"head = {found.head!r}" if found.solves_head else "variants"
@@ -82,7 +106,8 @@ def tell_sums(model: nn.Module, inputs: Tensor, found: Settings) -> None:
             sums = layer_sums(model, inputs, found, in_sequence=found.merge == "sequential" and called != "variants")
             # As sites propose, and as weights alone would align.
             twice = ", of two networks" if called == "variants" and found.align_at == "both" else ""
-            _tell(f"{called}: each site sends {sums}{twice}")
+            if not simulated:
+                _tell(f"{called}: each site sends {sums}{twice}")
             if sums.shortfall:
                 warn(sums.shortfall)
 

@@ -1,9 +1,9 @@
 """What the shapes of a state dict's tensors tell of the network that they belong to."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import isqrt
+from math import isqrt, prod
 
 from models.architecture import Architecture
 
@@ -26,6 +26,21 @@ def infer(model: str, shapes: Shapes) -> Architecture | None:
         return None if reader is None else replace(reader(shapes), model=model)
     except (KeyError, ValueError, IndexError, ZeroDivisionError):
         return None
+
+
+def inputs_taken(model: str, shape: Sequence[int]) -> str:
+    """What one sample must be for a network of the family ``model`` whose weights are as for inputs of ``shape``.
+
+    The same for all shapes that such weights take; empty where the family is none of ours.
+    """
+    shown = [str(size) for size in shape]
+    if model == "mlp":
+        return f"{prod(shape)} numbers in any shape"
+    if model == "gru":
+        return "x".join(["TIME", *shown[1:]])
+    if model in MADE_UP:
+        return "x".join([*shown[:1], "HEIGHT", "WIDTH"])
+    return "x".join(shown) if model in READERS else ""
 
 
 def _mlp(shapes: Shapes) -> Architecture:

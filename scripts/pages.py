@@ -22,8 +22,8 @@ SETTINGS = f"""# Settings of a run
 
 The run config is a flat table in TOML, which server and sites read. This page has every key of it.
 `fedrebasin settings FILE.toml` reads it as a run would. It names what is wrong: the nearest neighbour of a misspelt
-key, or what was expected and got. Else it shows what every setting will be. To play a run on this machine, with so many
-simulated sites:
+key, or what was expected and got. Else it shows what every setting will be, marks those that differ from the defaults,
+and tells what a round moves to and from each site at most. To play a run on this machine, with so many simulated sites:
 
 ```
 fedrebasin demo --run-config FILE.toml --sites 3

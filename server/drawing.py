@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from textwrap import fill
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from server.scores import network_scores, sites_alone
 NAIVE_COLOUR = "#c2571a"
 ALIGNED_COLOUR = "#1a7fc2"
 GREY = "#808080"  # legible on white and on black
+TITLE_WIDTH = 45  # characters above each chart
 CHARTS = (("losses", "loss, nats"), ("accuracies", "accuracy"))
 NETWORKS = (
     ("merged", "merged", ALIGNED_COLOUR),
@@ -47,9 +49,10 @@ def path_figure(paths: SitePaths) -> str:
     return _svg(path_picture(paths, "svg"))
 
 
-def path_picture(paths: SitePaths, form: Literal["svg", "png"]) -> bytes:
-    """Loss and accuracy along the line, naive and aligned."""
-    return _picture([partial(_draw_path, paths, chart, not number) for number, chart in enumerate(CHARTS)], form)
+def path_picture(paths: SitePaths, form: Literal["svg", "png"], title: str = "") -> bytes:
+    """Loss and accuracy along the line, naive and aligned, below the lines of ``title``."""
+    draws = [partial(_draw_path, paths, chart, not number) for number, chart in enumerate(CHARTS)]
+    return _picture(draws, form, title)
 
 
 def course_charts(rounds: Sequence[RoundRecord]) -> list[str]:
@@ -66,7 +69,7 @@ def course_charts(rounds: Sequence[RoundRecord]) -> list[str]:
     return [_svg(_picture([draw], "svg")) for draw in draws]
 
 
-def _picture(draws: Sequence[Draw], form: Literal["svg", "png"]) -> bytes:
+def _picture(draws: Sequence[Draw], form: Literal["svg", "png"], title: str = "") -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4 * len(draws), 3), layout="constrained")
         for number, draw in enumerate(draws, 1):
@@ -74,6 +77,10 @@ def _picture(draws: Sequence[Draw], form: Literal["svg", "png"]) -> bytes:
             draw(axes)
             axes.spines[["top", "right"]].set_visible(False)
             axes.patch.set_alpha(0)
+        if title:
+            told = "\n".join(fill(line, TITLE_WIDTH * len(draws)) for line in title.splitlines())
+            # A name may have dollars in it, which would be a formula.
+            figure.suptitle(told, fontsize="medium", parse_math=False)
         figure.patch.set_alpha(0)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else {"Software": None})
@@ -92,7 +99,7 @@ def _draw_path(paths: SitePaths, chart: tuple[str, str], legend: bool, axes: Axe
     axes.set_xlabel("λ")
     axes.set_ylabel(unit)
     if legend:
-        axes.legend(frameon=False)
+        _legend(axes)
 
 
 def _lines(paths: SitePaths) -> list[tuple[str, PathRecord, str]]:
@@ -127,4 +134,10 @@ def _by_round(axes: Axes) -> None:
     last = max(float(number) for line in axes.get_lines() for number in np.asarray(line.get_xdata()))
     further = MaxNLocator(nbins=8, integer=True).tick_values(1, last)
     axes.set_xticks([1, *(int(tick) for tick in further if 1 < tick <= last)])
-    axes.legend(frameon=False)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Above the lines: inside it may lie on one. Three names have no room beside each other."""
+    n_columns = 2 if len(axes.get_lines()) < 3 else 1
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=n_columns, borderaxespad=0)

@@ -13,6 +13,7 @@ from server.sites import Sites
 from strategies.admission import sound
 from strategies.errors import RefusedReply
 from strategies.masked import Numbers, Shapes, masked_vector, with_vector
+from strategies.protocol import TRAIN
 
 logger = getLogger("fedrebasin")
 
@@ -39,7 +40,7 @@ class Wire:
         masked = any(stage_of(message) == Stage.COLLECT_MASKED_VECTORS for message in asked.values())
         good: list[Message] = []
         total: list[Numbers] = [np.zeros(shape, np.uint32) for shape in self.shapes]
-        for site, reply in self.sites.deliver(list(asked.values())):
+        for site, reply in self.sites.deliver(TRAIN, list(asked.values())):
             try:
                 answer = readable(site, asked[site], sound(site, reply), self.most_samples)
                 if masked:

@@ -70,8 +70,13 @@ These are {{ last.merged.count }} samples that no network was trained on: one of
 {% endif %}
 {% if best and best.merged %}
 The network of round {{ best.round }} has less loss than the last: {{ best.merged.loss|score }}, and is right in
-{{ "%.1f"|format(100 * best.merged.accuracy) }} % of cases.
+{{ "%.1f"|format(100 * best.merged.accuracy) }} % of cases. To take it for that would be a choice by these samples too.
 {% endif %}</p>
+{% if last.merged and chosen.clauses %}
+<p>The held-out samples also had a say in the merge: by their losses {{ chosen.clauses|join("; ") }}. This flatters
+{{ "accuracy and loss" if chosen.answers else "the loss" }}: samples that chose nothing would judge it more fairly.
+{{ "The last layer itself was solved from training samples alone." if chosen.solved }}</p>
+{% endif %}
 <div class="cards">
 {% if summary.barrier %}
 <div class="card">barrier, naive<b>{{ summary.barrier.naive|score }}</b></div>
@@ -99,14 +104,18 @@ yet), that end is the highest point, and the number says nothing of alignment. I
 <tr><th>network</th><th>accuracy</th><th>loss, nats</th></tr>
 {% for row in networks %}
 <tr{{ ' class="merge"'|safe if row.is_merge }}><td>{{ row.name|replace(".", ".\u200b") }}
-<div class="note">{{ row.sentence }}{{ ": the merge" if row.name == summary.merge }}</div></td>
+<div class="note">{{ row.sentence }}</div></td>
 <td>{{ row.accuracy|score }}</td><td>{{ row.loss|score }}</td></tr>
 {% endfor %}
 </table>
+<p class="note">{{ "The rounds in between, and what else there is to say of each" if n_between else
+"What else there is to say of each round" }}: under <a href="#rounds">Rounds</a>.</p>
 
 {% if course %}
 <h2>Round by round</h2>
 <div class="charts">{% for chart in course %}{{ chart|safe }}{% endfor %}</div>
+{% for note in course_notes %}<p class="note">{{ note }}</p>
+{% endfor %}
 {% endif %}
 
 <h2>Between the networks</h2>
@@ -140,11 +149,42 @@ that is a mean: another rule goes by no weights. The barrier is that of the firs
 none. Accuracy is that of the site's own network: at home, on its own held-out samples, as last measured; alone, on
 those of all sites, before the first merge. Bytes are counted at the server, which received and sent them, over all
 rounds. Refused: a reply to any question of that round; what the site gave before still counts.</p>
-{% if budget %}
-<p class="note">Local differential privacy: {{ budget }}. What else sites answered is in no budget.</p>
+
+<h2>What left the sites</h2>
+<p>Samples and labels are never sent as such. All that follows went to the server. Networks and sums are not anonymous
+by themselves: docs/privacy.md says what each can tell.{% if budget %} Local differential privacy: {{ budget }}. What
+else sites answered is in no budget.{% endif %}</p>
+<table class="stack">
+<tr><th>what a site may send</th><th class="text">was it sent?</th><th>bytes, all sites</th></tr>
+{% for row in left %}
+<tr><td>{{ row.words }}{% if row.note %}<div class="note">{{ row.note }}</div>{% endif %}</td>
+<td class="text" data-name="was it sent?">{{ row.sent }}</td>
+<td data-name="bytes, all sites">{{ row.n_bytes|size if row.n_bytes else "–" }}</td></tr>
+{% endfor %}
+</table>
+<details><summary>Bytes from each site in each round</summary>
+<table class="stack">
+<tr><th>round</th><th>together</th><th class="text">from each site</th></tr>
+{% for record in rounds %}
+<tr><td>{{ record.round }}</td>
+<td data-name="together">{{ record.traffic.values()|sum(attribute="received")|size }}</td>
+<td class="text" data-name="from each site">
+{%- for site, traffic in record.traffic.items() %}{{ site }} {{ traffic.received|size }}{{ "" if loop.last else ", " }}
+{%- else %}nothing{% endfor %}</td></tr>
+{% endfor %}
+</table></details>
+<p class="note">Counted at the server, in the replies of finished rounds. Not counted: what came too late, of a round
+that was broken off what came the first time, and a site's name and numbers of samples when it joins. By kind for each
+site and round: <code>traffic</code> in rounds.jsonl.</p>
+{% if told_on %}
+<p>Of each other's networks, by the run's settings, sites were sent:</p>
+<ul>
+{% for line in told_on %}<li>{{ line }}</li>
+{% endfor %}
+</ul>
 {% endif %}
 
-<h2>Rounds</h2>
+<h2 id="rounds">Rounds</h2>
 <table class="stack">
 <tr><th>round</th><th class="text">outcome</th><th class="text">reference</th><th class="text">merged</th>
 <th class="text">refused</th><th>accuracy</th><th>loss, nats</th><th>seconds</th></tr>

@@ -175,6 +175,12 @@ class TrafficRecord(Record, frozen=True):
     """Bytes to the site."""
     received: int
     """Bytes from the site."""
+    kinds: dict[str, int] = Field(default_factory=dict[str, int])
+    """How many of the bytes from the site are of which kind: `network`, `masked-network`, `permutation`, `matching`,
+    `counts` (of training samples, with the training loss), `class-counts`, `moments` (of BatchNorm), `unit-moments`
+    (for `repair`), `feature-sums` (Σφφᵀ, Σφyᵀ), `gradients` (of the last layer), `gram-matrices`, `output-sums` (for
+    `merge = sequential`), `held-out-sums`, `line-sums` or `other`, which nobody asked for. A kind that did not come is
+    absent; all are in runs of versions that did not count them."""
 
 
 class RoundRecord(Record, frozen=True):

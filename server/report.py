@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
 from jinja2 import Environment
+from pydantic import ValidationError
 
+from server.chosen import chosen
 from server.contributions import MEAN, contributions, refusal
+from server.course import course_notes, half_difference
 from server.decided import decided
 from server.drawing import course_charts, path_charts
+from server.left import left, told_on
 from server.page import PAGE
 from server.records import RoundRecord, Score, SitePaths
 from server.scores import network_scores, sites_alone
@@ -21,6 +26,8 @@ from strategies.noise import budget
 from strategies.settings import Settings
 
 MOST_FIGURES = 8
+# Above the charts.
+MOST_ROUNDS = 10
 
 
 class Row(NamedTuple):
@@ -41,6 +48,9 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
     probed = next((record for record in rounds if record.paths), None)
     store.write_json("result.json", summary.model_dump())
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    settings = _known(summary.settings)
+    sites = contributions(rounds, str(summary.settings.get("rule", MEAN)))
+    corrected = " and with its class frequencies taken out" if _is_corrected(merged) else ""
     environment.filters["score"] = score
     environment.filters["size"] = size
     return store.write_text(
@@ -51,14 +61,19 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             when=_when(rounds),
             networks=list(_networks(summary, merged)),
             merged=merged,
-            corrected=" and with its class frequencies taken out" if _is_corrected(merged) else "",
+            n_between=len(merged) > MOST_ROUNDS,
+            corrected=corrected,
+            chosen=chosen(rounds, settings),
             n_refused=sum(len(record.refused) for record in rounds),
             best=_better(merged),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             refusal=refusal,
-            sites=contributions(rounds, str(summary.settings.get("rule", MEAN))),
+            sites=sites,
             budget=_budget(summary.settings, len(rounds)),
+            left=left(rounds, settings),
+            told_on=list(told_on(len(sites), settings)) if settings else [],
             course=course_charts(rounds),
+            course_notes=course_notes(rounds, bool(corrected)),
             decided=[(record, rows) for record in rounds if (rows := decided(record))],
             figures=[_figure(probed, site, paths) for site, paths in _shown(probed)] if probed else [],
             n_hidden=max(0, len(probed.paths) - MOST_FIGURES) if probed else 0,
@@ -77,12 +92,22 @@ def size(n_bytes: int) -> str:
 
 
 def _networks(summary: Summary, merged: list[RoundRecord]) -> Iterator[Row]:
-    """All that was measured once, and of the rounds, which have a table of their own, the first merge and the last."""
+    """All that was measured once, and the rounds; of many, which have a table of their own, the first and the last."""
     ends = {summary.merge, f"{ROUND}{merged[-1].round}" if merged else ""}
     rounds = {f"{ROUND}{record.round}" for record in merged}
     for name, accuracy in summary.accuracy.items():
-        if name not in rounds or name in ends:
-            yield Row(name, sentence(name), accuracy, summary.loss[name], name in ends)
+        if name not in rounds or name in ends or len(merged) <= MOST_ROUNDS:
+            merge = f": what round {merged[0].round} merged" if name == summary.merge and name not in rounds else ""
+            yield Row(name, sentence(name) + merge, accuracy, summary.loss[name], name in ends)
+
+
+def _known(told: Mapping[str, object]) -> Settings | None:
+    """The run's settings; none where they are not kept, or are of a version that reads them otherwise."""
+    ours = {str(field.alias) for field in Settings.model_fields.values()}
+    try:
+        return Settings.model_validate({key: value for key, value in told.items() if key in ours}) if told else None
+    except ValidationError:
+        return None
 
 
 def _better(merged: list[RoundRecord]) -> RoundRecord | None:
@@ -118,9 +143,11 @@ def _shown(record: RoundRecord) -> list[tuple[str, SitePaths]]:
 
 def _figure(record: RoundRecord, site: str, paths: SitePaths) -> dict[str, object]:
     naive = "not known" if paths.naive is None else f"{paths.naive.barrier:.3f}"
+    half = half_difference(paths.aligned)
+    ends = f"; half the difference between the ends, below which no barrier lies, {half:.3f}" if isfinite(half) else ""
     return {
         "title": f"Round {record.round}: from {record.reference} (λ = 0) to {site} (λ = 1)",
-        "caption": f"barrier naive {naive}, aligned {paths.aligned.barrier:.3f} nats; "
-        "BatchNorm statistics, if there are any, are recomputed on all sites at every λ, the ends included",
+        "caption": f"Barrier naive {naive}, aligned {paths.aligned.barrier:.3f} nats{ends}. "
+        "BatchNorm statistics, if there are any, are recomputed on all sites at every λ, the ends included.",
         "charts": path_charts(paths),
     }

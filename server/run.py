@@ -132,7 +132,10 @@ class Run:
 
     def _told(self) -> dict[str, object]:
         """What the sites did in this round, for its record."""
-        traffic = {site: TrafficRecord(sent=t.sent, received=t.received) for site, t in self.sites.traffic.items()}
+        traffic = {
+            site: TrafficRecord(sent=each.sent, received=each.received, kinds=dict(sorted(each.kinds.items())))
+            for site, each in self.sites.traffic.items()
+        }
         verdicts = sorted(self.sites.refused, key=lambda verdict: verdict.site)
         return {
             "traffic": dict(sorted(traffic.items())),

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.joining import Answers, Introductions, names_of
 from server.live import waiting_for
+from server.traffic import Traffic, size_of
 from strategies.admission import sound
 from strategies.errors import OperatorError, OverflowReply, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
@@ -25,27 +26,6 @@ class JoinError(OperatorError):
     """Too few sites joined."""
 
     exit_code = 14
-
-
-@dataclass
-class Traffic:
-    """Bytes of records that went to a site and came from it, without what carries them."""
-
-    sent: int = 0
-    received: int = 0
-
-
-def size_of(content: RecordDict) -> int:
-    """The bytes of all records: names and values, a number 8. Flower's own count fails at empty texts and lists."""
-    arrays = sum(record.count_bytes() for record in content.array_records.values())
-    others = [*content.metric_records.values(), *content.config_records.values()]
-    return arrays + sum(len(key) + _bytes_of(value) for record in others for key, value in record.items())
-
-
-def _bytes_of(value: object) -> int:
-    if isinstance(value, list):
-        return sum(_bytes_of(each) for each in cast(list[object], value))
-    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def silent(changes: Mapping[str, object]) -> None:
@@ -184,21 +164,21 @@ class Sites:
         asked = {i: n for i, n in self.names.items() if (only is None or n in only) and n not in self.out}
         contents = ((i, content(name) if callable(content) else content) for i, name in asked.items())
         messages = self._messages(message_type, contents)
-        yield from self._replies(list(asked.values()), messages, one_by_one=callable(content))
+        yield from self._replies(message_type, list(asked.values()), messages, one_by_one=callable(content))
 
-    def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
+    def deliver(self, message_type: str, messages: Sequence[Message]) -> Iterator[tuple[str, Message | None]]:
         """Each site with its reply to the message that is meant for it, in order of arrival; None from the silent."""
-        yield from self._replies([self.names[message.metadata.dst_node_id] for message in messages], messages)
+        yield from self._replies(message_type, [self.names[each.metadata.dst_node_id] for each in messages], messages)
 
     def _replies(
-        self, asked: Sequence[str], messages: Iterable[Message], one_by_one: bool = False
+        self, message_type: str, asked: Sequence[str], messages: Iterable[Message], one_by_one: bool = False
     ) -> Iterator[tuple[str, Message | None]]:
         replied: list[str] = []
         self.tell(waiting_for(asked, self.settings.round_deadline_seconds))
         for node_id, reply in self._exchange(self._counted(messages), one_by_one=one_by_one):
             site = self.names[node_id]
             if reply is not None and reply.has_content():
-                self.traffic[site].received += size_of(reply.content)
+                self.traffic[site].receive(self.settings, message_type, reply.content)
             if reply is not None:
                 replied.append(site)
                 # Of a thousand sites not each reply is told, which would cost more than the reply itself.

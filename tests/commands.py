@@ -98,6 +98,11 @@ def other_digits() -> tuple[Tensor, Tensor]:
     return digits()[1][0]
 
 
+def colours() -> tuple[Tensor, Tensor]:
+    """Samples of another shape than `some_digits`."""
+    return torch.zeros(20, 3, 4, 4), torch.arange(20) % 10
+
+
 def perceptron(seed: int) -> nn.Module:
     """A small MLP that has learnt."""
     return trained("mlp", "none", 16, seed, 2)

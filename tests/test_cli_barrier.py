@@ -1,5 +1,6 @@
 """`fedrebasin barrier`: both lines, their heights, their picture."""
 
+import html
 import json
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def test_there_is_no_barrier_to_a_shuffled_copy_once_aligned(pair: tuple[Path, P
     assert len(found["paths"]["naive"]["lambdas"]) == len(found["paths"]["aligned"]["losses"]) == 25
     assert found["paths"]["naive"]["barrier"] > 0.1
     assert abs(found["paths"]["aligned"]["barrier"]) < 1e-4
+    for line in ("naive", "aligned"):
+        assert found["barrier"][line] == found["paths"][line]["barrier"]
+    assert found["barrier"]["definition"] == found["definition"]
     assert found["matching"]["gain"] > 0
     assert "BatchNorm" not in found["definition"]
 
@@ -66,7 +70,7 @@ def test_a_loss_that_is_not_finite_is_null_in_json_and_told(tmp_path: Path, caps
     found = json.loads(ran.out, parse_constant=no_such_number)
     assert found["paths"]["naive"]["losses"][-1] is None
     assert ran.err.count("warning:") == 1
-    assert "paths.naive.losses[1] is inf, and 5 more are not finite" in ran.err
+    assert "paths.naive.losses[1] is inf, and 7 more are not finite" in ran.err
     assert "null in the answer, since JSON has no such numbers" in ran.err
 
 
@@ -107,6 +111,27 @@ def test_the_plot_is_what_its_name_says_and_the_same_bytes_each_time(
         pictures.append((tmp_path / name).read_bytes())
     assert pictures[0] == pictures[1]
     assert pictures[0].startswith(beginning)
+
+
+def test_the_picture_says_what_it_shows_and_the_answer_where_it_is(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    drawn = ("--points", "3", "--plot", tmp_path / "p.svg", "--force")
+    ran = run(capsys, "barrier", *pair, MLP, DATA, *drawn)
+    assert f"picture: {tmp_path / 'p.svg'}" in ran.out.splitlines()
+    barrier = next(line for line in ran.out.splitlines() if line.startswith("barrier: naive"))
+    told = " ".join(html.unescape((tmp_path / "p.svg").read_text()).split())
+    assert "from a.safetensors (λ = 0) to b.safetensors (λ = 1), on tests.commands:some_digits" in told
+    assert f"{barrier}, in nats" in told
+    found = json.loads(run(capsys, "barrier", *pair, MLP, DATA, *drawn, "--format", "json").out)
+    assert found["plot"] == str(tmp_path / "p.svg")
+
+
+def test_dollars_in_a_name_are_no_formula(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    odd = [path.rename(path.with_name(f"{path.stem}_{{$.safetensors")) for path in pair]
+    ran = run(capsys, "barrier", *odd, MLP, DATA, "--points", "3", "--plot", tmp_path / "p.svg")
+    assert ran.code == 0, ran.err
+    assert "from a_{$.safetensors (λ = 0)" in (tmp_path / "p.svg").read_text()
 
 
 @pytest.mark.parametrize(

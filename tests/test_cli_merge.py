@@ -39,6 +39,7 @@ from tests.commands import (
 from tests.deployment.samples import write_images
 
 Capsys = pytest.CaptureFixture[str]
+TWO_HEADS = "--model=tests.commands:two_heads"
 
 
 @pytest.fixture
@@ -67,6 +68,38 @@ def test_merging_shuffled_copies_gives_the_network_itself(tmp_path: Path, capsys
     assert list(merged) == list(read_tensors(inputs[0]))
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(merged[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ("a", "a.safetensors was given twice"),
+        ("twin", "a.safetensors and twin.safetensors are the same network: all their weights are equal"),
+    ],
+)
+def test_the_same_network_twice_is_merged_and_told(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, second: str, words: str
+) -> None:
+    # Another file, with the tensors of the first.
+    (tmp_path / "twin.safetensors").write_bytes(pair[0].read_bytes())
+    inputs = (pair[0], tmp_path / f"{second}.safetensors")
+    ran = run(capsys, "merge", *inputs, MLP, "-o", tmp_path / "out.safetensors", "--format", "json")
+    assert ran.code == 0, ran.err
+    note = f"{words}. Was another file meant?"
+    assert f"warning: {note}" in ran.err.splitlines()
+    assert json.loads(ran.out)["notes"] == [note]
+    assert note in (tmp_path / "out.md").read_text().splitlines()
+    measured = run(capsys, "barrier", *inputs, MLP, DATA, "--points", "3", "--format", "json")
+    assert measured.code == 0, measured.err
+    assert json.loads(measured.out)["notes"] == [note]
+    assert f"warning: {note}" in measured.err.splitlines()
+
+
+def test_two_networks_are_not_called_one(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", "--format", "json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["notes"] == []
+    assert "Was another file meant" not in ran.err
 
 
 @pytest.mark.parametrize("kind", ["pair", "residuals"])
@@ -423,6 +456,39 @@ def test_wrong_options_are_refused_with_the_way_out(
     assert (ran.code, ran.out) == (code, "")
     assert words in ran.err
     assert not list(tmp_path.glob("out*"))
+
+
+DIGITS, COLOURS = "--data=tests.commands:some_digits", "--data=tests.commands:colours"
+ADVICE = "Give data of the kind that it was trained on"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((MLP, DIGITS, "--shape=3x3"), ["are 1x8x8, and --shape 3x3 was given", "64 numbers", "Leave out --shape"]),
+        ((MLP, COLOURS, "--shape=1x8x8"), ["are 3x4x4, and --shape 1x8x8 was given", "64 numbers", ADVICE]),
+        ((MLP, COLOURS), ["its samples are 3x4x4, but the network there takes 64 numbers in any shape", ADVICE]),
+        ((TWO_HEADS, COLOURS), ["The data's samples are 3x4x4.", ADVICE]),
+        ((TWO_HEADS, "--shape=3x4x4"), ["--shape 3x4x4 was given. Give the shape that the network takes"]),
+        ((TWO_HEADS, "--example=tests.commands:sentences"), ["what --example tests.commands:sentences returns"]),
+    ],
+)
+def test_inputs_that_do_not_fit_are_told_by_who_gave_them_and_by_what_the_network_takes(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys, options: tuple[str, ...], words: list[str]
+) -> None:
+    ran = run(capsys, "merge", *pair, "-o", tmp_path / "out.safetensors", *options)
+    assert (ran.code, ran.out) == (17, "")
+    assert all(word in ran.err for word in words), ran.err
+    assert "Give --shape" not in ran.err
+    assert ("Give data" in ran.err) is (ADVICE in words)
+
+
+def test_images_with_other_channels_are_told_what_the_weights_take(
+    tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys
+) -> None:
+    ran = run(capsys, "merge", *residuals, RESNET, COLOURS, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 17
+    assert "its samples are 3x4x4, but the network there takes 1xHEIGHTxWIDTH" in ran.err
 
 
 @pytest.mark.parametrize(("prefix", "by"), [("module.", apart), ("_orig_mod.module.", here), ("model.", here)])

@@ -6,13 +6,51 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.traffic import WORDS
 from models import Architecture
+from server.planned import PARTS_OF_A_ROUND
 from strategies.settings import Settings
 from tests.commands import run, run_settings
 
 
 def test_without_a_file_the_defaults_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert json.loads(run(capsys, "settings", "--format", "json").out) == Settings().model_dump(by_alias=True)
+    said = json.loads(run(capsys, "settings", "--format", "json").out)
+    assert said.pop("changed-from") == {}
+    assert said.pop("traffic")["n_sites"] == Settings().min_sites
+    assert said == Settings().model_dump(by_alias=True)
+
+
+def test_what_differs_from_the_defaults_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text("rounds = 7\nmodel = 'mlp'\nwidth = 8\nmix = 'mean'\n")
+    lines = run(capsys, "settings", tmp_path / "run.toml").out.splitlines()
+    assert [line.split()[1] for line in lines if " * " in line and "│" in line] == ["rounds", "model", "width"]
+    assert f"* differs from the default: 3 of {len(Settings.model_fields)}" in lines
+    said = json.loads(run(capsys, "settings", tmp_path / "run.toml", "--format", "json").out)
+    assert said["changed-from"] == {"rounds": 3, "model": "resnet20", "width": 0}
+    assert "*" not in run(capsys, "settings").out
+
+
+def test_it_is_told_what_a_round_moves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.toml").write_text("model = 'mlp'\nwidth = 64\nmix = 'search'\nbaselines = true\n")
+    moved = json.loads(run(capsys, "settings", tmp_path / "run.toml", "--format", "json").out)["traffic"]
+    first, later = (moved[name].pop("parts") for name in ("first_round", "later_round"))
+    for name, parts in (("first_round", first), ("later_round", later)):
+        assert moved[name] == {key: sum(part[key] for part in parts.values()) for key in moved[name]}
+    assert ("search" in first, "search" in later, "baselines" in first, "baselines" in later) == (
+        True,
+        True,
+        True,
+        False,
+    )
+    said = run(capsys, "settings", tmp_path / "run.toml").out
+    assert "to and from each of 2 sites (min-sites)" in said
+    (search,) = [line.split() for line in said.splitlines() if "best mixture (mix)" in line]
+    assert float(search[5]) == pytest.approx(first["search"]["to_site_bytes"] / 1e6, rel=0.01)
+    assert f"asked at most {moved['first_round']['questions']} times" in said
+
+
+def test_every_part_of_a_round_is_told_in_words() -> None:
+    assert WORDS.keys() == PARTS_OF_A_ROUND.keys()
 
 
 def test_a_file_is_read_as_a_run_would_read_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

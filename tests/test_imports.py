@@ -31,6 +31,7 @@ STRATEGY_MODULES_FOR_CLIENTS = {
         "privacy",
         "masked",
         "layer_sums",
+        "called_for",
     ),
     "logs",
 }

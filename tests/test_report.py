@@ -12,6 +12,7 @@ from server.wording import SENTENCES, sentence
 from strategies.names import ALIGNED, RECALIBRATED
 from tests.stores import COMPLETE, VOID, write_run
 
+ROUNDS = '<h2 id="rounds">Rounds</h2>'
 NETWORKS = (*SENTENCES, "site-us", "site-us.corrected", "round-2")
 
 
@@ -53,7 +54,24 @@ def test_of_thirty_rounds_only_the_first_merge_and_the_last_stand_above_the_char
     text = page(tmp_path, *rounds_of(30))
     shown = table(text, "Accuracy and loss on the union")
     assert [name for name in shown if name.startswith("round-")] == ["round-1", "round-30"]
-    assert table(text, "<h2>Rounds</h2>") == [str(number) for number in range(1, 31)]
+    assert 'The rounds in between, and what else there is to say of each: under <a href="#rounds">' in text
+    assert table(text, ROUNDS) == [str(number) for number in range(1, 31)]
+
+
+def test_of_few_rounds_each_stands_above_the_charts(tmp_path: Path) -> None:
+    text = page(tmp_path, *rounds_of(3), VOID.model_copy(update={"round": 4}))
+    shown = table(text, "Accuracy and loss on the union")
+    assert [name for name in shown if name.startswith("round-")] == ["round-1", "round-2", "round-3"]
+    assert "The rounds in between" not in text
+
+
+def test_every_round_has_its_accuracy_and_its_loss(tmp_path: Path) -> None:
+    scores = {n: Score(accuracy=n / 100, loss=n / 10, count=100) for n in range(1, 31)}
+    rounds = [record.model_copy(update={"merged": scores[record.round]}) for record in rounds_of(30)]
+    text = page(tmp_path, *rounds).partition(ROUNDS)[2]
+    for score in scores.values():
+        accuracy, loss = f"{score.accuracy:.3f}", f"{score.loss:.3f}"
+        assert f'data-name="accuracy">{accuracy}</td> <td data-name="loss, nats">{loss}</td>' in text
 
 
 def test_a_round_that_was_better_than_the_last_is_named(tmp_path: Path) -> None:
@@ -73,7 +91,7 @@ def test_the_seconds_of_a_run_are_those_of_its_rounds_where_nobody_took_the_time
 
 def test_the_row_of_the_merge_is_marked(tmp_path: Path) -> None:
     text = page(tmp_path, COMPLETE)
-    assert "the network that round 1 merged: the merge" in text
+    assert '<tr class="merge"><td>round-1 <div class="note">the network that round 1 merged</div>' in text
     assert summarise(RunStore(tmp_path / "run")).merge == "round-1"
 
 
@@ -83,6 +101,9 @@ def test_a_merge_that_is_the_aligned_mean_has_that_name(tmp_path: Path) -> None:
     summary = summarise(RunStore(write_run(tmp_path / "run", [first])))
     assert summary.merge == ALIGNED + RECALIBRATED
     assert "round-1" not in summary.accuracy
+    text = page(tmp_path, first)
+    assert "their units brought into one order" not in text.partition("what round 1 merged")[2]
+    assert "BatchNorm statistics, if it keeps any, recomputed on the sites: what round 1 merged</div>" in text
 
 
 def test_what_sites_do_alone_is_unknown_where_it_was_not_measured(tmp_path: Path) -> None:

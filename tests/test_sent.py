@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.sent import SENT, sent_networks
+from strategies.sent import SENT, sent_networks
 from strategies.settings import parse_settings
 from tests.commands import run_settings
 

@@ -62,8 +62,8 @@ def test_all_text_stands_out_from_its_ground(report: Path, window: Window) -> No
 
 @each_window
 def test_a_screenshot_shows_a_page_with_curves(report: Path, window: Window) -> None:
-    pixels = matplotlib.image.imread(window.screenshot(report, 3000))
-    assert pixels.shape[:2] == (3000, window.width)
+    pixels = matplotlib.image.imread(window.screenshot(report, 4000))
+    assert pixels.shape[:2] == (4000, window.width)
     ground = pixels[5, 5, :3]
     assert (ground.mean() < 0.3) == window.is_dark
     # The blue of aligned, and the orange of naive.

@@ -1,4 +1,4 @@
-"""Whose networks a run sends to whom, as far as its settings decide that: told before it is started."""
+"""Whose networks a run sends to whom, as far as its settings decide that: told before a run, and in its report."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,9 +52,15 @@ SENT = (
 )
 
 
-def sent_networks(settings: Settings, size_bytes: int) -> Iterator[str]:
-    """A line for each setting by which sites are sent each other's networks, of ``size_bytes`` each."""
+def sent_lines(settings: Settings) -> Iterator[str]:
+    """A line for each setting by which sites are sent each other's networks."""
     got = settings.model_dump(by_alias=True)
     for each in SENT:
         if each.used(settings):
-            yield f"{each.key} = {as_written(got[each.key])}: {each.words} (one is {size_bytes / MEGABYTE:.3g} MB)"
+            yield f"{each.key} = {as_written(got[each.key])}: {each.words}"
+
+
+def sent_networks(settings: Settings, size_bytes: int) -> Iterator[str]:
+    """The same before a run, with the ``size_bytes`` of each network."""
+    for line in sent_lines(settings):
+        yield f"{line} (one is {size_bytes / MEGABYTE:.3g} MB)"

@@ -1,0 +1,75 @@
+"""What a run moves to and from each site in a round, at most: told before anybody trains."""
+
+from collections.abc import Mapping
+
+from cli.output import people, print_table
+from server.planned import Load, Traffic, total
+from strategies.layer_sums import MEGABYTE
+
+# Megabytes below which it does not matter how few they are, and from which on none is shown in part.
+LEAST, WHOLE = 0.001, 100
+# What each part is, for people, with the setting that asks for it.
+WORDS = {
+    "training": "networks, sent out and trained",
+    "lines": "lines (probe-points)",
+    "guard": "means compared (guard)",
+    "layers": "layers (merge)",
+    "search": "best mixture (mix)",
+    "statistics": "statistics of the merge",
+    "repair": "moments of units (repair)",
+    "head": "last layer (head)",
+    "evaluation": "the merge, judged",
+    "baselines": "baselines",
+    "alone": "each site alone (probe-points)",
+    "variants": "variants",
+}
+
+
+def as_document(moved: Traffic) -> dict[str, object]:
+    """The same for scripts, in bytes."""
+    rounds = {"first_round": moved.first, "later_round": moved.later}
+    return {
+        "n_sites": moved.n_sites,
+        **{name: {**_told(total(parts)), "parts": _each(parts)} for name, parts in rounds.items()},
+        "further_site": dict(zip(rounds, map(_told, moved.further_site), strict=True)),
+    }
+
+
+def show_traffic(moved: Traffic) -> None:
+    """A table for people, in megabytes, and what there is more with more sites."""
+    names = [name for name in WORDS if name in moved.first or name in moved.later]
+    rows = [(WORDS[name], *_cells(moved.first.get(name)), *_cells(moved.later.get(name))) for name in names]
+    first, later = total(moved.first), total(moved.later)
+    rows.append(("in all", *_cells(first), *_cells(later)))
+    columns = ("MB at most, for", "first, to", "from", "later, to", "from")
+    title = (
+        f"to and from each of {moved.n_sites} sites (min-sites), in the first round that merges and in each later one"
+    )
+    print_table(title, columns, rows)
+    more = [f"{_megabytes(load.to_site)} MB to and {_megabytes(load.from_site)} from" for load in moved.further_site]
+    lines = (
+        f"each further site adds for each: {more[0]}; later {more[1]}",
+        f"each site is asked at most {first.questions} times, later {later.questions}",
+        "less where alignment moves nothing or a step ends early; what Flower adds to carry it is not counted",
+    )
+    for line in lines:
+        people.print(line, highlight=False, soft_wrap=True)
+
+
+def _each(parts: Mapping[str, Load]) -> dict[str, object]:
+    return {name: _told(load) for name, load in parts.items()}
+
+
+def _told(load: Load) -> dict[str, int]:
+    return {"to_site_bytes": load.to_site, "from_site_bytes": load.from_site, "questions": load.questions}
+
+
+def _cells(load: Load | None) -> tuple[str, str]:
+    return ("", "") if load is None else (_megabytes(load.to_site), _megabytes(load.from_site))
+
+
+def _megabytes(size: int) -> str:
+    amount = size / MEGABYTE
+    if 0 < amount < LEAST:
+        return f"<{LEAST}"
+    return f"{amount:,.0f}" if amount >= WHOLE else f"{amount:.3g}"
