@@ -27,9 +27,14 @@ def scales_features(model: nn.Module, head: str, inputs: Tensor) -> bool:
     By trial, of two forward passes: then no normalisation behind the last hidden layer gives them their size back,
     wherever else there is one. What counts of features is how far they lie apart among ``inputs``, two samples or more:
     what all have in common a bias may give. BatchNorm that keeps statistics takes those of the batch, since they are
-    renewed when weights change. Features that vanish with the weights have lost their size.
+    renewed when weights change. Features that vanish with the weights have lost their size. False of a network that
+    refuses such weights.
     """
-    small, large = (_spread(network, head, inputs) for network in _scaled(model, head))
+    try:
+        small, large = (_spread(network, head, inputs) for network in _scaled(model, head))
+    except Exception:
+        # A network may take no weights but of a kind: then nothing is told.
+        return False
     return not 0 < large <= GROWTH * small
 
 

@@ -73,6 +73,25 @@ def test_shipped_networks_with_normalisation_keep_features_at_their_size(
     assert scales(build(architecture, seed), *example_inputs(architecture)) == told
 
 
+class Orthogonal(nn.Module):
+    """A layer that takes no weights but orthogonal ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.allclose(self.weight @ self.weight.T, torch.eye(64)):
+            raise ValueError("weights are not orthogonal")
+        return x @ self.weight
+
+
+def test_of_a_network_that_refuses_other_weights_nothing_is_told() -> None:
+    settings = parse_settings({"model": "mlp", "head": "ridge", "rounds": 3})
+    model = nn.Sequential(nn.Flatten(), Orthogonal(), nn.ReLU(), nn.Linear(64, 10))
+    assert network_remarks(model, settings) == []
+
+
 def test_a_network_is_left_as_it_was() -> None:
     model = normalised(1, nn.BatchNorm1d).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
