@@ -17,9 +17,9 @@ class Bars:
         self._bars = bars
 
     @contextmanager
-    def stretch(self, title: str, steps: int | None = None) -> Generator[Advance]:
-        """A bar, of unknown length without ``steps``, and what to call after each step."""
-        task = self._bars.add_task(title, total=steps)
+    def stretch(self, title: str, steps: int | None = None, done: int = 0) -> Generator[Advance]:
+        """A bar, of unknown length without ``steps``, of which some are ``done``; and what to call after each more."""
+        task = self._bars.add_task(title, total=steps, completed=done)
         try:
             yield lambda: self._bars.advance(task)
         finally:

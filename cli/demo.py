@@ -3,8 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +15,14 @@ from cli.beforehand import check_data, check_files, from_here
 from cli.errors import OptionError
 from cli.flower import FlowerError, SuperLink
 from cli.interrupts import Interrupted, tell_interrupted, terminable
-from cli.output import Format, Output, people, print_json, print_table, progress, warn
+from cli.output import Format, Output, people, print_json, print_table, warn
 from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
+from cli.steps import following, steps
 from cli.superlink import local_superlink, short_folder
 from client.site import simulated_name
 from client.sources import describe_samples, read_samples
-from server.live import ENDS, STARTING
+from server.live import STARTING
 from server.records import Score
 from server.report import write_report
 from server.resume import check_goes_on
@@ -216,10 +216,10 @@ def _play(plan: Demo, config: Mapping[str, object]) -> None:
     """Plays the run on a SuperLink of its own, whose log is kept beside the results."""
     home = short_folder()
     try:
-        with _shown("starting Flower") as show_phase, local_superlink(home, plan.port) as link:
+        with steps("starting Flower") as shown, local_superlink(home, plan.port) as link:
             run_id = link.submit(config, plan.n_sites)
             try:
-                _wait(link, run_id, plan.store, show_phase)
+                _wait(link, run_id, plan.store, following(plan.store, plan.settings, shown))
             finally:
                 _keep_log(link, run_id, plan.store)
     finally:
@@ -235,39 +235,16 @@ def _keep_log(link: SuperLink, run_id: str, store: RunStore) -> None:
         warn(f"the run's log is not kept: {error}")
 
 
-@contextmanager
-def _shown(first: str) -> Generator[Callable[[str], None]]:
-    """Shows the latest of what it is called with: on a terminal in one place, elsewhere a line whenever it changes."""
-    if progress.is_terminal:
-        with progress.status(first) as status:
-            yield status.update
-        return
-    said = ""
-
-    def show_line(text: str) -> None:
-        nonlocal said
-        if text != said:
-            progress.print(text, highlight=False)
-        said = text
-
-    show_line(first)
-    yield show_line
-
-
 def _pooled(plan: Demo) -> Score:
-    with _shown("training on the pooled data"):
+    with steps("training on the pooled data"):
         return train_pooled(plan.settings, plan.n_sites)
 
 
-def _wait(link: SuperLink, run_id: str, store: RunStore, show_phase: Callable[[str], None]) -> None:
-    """Returns when the run has completed, and shows until then what it does."""
-
-    def over() -> bool:
-        now = store.told() or {"round": 0, "phase": STARTING}
-        show_phase(f"round {now['round']}: {now['phase']}")
-        return now["phase"] in ENDS
-
-    said = link.wait(run_id, ASKS_SECONDS, over)
+def _wait(link: SuperLink, run_id: str, store: RunStore, look: Callable[[], bool]) -> None:
+    """Returns when the run has completed; ``look`` shows until then what it does, and says whether it has ended."""
+    said = link.wait(run_id, ASKS_SECONDS, look)
+    # Of the last round too.
+    look()
     if said != "finished:completed":
         error = FlowerError(f"the run ended as {said}: {_reason(link, run_id, store)}")
         error.exit_code = int(str(store.told().get("exit-code") or error.exit_code))

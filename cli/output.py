@@ -66,6 +66,12 @@ def print_json(document: object) -> None:
         warn(f"{lost[0]}{others}: null in the answer, since JSON has no such numbers")
 
 
+def as_clock(seconds: float) -> str:
+    """Minutes and seconds, or hours and minutes."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def _finite(value: object, place: str, lost: list[str]) -> object:
     """``value`` with None for what is not finite, whose places are added to ``lost``."""
     if isinstance(value, Mapping):

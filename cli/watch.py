@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.flower import FlowerError
-from cli.output import Format, Output, people, print_json
+from cli.output import Format, Output, as_clock, people, print_json
 from server.errors import StoreError
 from server.follow import Folder
 from server.snapshot import WAITING, SiteNow, Snapshot, snapshot
@@ -30,7 +30,7 @@ def watch(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
     output: Output = Format.TABLE,
 ) -> None:
-    """Show what a run is doing, until it ends: phase, sites, barrier, time left. As JSON, show it once and end."""
+    """Show what a run is doing, until it ends: phase, deadline, sites, barrier. As JSON, show it once and end."""
     folder = Folder.at(find(run, runs))
     if output is Format.JSON:
         print_json(look(folder).model_dump())
@@ -84,10 +84,10 @@ def look(folder: Folder) -> Snapshot:
 def shown(now: Snapshot) -> Group:
     """What stands in the terminal: no line wraps at 80 columns while names are short."""
     head = Text.assemble((now.run, "bold"), f"  round {now.round} of {now.rounds}  ", (now.phase, "bold cyan"))
-    head.append(f"  {_clock(now.seconds_in_phase)}")
+    head.append(f"  {as_clock(now.seconds_in_phase)}")
     if now.seconds_left is not None:
         replied = f"{now.replied} of {now.asked} replied, " if now.asked else ""
-        head.append(f"  {replied}{_clock(now.seconds_left)} left", "yellow")
+        head.append(f"  {replied}deadline in {as_clock(now.seconds_left)}", "yellow")
     if now.state == "dead":
         head.append("  played by no process", "red")
     return Group(head, _sites(now), *_merge(now))
@@ -130,8 +130,3 @@ def _merge(now: Snapshot) -> list[Text]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -117,8 +117,8 @@ def test_a_run_that_fails_fails_the_command_with_the_reason(tmp_path: Path) -> N
     assert "0 sites joined" in err
     assert "the data is gone" in err
     # On no terminal each phase is a line.
-    assert "starting Flower\n" in err
-    assert "round 1: join\n" in err
+    assert " 0:00  starting Flower\n" in err
+    assert "round 1 of 3: join, phase 1 of 11\n" in err
 
 
 def vanishing_data() -> tuple[list[list[list[list[float]]]], list[int]]:

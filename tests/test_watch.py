@@ -4,10 +4,13 @@ import json
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from cli.watch import shown
 from server.follow import Folder, Run
 from server.snapshot import snapshot
 from tests.commands import run as command
@@ -51,6 +54,16 @@ def test_past_the_deadline_nothing_is_left(tmp_path: Path) -> None:
     run = read(write_run(tmp_path / "run", [], TRAINING))
     assert snapshot(run, 1_700_009_999.0).seconds_left == 0
     assert snapshot(run, 1_700_009_999.0).barrier is None
+
+
+def test_what_is_left_until_the_deadline_is_not_called_the_time_left_of_the_run(tmp_path: Path) -> None:
+    now = snapshot(read(write_run(tmp_path / "run", [COMPLETE, VOID], TRAINING, rounds=5)), 1_700_003_870.0)
+    seen = Console(file=StringIO(), width=80)
+    seen.print(shown(now))
+    assert isinstance(seen.file, StringIO)
+    head = seen.file.getvalue().splitlines()[0]
+    assert "2 of 3 replied, deadline in 0:30" in head
+    assert "left" not in head
 
 
 def test_as_json_it_is_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
