@@ -23,7 +23,7 @@ from cli.networks import TRACE_ALL, Description, Network, NetworkFile, State, ch
 from cli.options import Layers, Method
 from cli.output import warn
 from cli.paths import OutputError, cards_of, labels
-from cli.same import same_networks
+from cli.same import merged_same
 from server.records import BarrierRecord, MatchingRecord
 from server.remarks import unread_remarks
 from strategies.files import sha256_of
@@ -148,7 +148,7 @@ def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merge
         held_out=_data(measured_on) if measured_on is not None else None,
         naive=naive,
         merged=judge.scores([merged])[0] if judge is not None else None,
-        notes=list(same_networks(labels(plan.inputs), aligned.states)),
+        notes=merged_same(labels(plan.inputs), aligned.states),
         versions=versions(),
     )
 

@@ -14,29 +14,36 @@ from strategies.tensor_files import read_tensors
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"})
 # torch.save writes a zip archive; before version 1.6, and other tools, a bare pickle of protocol 2 to 5.
 PICKLE_BEGINNINGS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-# Opened by the line itself, since torch.load goes by the name. Training scripts keep the weights under one of these
-# keys, beside the optimiser's state.
-CONVERSION = (
-    "import os, re, sys, torch; from safetensors.torch import save_file; "
-    "d = torch.load(open(sys.argv[1], 'rb'), map_location='cpu', weights_only=True); "
-    "d = next((d[k] for k in ('state_dict', 'model_state_dict', 'model', 'net') if isinstance(d.get(k), dict)), d); "
-    "d = {k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}; "
-    # DataParallel and torch.compile put a prefix before every name.
-    "p = re.match(r'((module|_orig_mod)[.])*', os.path.commonprefix(list(d))).end(); "
-    "save_file({k[p:]: v for k, v in d.items()}, sys.argv[2])"
-)
+# What a user pastes: short lines, and no single quote, which a shell would need three more for.
+# Opened by itself, since torch.load goes by the name. Training scripts keep the weights under one of these keys, beside
+# the optimiser's state; DataParallel and torch.compile put a prefix before every name.
+CONVERSION = """
+import os, re, sys, torch
+from safetensors.torch import save_file
+d = torch.load(open(sys.argv[1], "rb"), map_location="cpu", weights_only=True)
+keys = "state_dict", "model_state_dict", "model", "net"
+d = next((d[k] for k in keys if isinstance(d.get(k), dict)), d)
+d = {k: v.contiguous().clone() for k, v in d.items() if torch.is_tensor(v)}
+p = re.match(r"((module|_orig_mod)[.])*", os.path.commonprefix(list(d))).end()
+save_file({k[p:]: v for k, v in d.items()}, sys.argv[2])
+"""
 # For a safetensors file in which some prefix, such as that of a training framework, stands before every name.
-UNWRAPPING = (
-    "import sys; from safetensors.torch import load_file, save_file; d = load_file(sys.argv[1]); "
-    "save_file({k.removeprefix(sys.argv[3]): v for k, v in d.items()}, sys.argv[2])"
-)
+UNWRAPPING = """
+import sys
+from safetensors.torch import load_file, save_file
+d = load_file(sys.argv[1])
+save_file({k.removeprefix(sys.argv[3]): v for k, v in d.items()}, sys.argv[2])
+"""
 # As Hugging Face's libraries name the list of the files over which they spread a large network.
 INDEX = ".safetensors.index.json"
-JOINING = (
-    "import json, os, sys; from safetensors.torch import load_file, save_file; "
-    "files = sorted(set(json.load(open(sys.argv[1]))['weight_map'].values())); folder = os.path.dirname(sys.argv[1]); "
-    "save_file({k: v for f in files for k, v in load_file(os.path.join(folder, f)).items()}, sys.argv[2])"
-)
+JOINING = """
+import json, os, sys
+from safetensors.torch import load_file, save_file
+files = sorted(set(json.load(open(sys.argv[1]))["weight_map"].values()))
+folder = os.path.dirname(sys.argv[1])
+parts = [load_file(os.path.join(folder, f)) for f in files]
+save_file({k: v for part in parts for k, v in part.items()}, sys.argv[2])
+"""
 
 
 class CheckpointError(OperatorError):
@@ -78,16 +85,17 @@ def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         beginning = file.read(9)
     if beginning.startswith(PICKLE_BEGINNINGS) and not beginning.endswith(b"{"):
-        raise CheckpointError(f"{path}: a pickle, which can run any code when it is loaded. {_advice(path)}")
+        raise CheckpointError(f"{path}: a pickle, which can run any code when it is loaded.\n{_advice(path)}")
     if path.suffix.lower() in PICKLE_SUFFIXES:
         if beginning.endswith(b"{"):
-            raise CheckpointError(f"{path}: named like a pickle; if it is safetensors, rename it: {_renaming(path)}")
-        raise CheckpointError(f"{path}: named like a pickle, which can run any code. {_advice(path)}")
+            raise CheckpointError(f"{path}: named like a pickle.\nIf it is safetensors, rename it: {_renaming(path)}")
+        raise CheckpointError(f"{path}: named like a pickle, which can run any code.\n{_advice(path)}")
 
 
 def _advice(path: Path) -> str:
-    converted = _python(CONVERSION, path, _output_for(path))
-    return f"Convert it where you trust its maker, then use the result:\n{converted}"
+    result = _output_for(path)
+    converted = _python(CONVERSION, path, result)
+    return f"If you trust its maker, convert it:\n{converted}\nThen use {shlex.quote(str(result))} in its place."
 
 
 def _python(code: str, *arguments: Path | str) -> str:

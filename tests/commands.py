@@ -1,5 +1,6 @@
 """Running `fedrebasin` inside the test's process, on small networks in files."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -45,6 +46,12 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> Ran:
     return Ran(int(ended.value.code or 0), told.out, told.err)
 
 
+def advised(message: str) -> str:
+    """The one command of Python's that a message advises, which may be of several lines."""
+    (command,) = re.findall(r"^python -c '[^']*'.*", message, re.MULTILINE)
+    return command
+
+
 def apart(advice: str) -> None:
     """Does what an error advises, ``python -c code arguments…``, as a process of its own."""
     subprocess.run([sys.executable, *shlex.split(advice)[1:]], check=True, timeout=120)
@@ -55,7 +62,7 @@ def here(advice: str) -> None:
     python, option, code, *arguments = shlex.split(advice)
     assert (python, option) == ("python", "-c")
     with patch("sys.argv", ["-c", *arguments]), warnings.catch_warnings():
-        # A command of one line leaves it to its end to close its files.
+        # Such a command leaves it to its end to close its files.
         warnings.simplefilter("ignore", ResourceWarning)
         exec(code, {"__name__": "__main__"})
 

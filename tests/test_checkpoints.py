@@ -12,7 +12,7 @@ from torch import Tensor
 
 from strategies.checkpoints import CheckpointError, read_checkpoint
 from strategies.tensor_files import read_tensors, write_tensors
-from tests.commands import apart, here
+from tests.commands import advised, apart, here
 
 
 class Harmful:
@@ -83,6 +83,16 @@ def test_the_advice_leaves_a_pickle_under_a_safe_name_where_it_is(tmp_path: Path
     assert (tmp_path / "x.safetensors").read_bytes() == before
 
 
+def test_the_advice_has_short_lines_and_its_command_no_quote_that_a_shell_would_break(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError) as refusal:
+        read_checkpoint(tmp_path / "x.pt")
+    lines = str(refusal.value).replace(f"{tmp_path}/", "").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "Then use x.safetensors in its place."
+    assert "'\"'" not in str(refusal.value)
+
+
 def test_the_advice_names_no_file_that_is_there(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(3)}, tmp_path / "x.pt")
     write_tensors(tmp_path / "y.bin", {"a": torch.ones(1)})
@@ -96,7 +106,7 @@ def test_the_advice_names_no_file_that_is_there(tmp_path: Path) -> None:
 def convert_as_advised(path: Path, output: Path, by: Callable[[str], None] = here) -> dict[str, Tensor]:
     with pytest.raises(CheckpointError) as refusal:
         read_checkpoint(path)
-    by(str(refusal.value).splitlines()[-1])
+    by(advised(str(refusal.value)))
     return read_tensors(output)
 
 
@@ -110,7 +120,7 @@ def test_a_network_that_is_spread_over_files_is_joined_by_the_advice(tmp_path: P
     )
     with pytest.raises(CheckpointError, match="a list of files that hold the network together") as error:
         read_checkpoint(index)
-    apart(str(error.value).splitlines()[-1])
+    apart(advised(str(error.value)))
     joined = read_checkpoint(tmp_path / "model.safetensors")
     assert joined.keys() == state.keys()
     assert all(torch.equal(joined[name], tensor) for name, tensor in state.items())

@@ -17,6 +17,7 @@ from alignment import match_weights, permute, recalibrate
 from alignment.interpolate import weighted_mean
 from alignment.tracing import derive_spec
 from cli.errors import OptionError
+from cli.same import NOTHING_MERGED
 from strategies.tensor_files import read_tensors
 from tests.commands import (
     DATA,
@@ -26,6 +27,7 @@ from tests.commands import (
     InstanceNormed,
     Tagger,
     TwoHeads,
+    advised,
     apart,
     here,
     perceptron,
@@ -87,8 +89,12 @@ def test_the_same_network_twice_is_merged_and_told(
     assert ran.code == 0, ran.err
     note = f"{words}. Was another file meant?"
     assert f"warning: {note}" in ran.err.splitlines()
+    assert f"warning: {NOTHING_MERGED}" in ran.err.splitlines()
+    assert json.loads(ran.out)["notes"] == [note, NOTHING_MERGED]
+    assert {note, NOTHING_MERGED} <= set((tmp_path / "out.md").read_text().splitlines())
+    # With another one there is something to merge.
+    ran = run(capsys, "merge", *inputs, pair[1], MLP, "-o", tmp_path / "more.safetensors", "--format", "json")
     assert json.loads(ran.out)["notes"] == [note]
-    assert note in (tmp_path / "out.md").read_text().splitlines()
     measured = run(capsys, "barrier", *inputs, MLP, DATA, "--points", "3", "--format", "json")
     assert measured.code == 0, measured.err
     assert json.loads(measured.out)["notes"] == [note]
@@ -498,7 +504,7 @@ def test_the_advice_unwraps_a_file_of_wrapped_names(
     write_state(pair[1], {f"{prefix}{name}": tensor for name, tensor in read_tensors(pair[1]).items()})
     output = tmp_path / "out.safetensors"
     ran = run(capsys, "merge", *pair, MLP, "-o", output)
-    by(ran.err.splitlines()[-1])
+    by(advised(ran.err))
     assert run(capsys, "merge", pair[0], tmp_path / "b.converted.safetensors", MLP, "-o", output).code == 0
 
 
