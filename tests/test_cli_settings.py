@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.settings import checked_settings
 from cli.traffic import WORDS
 from models import Architecture
 from server.planned import PARTS_OF_A_ROUND
@@ -115,6 +116,14 @@ def test_how_much_sites_would_send_is_told(
 ) -> None:
     done = run_settings(tmp_path, capsys, f"model = 'mlp'\nwidth = 64\n{line}\n")
     assert (told in done.err) if told else "each site sends" not in done.err
+
+
+def test_of_simulated_sites_it_is_not_told_what_they_send(capsys: pytest.CaptureFixture[str]) -> None:
+    config = {"model": "mlp", "width": 64, "head": "ridge", "rounds": 1, "merge": "sequential"}
+    checked_settings({**config, "gram-limit-megabytes": 0.03}, simulated=True)
+    said = capsys.readouterr().err
+    assert "sends" not in said
+    assert "3 of 4 layers are merged by their mean" in said
 
 
 def test_layers_that_there_is_no_room_for_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
