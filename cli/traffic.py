@@ -14,7 +14,7 @@ WORDS = {
     "lines": "lines (probe-points)",
     "guard": "means compared (guard)",
     "layers": "layers (merge)",
-    "search": "best mixture (mix)",
+    "search": "network of least loss (mix)",
     "statistics": "statistics of the merge",
     "repair": "moments of units (repair)",
     "head": "last layer (head)",

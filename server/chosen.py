@@ -34,7 +34,7 @@ def chosen(rounds: Sequence[RoundRecord], settings: Settings | None) -> Chosen:
     lines = "1 line" if n_lines == 1 else f"each of {n_lines} lines"
     clauses = {
         "the guard kept or undid each alignment": any(map(_is_guarded, merged)),
-        f"the search chose the mixture, one point on {lines}{instead}": n_lines > 0,
+        f"mix chose the network, one point on {lines}{instead}": n_lines > 0,
         "the last layer by logistic regression was held against that by ridge regression": compared,
         "the factor of the last layer's outputs was set, which changes losses and no answer": solved,
     }

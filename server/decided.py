@@ -46,12 +46,12 @@ def _search(steps: list[MixStep]) -> Iterator[Decided]:
     lines = [step for step in steps if not step.as_it_is]
     for step in lines:
         if step.lam > 0:
-            name = f"search: {step.stage or 'all layers'}, towards {step.towards}"
+            name = f"mix: {step.stage or 'all layers'}, towards {step.towards}"
             yield Decided(name, f"λ = {step.lam:.3g}", step.before, step.loss)
     if stayed := sum(step.lam == 0 for step in lines):
-        yield Decided("search", f"nothing taken on {stayed} of {len(lines)} lines")
+        yield Decided("mix", f"nothing taken on {stayed} of {len(lines)} lines")
     for step in steps[len(lines) :]:
-        yield Decided("search", f"taken instead: the network of {step.towards} as it is", step.before, step.loss)
+        yield Decided("mix", f"taken instead: the network of {step.towards} as it is", step.before, step.loss)
 
 
 def _head(head: HeadRecord | None) -> Iterator[Decided]:

@@ -32,7 +32,7 @@ def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stop
     if settings.head == "counts":
         with watch.phase("head"):
             state = average_by_counts(model, state, merged.aligned, merged.replies, settings.classes)
-    if settings.mix == "search":
+    if settings.mix != "mean":
         with watch.phase("search"):
             state = search.run(merged, state)
     with watch.phase("recalibrate"):

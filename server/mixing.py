@@ -1,4 +1,4 @@
-"""The best network on the lines between the sites' networks, which need not lie in their middle.
+"""The best of the sites' networks and of what was made of them, or on the lines between them.
 
 Along each line the sites' pooled held-out losses are known, and both ends are among its points. So the network that is
 chosen line by line is, by these losses, at worst the best of its ends: of the sites' own networks, their statistics
@@ -43,8 +43,9 @@ class Search:
     def run(self, merged: MergedRound, mean: State) -> State:
         """The best network found, with the statistics of its place; ``mean`` when no line was measured.
 
-        First from the reference towards each site's network in turn, and towards the mean of all; then, group of layers
-        by group, towards each site's network again. It ends where a site of the merge does not answer.
+        First from the reference towards each site's network in turn, and towards the mean of all. With `mix = best`,
+        that is all, and lines are their ends; else then, group of layers by group, towards each site's network again.
+        It ends where a site of the merge does not answer.
         """
         current: State = merged.network
         others = {site: state for site, state in merged.aligned.items() if site != merged.reference}
@@ -53,6 +54,8 @@ class Search:
             current = self._towards(name, "", current, end)
         if not self.steps:
             return mean
+        if self.sites.settings.mix == "best":
+            return current
         # Whatever is mixed of these is solved anew at each point.
         solves = self.sites.settings.solves_head
         solved = [key_of(head_name(self.model), part) for part in PARTS] if solves else []
@@ -81,7 +84,7 @@ class Search:
     def _towards(self, name: str, stage: str, current: State, end: State) -> State:
         if self.ended:
             return current
-        points = self.sites.settings.mix_points
+        points = self.sites.settings.mixture_points
         lambdas = [number / (points - 1) for number in range(points)]
         solve = self.sites.settings.solves_head
         line = measure_line(self.sites, self.model, (current, end), lambdas, solve)
@@ -92,7 +95,7 @@ class Search:
         step = _step(name, stage, line)
         self.steps.append(step)
         where = f"{stage or 'all layers'}, towards {name}"
-        logger.info("search: %s: λ = %.3g, loss %.4f, at λ = 0 %.4f", where, step.lam, step.loss, step.before)
+        logger.info("mix: %s: λ = %.3g, loss %.4f, at λ = 0 %.4f", where, step.lam, step.loss, step.before)
         return line.state(line.best)
 
     def _all_told(self, otherwise: str) -> bool:

@@ -200,11 +200,11 @@ def layers(plan: Planned) -> Load:
 
 def searched(plan: Planned) -> Load:
     """`mixing.Search`: lines to all networks and the mean, then stage by stage; last, each network alone."""
-    solve = plan.settings.solves_head
-    solved = {key_of(head_name(plan.model), part) for part in PARTS} if solve else set[str]()
-    n_stages = sum(not solved.issuperset(keys) for _, keys in stages(plan.model))
+    s = plan.settings
+    solved = {key_of(head_name(plan.model), part) for part in PARTS} if s.solves_head else set[str]()
+    n_stages = sum(not solved.issuperset(keys) for _, keys in stages(plan.model)) if s.mix == "search" else 0
     n_lines = plan.n_led + 1 + n_stages * plan.n_sites
-    return plan.line(plan.settings.mix_points, solve).times(n_lines) + alone(plan)
+    return plan.line(s.mixture_points, s.solves_head).times(n_lines) + alone(plan)
 
 
 def repaired(plan: Planned) -> Load:
@@ -252,13 +252,13 @@ PARTS_OF_A_ROUND: Mapping[str, tuple[Holds, Callable[[Planned], Load]]] = {
     "lines": (lambda s, first: s.probes, probed),
     "guard": (lambda s, first: s.guard and s.probes, guarded),
     "layers": (lambda s, first: s.merge != "mean", layers),
-    "search": (lambda s, first: s.mix == "search", searched),
+    "search": (lambda s, first: s.mix != "mean", searched),
     "statistics": (lambda s, first: True, lambda plan: plan.recalibrated(1)),
     "repair": (lambda s, first: s.repair, repaired),
     "head": (lambda s, first: s.solves_head, head),
     "evaluation": (lambda s, first: True, lambda plan: plan.evaluated(1, n_more=1)),
     "baselines": (lambda s, first: first and s.baselines, baselines),
-    "alone": (lambda s, first: first and s.probes and not s.baselines and s.mix != "search", alone),
+    "alone": (lambda s, first: first and s.probes and not s.baselines and s.mix == "mean", alone),
     "variants": (lambda s, first: first and s.variants, variants),
 }
 

@@ -151,7 +151,7 @@ class HeadRecord(Record, frozen=True):
 
 
 class MixStep(Record, frozen=True):
-    """A step of the search for the best mixture."""
+    """A step of the search for the network of least loss; with `mix = best` it looks at the ends of lines alone."""
 
     towards: str
     """Where the line leads: to the network of this site, or to the `mean`, which is what `merge` made of all."""
@@ -213,7 +213,7 @@ class RoundRecord(Record, frozen=True):
     guard: dict[str, GuardRecord] = Field(default_factory=dict[str, GuardRecord])
     """By site, what the guard decided about its alignment."""
     mix: list[MixStep] = Field(default_factory=list[MixStep])
-    """With `mix = search`, the steps of the search, in order."""
+    """With `mix` at `best` or `search`, the steps to the network of least loss, in order."""
     head: HeadRecord | None = None
     """With `head = logistic`, which last layer was kept."""
     notes: list[str] = Field(default_factory=list[str])

@@ -29,7 +29,7 @@ CALLED_FOR: Mapping[str, tuple[Callable[[Settings], bool], str]] = MappingProxyT
             "a reference that is a site's network, with align-at = 'site' or 'both'",
         ),
         ALIGN: (lambda settings: settings.aligns_at_sites, "align-at = 'site' or 'both'"),
-        PROBE: (lambda settings: settings.measures_lines, "probe-points or mix = 'search'"),
+        PROBE: (lambda settings: settings.measures_lines, "probe-points or mix other than 'mean'"),
         FEATURES: (
             lambda settings: settings.solves_head or settings.variants,
             "head = 'ridge' or 'logistic', or variants",

@@ -50,7 +50,7 @@ private = (
         "mix",
         lambda settings: settings.mix == "mean",
         "'mean'",
-        "a search sends each site's network to all others",
+        "each site's network would be sent to all others, which judge it",
     ),
     Rule(
         "merge",
@@ -123,7 +123,7 @@ robust = (
         "mix",
         lambda settings: settings.mix == "mean",
         "'mean'",
-        "a search mixes single sites' networks into the merge",
+        "single sites' networks could be the merge, or be mixed into it",
     ),
     Rule(
         "repair",
@@ -164,13 +164,13 @@ unled = (
         "sites are sent one network, which they train from and align to: 'initial' may name that file",
     ),
 )
-searched = (
+chosen = (
     Rule(
         "repair",
         lambda settings: not settings.repair,
         "false",
-        "REPAIR moves units towards the average over all sites of their means and deviations, and a search need not "
-        "take all sites alike: it may end in the network of one",
+        "REPAIR moves units towards the average over all sites of their means and deviations, and the network of least "
+        "loss need not take all sites alike: it may be that of one",
     ),
 )
 # By setting and value, what others must be.
@@ -182,7 +182,8 @@ RULES: dict[tuple[str, str], tuple[Rule, ...]] = {
     ("rule", "median"): robust,
     ("rule", "krum"): (*robust, elected),
     ("start", "shared"): unled,
-    ("mix", "search"): searched,
+    ("mix", "best"): chosen,
+    ("mix", "search"): chosen,
 }
 USUAL = {"mix": "mean", "privacy": "none", "rule": "mean", "start": "seed"}
 

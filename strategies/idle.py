@@ -55,7 +55,7 @@ NEEDS = (
     Needs(
         ("path-samples",),
         lambda s: s.measures_lines and (_may_have_batch_norm(s) or s.solves_head),
-        "probe-points or mix = 'search', and a network with BatchNorm or a solved last layer",
+        "probe-points or mix other than 'mean', and a network with BatchNorm or a solved last layer",
     ),
     Needs(("head-trips",), lambda s: s.head == "logistic", "head = 'logistic'"),
     Needs(

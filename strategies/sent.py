@@ -31,8 +31,8 @@ SENT = (
     ),
     Sent(
         "mix",
-        lambda s: s.mix == "search",
-        f"every site is sent every other site's network, {KNOWN}, and the mixtures on the way",
+        lambda s: s.mix != "mean",
+        f"every site is sent every other site's network, {KNOWN}, what was made of all, and what mixtures there are",
     ),
     Sent(
         "guard",

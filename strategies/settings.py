@@ -189,12 +189,12 @@ class Settings(BaseModel, frozen=True):
     all, some or none of the alignments, whichever has least loss: by held-out losses never worse than FedAvg's. It does
     not judge what `merge`, `head` and `repair` make of that. It needs `probe-points`, and networks as they were
     trained, which with `align-at = site` only `baselines` and `variants` ask for; else it has nothing to judge by."""
-    mix: Literal["mean", "search"] = "mean"
-    """Which mixture is the merged network: the `mean`, or the one of least loss on held-out samples that a `search`
-    finds. It goes along the lines between the sites' networks and to what `merge` made of them, then stage by stage
-    (the network's direct children). If a site's network as it is has less loss than the result, that is taken: by this
-    loss never worse than the best site. With `head` at `ridge` or `logistic`, the last layer is solved by ridge at each
-    point."""
+    mix: Literal["mean", "best", "search"] = "mean"
+    """Which network is the merged one: what `merge` made of all (`mean`), or what has least loss on held-out samples.
+    `best` compares that and each site's network. `search` also tries what lies between them: it goes along the lines
+    from network to network, then stage by stage (the network's direct children). Each is judged with its statistics
+    and, with `head` at `ridge` or `logistic`, its last layer (by ridge) from everybody's samples. If in the end a
+    site's network as it is has less loss, that is taken: by this loss never worse than the best site."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: AllOrSome = 0
@@ -291,7 +291,12 @@ class Settings(BaseModel, frozen=True):
     @property
     def measures_lines(self) -> bool:
         """Whether sites measure points of lines between networks."""
-        return self.probes or self.mix == "search"
+        return self.probes or self.mix != "mean"
+
+    @property
+    def mixture_points(self) -> int:
+        """Points on each line on which the merged network is looked for: where it is one of the networks, the ends."""
+        return 2 if self.mix == "best" else self.mix_points
 
     @property
     def sends_grams(self) -> bool:

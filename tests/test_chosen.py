@@ -52,7 +52,7 @@ def test_a_guard_that_saw_nothing_chose_nothing(decision: str) -> None:
 def test_a_search_chose_on_every_line_also_where_it_took_nothing() -> None:
     nothing = STEP.model_copy(update={"lam": 0.0})
     (clause,) = chosen([with_(mix=[STEP, nothing]), with_(mix=[STEP])], USUAL).clauses
-    assert clause == "the search chose the mixture, one point on each of 3 lines"
+    assert clause == "mix chose the network, one point on each of 3 lines"
     own = STEP.model_copy(update={"as_it_is": True})
     (clause,) = chosen([with_(mix=[STEP, own])], USUAL).clauses
     assert clause.endswith("one point on 1 line, and then a site's own network instead")

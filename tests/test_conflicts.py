@@ -20,7 +20,8 @@ PRIVATE: dict[str, object] = {"align-at": "site", "start": "shared", "probe-poin
         ({"reference": "site-eu"}, "got 'site-eu'"),
         ({"probe-points": 25}, "would be sent to all others, which measure the line to it. Set probe-points to 0"),
         ({"probe-points": 3}, "setting 'probe-points': expected 0"),
-        ({"mix": "search"}, "a search sends each site's network to all others"),
+        ({"mix": "best"}, "each site's network would be sent to all others, which judge it"),
+        ({"mix": "search"}, "each site's network would be sent to all others, which judge it"),
         ({"merge": "least-squares"}, "exact sums over its layers' inputs"),
         ({"head": "counts"}, "how many samples of each class they hold"),
         ({"head": "ridge"}, "exact sums over features"),
@@ -57,9 +58,10 @@ def test_sites_that_start_from_one_network_are_not_aligned_to_another(align_at: 
     parse_settings({**config, "align-at": "server"})
 
 
-def test_a_search_is_not_repaired() -> None:
-    with pytest.raises(SettingsError, match="setting 'repair': expected false with mix = 'search'"):
-        parse_settings({"mix": "search", "repair": True})
+@pytest.mark.parametrize("mix", ["best", "search"])
+def test_what_may_be_the_network_of_one_site_is_not_repaired(mix: str) -> None:
+    with pytest.raises(SettingsError, match=f"setting 'repair': expected false with mix = '{mix}'"):
+        parse_settings({"mix": mix, "repair": True})
 
 
 def test_all_settings_that_do_not_go_together_are_told_at_once() -> None:

@@ -57,10 +57,10 @@ def test_each_step_that_the_search_took_is_told_and_how_many_it_did_not() -> Non
         step("site-us", "conv1", 0.125, 0.6, 0.7),
     ]
     assert decided(with_(mix=steps)) == [
-        Decided("search: all layers, towards site-eu", "λ = 1", 1.0, 0.8),
-        Decided("search: all layers, towards mean", "λ = 0.5", 0.8, 0.7),
-        Decided("search: conv1, towards site-us", "λ = 0.125", 0.7, 0.6),
-        Decided("search", "nothing taken on 1 of 4 lines"),
+        Decided("mix: all layers, towards site-eu", "λ = 1", 1.0, 0.8),
+        Decided("mix: all layers, towards mean", "λ = 0.5", 0.8, 0.7),
+        Decided("mix: conv1, towards site-us", "λ = 0.125", 0.7, 0.6),
+        Decided("mix", "nothing taken on 1 of 4 lines"),
     ]
 
 
@@ -68,13 +68,13 @@ def test_each_step_that_the_search_took_is_told_and_how_many_it_did_not() -> Non
 def test_a_network_that_was_taken_in_place_of_the_mixture_is_told_as_such(before: float | None) -> None:
     own = step("site-eu", "", 1.0, 0.1, before).model_copy(update={"as_it_is": True})
     steps = [step("site-us", "fc", 0.25, 0.7, 0.9), own]
-    taken = Decided("search", "taken instead: the network of site-eu as it is", before, 0.1)
+    taken = Decided("mix", "taken instead: the network of site-eu as it is", before, 0.1)
     assert decided(with_(mix=steps))[1:] == [taken]
 
 
 def test_a_search_that_ended_early_is_told_by_its_lines() -> None:
     (row,) = decided(with_(mix=[step("mean", "", 1.0, 0.5, 0.9)]))
-    assert row == Decided("search: all layers, towards mean", "λ = 1", 0.9, 0.5)
+    assert row == Decided("mix: all layers, towards mean", "λ = 1", 0.9, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_page_has_a_table_for_each_round_in_which_something_was_decided(tmp_
     told = text.partition(HEADING)[2].partition("What went in")[0]
     assert re.findall(r"Round \d", told) == ["Round 1", "Round 3"]
     assert "guard: site-eu alignment kept 1.300 0.300" in told
-    assert "search: all layers, towards site-eu λ = 0.5 1.250 0.250" in told
+    assert "mix: all layers, towards site-eu λ = 0.5 1.250 0.250" in told
     assert "last layer: logistic regression, 8 trips ridge kept 0.400 0.500" in told
 
 

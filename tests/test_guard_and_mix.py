@@ -29,6 +29,8 @@ from tests.replies import ready, small_spec, small_state, train_reply
 
 RESNET = {"model": "resnet20", "depth": 8, "width": 8, "learning_rate": 0.1, "epochs": 5, "align_at": "site"}
 
+DISJOINT: dict[str, object] = {**RESNET, "split": "disjoint", "align_at": "both", "probe_points": 0}
+
 
 def one_round(store: RunStore) -> RoundRecord:
     (record,) = read_rounds(store)
@@ -280,6 +282,51 @@ def test_the_search_over_three_sites_is_no_worse_than_their_mean(tmp_path: Path)
         assert merged is not None
         losses[mix] = merged.loss
     assert losses["search"] <= losses["mean"]
+
+
+@pytest.mark.parametrize("n_sites", [2, 3])
+def test_the_best_of_the_networks_is_looked_for_at_the_ends_of_lines_alone(tmp_path: Path, n_sites: int) -> None:
+    points: set[int] = set()
+
+    def look_on(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == PROBE:
+            points.add(len(unpack_sums("", reply.content.metric_records[METRICS])))
+        return reply
+
+    settings = quick_settings(tmp_path, mix="best", **{**DISJOINT, "epochs": 1})
+    record = one_round(play_in_process(settings, n_sites, look_on))
+    assert points == {2}
+    others = sorted(set(record.weights) - {record.reference})
+    assert [(step.towards, step.stage) for step in record.mix] == [(name, "") for name in (*others, "mean")]
+    assert {step.lam for step in record.mix} <= {0.0, 1.0}
+
+
+def test_the_best_is_what_the_merge_made_where_that_has_least_loss(tmp_path: Path) -> None:
+    stores = [
+        play_in_process(quick_settings(tmp_path / mix, mix=mix, merge="sequential", head="ridge", **DISJOINT))
+        for mix in ("mean", "best")
+    ]
+    last = one_round(stores[1]).mix[-1]
+    assert (last.towards, last.lam) == ("mean", 1.0)
+    mean, best = (store.network(1) for store in stores)
+    assert all(torch.allclose(mean[name], best[name], rtol=1e-4, atol=1e-5) for name in mean)
+
+
+def test_the_best_is_a_sites_network_with_everybodys_last_layer_where_that_has_least_loss(tmp_path: Path) -> None:
+    """Networks that are not aligned are no network in their mean, but each serves with a last layer for all."""
+    settings = quick_settings(tmp_path, mix="best", head="ridge", **{**DISJOINT, "align_at": "none", "depth": 8})
+    store = play_in_process(settings)
+    record = one_round(store)
+    assert [step.lam for step in record.mix][-1] == 0.0
+    taken = [step.towards for step in record.mix if step.lam == 1.0]
+    name = taken[-1] if taken else str(record.reference)
+    own = load_own(Site(name, store.directory / "sites" / name, "digits"))
+    assert own is not None
+    network = store.network(1)
+    same = {key for key, tensor in network.items() if torch.equal(tensor, own[key])}
+    assert {key for key in network if key.endswith("weight") and network[key].ndim > 1} - same == {"fc.weight"}
+    assert record.merged is not None
+    assert record.merged.loss < min(record.baselines[site].loss for site in record.weights)
 
 
 def test_each_line_of_the_search_has_so_many_points(tmp_path: Path) -> None:

@@ -32,11 +32,12 @@ PRIVATE: dict[str, object] = {"align-at": "site", "reference": "reference.safete
         ({"recalibrate-passes": 3, "norm": "layer"}, "it needs a network with BatchNorm"),
         (
             {"path-samples": 9, "probe-points": 0},
-            "it needs probe-points or mix = 'search', and a network with BatchNorm",
+            "it needs probe-points or mix other than 'mean', and a network with BatchNorm",
         ),
         ({"gram-limit-megabytes": 1.0}, "it needs merge other than 'mean'"),
         ({"gram-shrinkage": 0.5, "merge": "sequential"}, "it needs merge = 'least-squares'"),
         ({"mix-points": 5}, "it needs mix = 'search'"),
+        ({"mix-points": 5, "mix": "best"}, "it needs mix = 'search'"),
         ({"head-trips": 5, "head": "ridge"}, "it needs head = 'logistic'"),
         ({"malicious-sites": 2, "rule": "median"}, "it needs rule = 'trimmed-mean' or 'krum'"),
         ({"dp-epsilon": 0.9}, "it needs privacy = 'local-dp'"),

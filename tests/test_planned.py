@@ -34,6 +34,7 @@ def moved(record: dict[str, TrafficRecord]) -> tuple[int, int]:
         ({"align_at": "both", "guard": False}, 2, (0.94, 0.75)),
         ({"align_at": "none"}, 2, (0.94, 0.85)),
         ({"mix": "search", "probe_points": 0}, 2, (0.95, 0.9)),
+        ({"mix": "best", "head": "ridge", "norm": "batch", "probe_points": 0}, 3, (0.95, 0.94)),
         ({"mix": "search", "head": "ridge", "norm": "batch", "probe_points": 0}, 3, (0.97, 0.98)),
         ({"merge": "sequential", "head": "ridge", "norm": "batch", "probe_points": 0}, 2, (0.95, 0.95)),
         ({"merge": "least-squares", "head": "logistic", "probe_points": 0}, 2, (0.93, 0.95)),

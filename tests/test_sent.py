@@ -26,6 +26,7 @@ def told(config: dict[str, object]) -> list[str]:
         ({"probe-points": 0, "start": "shared", "reference": "largest"}, ["reference"]),
         ({"probe-points": 0, "align-at": "server"}, []),
         ({"probe-points": 0, "align-at": "none", "repair": True, "norm": "layer"}, ["repair"]),
+        ({"mix": "best", "probe-points": 0, "align-at": "server"}, ["mix"]),
         ({"mix": "search", "probe-points": 0, "align-at": "server"}, ["mix"]),
         ({"probe-points": 0, "align-at": "server", "rule": "krum", "min-sites": 5}, ["rule"]),
         ({"align-at": "server", "guard": True}, ["probe-points", "guard"]),

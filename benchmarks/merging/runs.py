@@ -62,6 +62,8 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
     # Between the sites' networks and what came of fitting the layers.
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
+    # That, or the network of the site that is best with its statistics and last layer by everybody's samples.
+    "sequential-best": SEQUENTIAL | {"head": "logistic", "mix": "best"},
     # Beside what the sites have: a seed that costs minutes, where `joint` measures many more networks.
     "ridge": PLAIN | {"baselines": True},
     # Of a ResNet with BatchNorm it corrects the last layer alone, which a solved head would then replace.

@@ -49,6 +49,7 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "joint, 3 passes + ridge": (("passes", None),),
     "search": (("search", None),),
     "sequential + search": (("sequential-search", None),),
+    "sequential + best": (("sequential-best", None),),
     "pooled training": (),
 }
 # What can be had without a merge, of which the most accurate counts, and of losses the least.
