@@ -70,6 +70,12 @@ class Card(Record, frozen=True):
     notes: list[str]
     versions: dict[str, str]
 
+    @property
+    def flatters(self) -> bool:
+        """Whether the samples that judge also matched, fitted or recalibrated: weights alone need none for a mean."""
+        used = self.method != "weights" or self.layers != "mean" or self.statistics == "recalibrated"
+        return self.data is not None and self.held_out is None and used
+
     def markdown(self) -> str:
         """The card as a page."""
         # The page is Markdown, not HTML: names stay as they are.
@@ -150,10 +156,14 @@ The objective is Σ ⟨W_reference, π(W)⟩ over all tensors that a permutation
 
 {% if card.held_out %}
 On {{ card.held_out.samples }} samples of `{{ card.held_out.name }}` (SHA-256 `{{ card.held_out.sha256 }}`);
-{% else %}
-On the same samples that the merge was made with, which flatters it:
-{% endif %}
 made with {{ card.data.samples }} samples of `{{ card.data.name }}` (SHA-256 `{{ card.data.sha256 }}`).
+{% elif card.flatters %}
+On the same samples that the merge was made with, which flatters it:
+{{ card.data.samples }} samples of `{{ card.data.name }}` (SHA-256 `{{ card.data.sha256 }}`).
+{% else %}
+On {{ card.data.samples }} samples of `{{ card.data.name }}` (SHA-256 `{{ card.data.sha256 }}`);
+the merge was made without any.
+{% endif %}
 Losses are cross-entropies in nats.
 
 | network | accuracy | loss | barrier naive | barrier aligned |

@@ -113,7 +113,7 @@ def show(card: Card, output: Path) -> None:
         )
         again = ", BatchNorm recalibrated at each λ" if card.statistics == "recalibrated" else ""
         people.print(f"({DEFINITION}{again})", style="dim", soft_wrap=True)
-    if card.data is not None and card.held_out is None:
+    if card.flatters:
         warn("measured on the samples that the merge was made with, which flatters it; --held-out takes others")
     people.print(f"card: {cards_of(output)[0]}", soft_wrap=True)
 

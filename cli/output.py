@@ -93,7 +93,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     table = Table()
     for number, column in enumerate(columns):
         is_number = number and column not in texts
-        table.add_column(escape(column), justify="right" if is_number else "left", no_wrap=not number)
+        # Folded: of a fingerprint or a path, what a narrow terminal would cut off is what someone compares.
+        justify = "right" if is_number else "left"
+        table.add_column(escape(column), justify=justify, no_wrap=not number, overflow="fold" if number else "ellipsis")
     for row in rows:
         table.add_row(*map(escape, row))
     people.print(table)

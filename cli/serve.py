@@ -12,7 +12,7 @@ from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
 from cli.flower import FlowerError, SuperLink
 from cli.interrupts import Interrupted, tell_interrupted, terminable, uninterrupted
-from cli.output import Format, Output, people, print_json, warn
+from cli.output import Format, Output, people, print_json, progress, warn
 from cli.settings import read_run_config, tell_idle
 from server.resume import FREE, FinishedError, check_goes_on
 from server.store import Record, RunStore
@@ -91,11 +91,20 @@ def play(link: SuperLink, settings: Settings, store: RunStore) -> None:
     try:
         with uninterrupted():
             submitted = Submitted(link, link.submit(settings.model_dump(by_alias=True), None), store, before)
+        tell_started(settings, store)
         status = link.wait(submitted.run_id)
     except KeyboardInterrupt:
         raise submitted.stop() if submitted is not None else Interrupted("interrupted; no run was started") from None
     if status != COMPLETED:
         raise submitted.early_end(status)
+
+
+def tell_started(settings: Settings, store: RunStore) -> None:
+    """Says on standard error what the run waits for and what shows it, since nothing else does until its end."""
+    sites = "1 site" if settings.min_sites == 1 else f"{settings.min_sites} sites"
+    waits = f"waits for {sites}, at most {settings.join_deadline_seconds:.0f} s"
+    shows = f"`fedrebasin watch {settings.run} --runs {store.directory.parent}`, where the runs lie, shows what it does"
+    progress.print(f"{settings.run}: started; {waits}. {shows}", highlight=False, soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)

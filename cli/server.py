@@ -102,6 +102,8 @@ def approve(
     with writing(folder, OWNER, EnrolmentError), server.keeping_settings():
         entry, told = server.approve(asked, where)
     _tell_kit(entry, where, told, output)
+    if not expected and output is not Format.JSON:
+        people.print("Compare its key with the site's operator, by telephone, if you have not yet.")
 
 
 @app.command(name="list")
@@ -207,5 +209,4 @@ def _tell_kit(entry: Entry, kit: Path, told: str, output: Format) -> None:
         print_json({"name": entry.name, "key": entry.key, "kit": str(kit), "fingerprint": told})
         return
     people.print(f"{entry.name}: let in with the key {entry.key}", soft_wrap=True)
-    people.print("Compare this with the site's operator, by telephone, if you have not yet.")
     people.print(f"At the site: fedrebasin site install {kit} --fingerprint {told}", soft_wrap=True)

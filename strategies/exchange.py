@@ -68,7 +68,7 @@ def receive(
     while waiting:
         # One at a time: a pull of several would hold them all in memory at once.
         for message_id in list(waiting):
-            for reply in _pull(grid, message_id):
+            for reply in _pull(grid, message_id, clock):
                 if message_id in waiting and reply.metadata.reply_to_message_id == message_id:
                     yield waiting.pop(message_id), reply
         if waiting and over():
@@ -77,14 +77,21 @@ def receive(
             clock.sleep(0.1)
 
 
-def _pull(grid: Grid, message_id: str) -> Iterable[Message]:
+def _pull(grid: Grid, message_id: str, clock: Clock) -> Iterable[Message]:
     """The reply to a message, if it is there; an error in its place where Flower cannot put it together.
 
     Flower believes each part of a reply to be what it says it is, and has taken the reply from the SuperLink by then:
-    there is nothing to ask for again.
+    there is nothing to ask for again. A SuperLink that could not answer (5xx: its database was locked) is asked
+    once more, a second later; Flower itself asks again only where nobody answers.
     """
     try:
         return grid.pull_messages([message_id])
+    except httpx.HTTPStatusError as error:
+        if not error.response.is_server_error:
+            raise
+        logger.warning("asked once more: %s", error)
+        clock.sleep(1.0)
+        return []
     except TRANSPORT:
         raise
     except Exception as error:
@@ -109,12 +116,13 @@ def _unreadable(message_id: str, kind: str) -> Message:
 
 
 def _push(grid: Grid, messages: Sequence[Message], ends: float, clock: Clock) -> list[str]:
-    """Sends, and returns the messages' numbers; until the deadline ``ends`` again, where the SuperLink broke off."""
+    """Sends, again until the deadline ``ends`` where the SuperLink broke off or failed; returns the numbers."""
     while True:
         try:
             numbers = grid.push_messages(messages)
-        except ObjectPushError as error:
-            if clock.now() >= ends:
+        except (ObjectPushError, httpx.HTTPStatusError) as error:
+            passing = isinstance(error, ObjectPushError) or error.response.is_server_error
+            if not passing or clock.now() >= ends:
                 raise
             logger.warning("sent once more: %s", error)
             clock.sleep(1.0)

@@ -292,9 +292,18 @@ def test_with_data_the_card_says_what_the_merge_is_worth(
 def test_without_held_out_samples_the_card_says_that_it_flatters(
     tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
 ) -> None:
-    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", DATA, "--points", "3")
+    options = ("--method", "activations", "--points", "3")
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", DATA, *options)
     assert "which flatters it" in ran.err
     assert "which flatters it" in (tmp_path / "out.md").read_text()
+
+
+def test_samples_that_a_merge_by_weights_did_not_use_flatter_nothing(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", DATA, "--points", "3")
+    assert "flatters" not in ran.err
+    assert "the merge was made without any" in (tmp_path / "out.md").read_text()
 
 
 def test_dtypes_come_back(tmp_path: Path, capsys: Capsys) -> None:

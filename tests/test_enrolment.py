@@ -868,3 +868,13 @@ def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest
     assert run(capsys, "site", "configure", "--systemd", tmp_path, "--user", ME, "--folder", site.path).code == 0
     unit = (tmp_path / "fedrebasin-supernode.service").read_text()
     assert f"ExecStart={Path(sys.executable).parent / 'fedrebasin'} site run" in unit
+
+
+def test_whoever_renews_a_kit_is_not_asked_to_compare_the_key_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = enrolled(tmp_path, capsys, "")
+    done = run(capsys, "server", "renew", "site-us", "--kit", tmp_path / "new.kit", "--folder", server)
+    assert done.code == 0
+    assert f"fedrebasin site install {tmp_path / 'new.kit'} --fingerprint SHA256:" in done.out
+    assert "Compare" not in done.out

@@ -12,7 +12,7 @@ import tomli_w
 
 from cli.flower import SuperLink
 from cli.interrupts import tell_interrupted, terminable, uninterrupted
-from cli.serve import Submitted
+from cli.serve import Submitted, tell_started
 from cli.superlink import free_port
 from server.live import failure
 from server.store import RunStore
@@ -80,6 +80,15 @@ def test_a_run_of_that_name_with_other_settings_is_told(tmp_path: Path, capsys: 
     done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 1})
     assert done.code == 13
     assert "holds a run with other settings: head was 'ridge' and is 'mean'" in done.err
+
+
+def test_whoever_starts_a_run_is_told_what_it_waits_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = parse_settings({"run": "autumn", "min-sites": 3, "join-deadline-seconds": 90.0})
+    tell_started(settings, RunStore(tmp_path / "autumn"))
+    told = capsys.readouterr()
+    assert "autumn: started; waits for 3 sites, at most 90 s." in told.err
+    assert f"`fedrebasin watch autumn --runs {tmp_path}`" in told.err
+    assert told.out == ""
 
 
 def submitted(store: RunStore) -> Submitted:

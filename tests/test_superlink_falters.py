@@ -1,0 +1,85 @@
+"""A SuperLink that answers 5xx for a while, as where its database is locked, ends no round."""
+
+from collections.abc import Callable, Iterable
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+
+from strategies.exchange import exchange
+from tests.inprocess import LocalGrid, Ticking, outside_flower
+
+
+class Faltering(LocalGrid):
+    """A SuperLink that answers ``status`` to the first so many ``pushes`` and ``pulls``."""
+
+    def __init__(self, status: int, pushes: int = 0, pulls: int = 0) -> None:
+        outside_flower()
+        self.status = status
+        self.pushes = pushes
+        self.pulls = pulls
+        self.sent: dict[str, Message] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """One node."""
+        return [7]
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Nameless."""
+        return [NodeInfo(node_id=7)]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Takes them, once it no longer fails."""
+        if self.pushes:
+            self.pushes -= 1
+            self._falter("push-messages")
+        numbers: list[str] = []
+        for message in messages:
+            number = f"message-{message.metadata.dst_node_id}"
+            message.metadata.__dict__["_message_id"] = number
+            self.sent[number] = message
+            numbers.append(number)
+        return numbers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """What each node answers, once it no longer fails."""
+        if self.pulls:
+            self.pulls -= 1
+            self._falter("pull-messages")
+        return [Message(RecordDict(), reply_to=self.sent[number]) for number in message_ids]
+
+    def _falter(self, path: str) -> None:
+        request = httpx.Request("POST", f"https://superlink:8000/v1/runtime/{path}")
+        httpx.Response(self.status, request=request).raise_for_status()
+
+
+def question() -> Message:
+    """To one node."""
+    return Message(RecordDict({"config": ConfigRecord({})}), 7, "query", ttl=100.0, group_id="1")
+
+
+@pytest.mark.parametrize("grid", [lambda: Faltering(500, pulls=3), lambda: Faltering(503, pushes=3)])
+def test_what_a_superlink_failed_to_answer_is_asked_again(grid: Callable[[], Faltering]) -> None:
+    ((node_id, reply),) = exchange(grid(), [question()], 60.0, Ticking().clock())
+    assert node_id == 7
+    assert reply is not None
+
+
+@pytest.mark.parametrize("grid", [lambda: Faltering(401, pulls=1), lambda: Faltering(401, pushes=1)])
+def test_what_a_superlink_refuses_is_not_asked_again(grid: Callable[[], Faltering]) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        list(exchange(grid(), [question()], 60.0, Ticking().clock()))
+
+
+def test_a_reply_that_a_superlink_never_hands_out_is_none_at_the_deadline() -> None:
+    ticking = Ticking()
+    assert list(exchange(Faltering(500, pulls=1000), [question()], 60.0, ticking.clock())) == [(7, None)]
+    assert ticking.time == pytest.approx(60.0, abs=2.0)
+
+
+def test_a_superlink_that_takes_no_message_until_the_deadline_ends_the_run() -> None:
+    ticking = Ticking()
+    with pytest.raises(httpx.HTTPStatusError, match="500"):
+        list(exchange(Faltering(500, pushes=1000), [question()], 60.0, ticking.clock()))
+    assert ticking.time == pytest.approx(60.0, abs=2.0)
