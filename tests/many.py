@@ -51,6 +51,7 @@ class Crowd(LocalGrid):
     """``n_sites`` sites. ``expected`` counts, by reason, the refusals that what was done should give."""
 
     n_sites: int
+    start: dict[str, Tensor]
     target: dict[str, Tensor]
     seed: int = 0
     expected: Counter[str] = field(default_factory=Counter[str])
@@ -59,6 +60,10 @@ class Crowd(LocalGrid):
 
     def __post_init__(self) -> None:
         outside_flower()
+
+    def after(self, n_rounds: int) -> dict[str, Tensor]:
+        """What so many rounds merge, but for the noise."""
+        return {name: torch.lerp(end, self.start[name], (1 - PULL) ** n_rounds) for name, end in self.target.items()}
 
     def get_node_ids(self) -> Iterable[int]:
         """One for each site."""
@@ -140,8 +145,8 @@ def play_crowd(directory: Path, n_sites: int, n_rounds: int, seed: int = 0) -> t
     settings = quick_settings(
         directory, start="shared", width=16, depth=1, rounds=n_rounds, probe_points=0, align_at="server", seed=seed
     )
-    target = build(Architecture(*settings.network), 7).state_dict()
-    crowd = Crowd(n_sites, {name: tensor.clone() for name, tensor in target.items()}, seed)
+    start, target = (build(Architecture(*settings.network), number).state_dict() for number in (seed, 7))
+    crowd = Crowd(n_sites, start, target, seed)
     store = RunStore(directory / settings.run)
     store.make()
     play(crowd, settings, store, Beginning())
