@@ -87,6 +87,7 @@ def _tables(rows: Rows) -> Iterator[list[str]]:
         merge, others = f"joint + sequential + {head}", (f"best site + {head}", "ensemble")
         titles = [f"{merge}, points above", "best alone", "nats above it", *others]
         yield _table(titles, rows, partial(_above, merge, others))
+    yield _table(["`best`, of both by ridge loss", "takes", "points above best alone", "above the merge"], rows, _best)
     yield _shares(rows)
     yield _table(["barrier", "naive", *PROBED], rows, _barriers)
     ways = [method for method in ONCE if any(method in played for played in rows.values())]
@@ -161,6 +162,29 @@ def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Play
         for other in (_by_seed(played, title) for title in others)
     ]
     return [_by_seeds(points, 1), _by_seeds(nats, 3), *(_by_seeds(found, 1) for found in beside)]
+
+
+def _best(played: Mapping[str, Sequence[Played]]) -> list[str]:
+    """What `mix = best` has to choose from, in the runs that measured them apart: by the loss with the ridge head.
+
+    By seed what is taken, and by how much that, with the logistic head, is above the best of what a site has alone and
+    above the merge.
+    """
+    alone = [_by_seed(played, title) for title in ALONE]
+    site, merge = (
+        {head: _by_seed(played, f"{network} + {head}") for head in HEADS}
+        for network in ("best site", "joint + sequential")
+    )
+    ways = (*alone, *site.values(), *merge.values())
+    seeds = [seed for seed in merge["logistic"] if all(seed in way for way in ways)]
+    if not seeds:
+        return []
+    taken = {seed: min((merge, site), key=lambda way: way["ridge"][seed].loss) for seed in seeds}
+    got = {seed: way["logistic"][seed].accuracy for seed, way in taken.items()}
+    names = ", ".join(f"s{seed} {'merge' if way is merge else 'site'}" for seed, way in taken.items())
+    above = {seed: 100 * (got[seed] - max(one[seed].accuracy for one in alone)) for seed in seeds}
+    more = {seed: 100 * (got[seed] - merge["logistic"][seed].accuracy) for seed in seeds}
+    return [names, _by_seeds(above, 1), _by_seeds(more, 1)]
 
 
 def _shares(rows: Rows) -> list[str]:
