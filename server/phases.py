@@ -10,7 +10,7 @@ PHASES: Mapping[str, Callable[[Settings, bool], bool]] = {
     "train": lambda s, first: True,
     "merge": lambda s, first: s.privacy != "secure-aggregation",
     "probe": lambda s, first: s.privacy != "secure-aggregation",
-    "guard": lambda s, first: s.guard and s.probes,
+    "guard": lambda s, first: s.guards,
     "mean": lambda s, first: s.privacy != "secure-aggregation",
     "least squares": lambda s, first: s.merge == "least-squares",
     "sequential": lambda s, first: s.merge == "sequential",

@@ -98,8 +98,7 @@ class Planned:
     @property
     def knows_raw(self) -> bool:
         """Whether the server has every network as it was trained, where alignment may have moved it."""
-        s = self.settings
-        return s.align_at in ("server", "both") or (s.align_at == "site" and (s.baselines or s.variants))
+        return self.settings.align_at == "server" or self.settings.tells_permutations
 
     def moments(self, until: str | None = None) -> int:
         """Bytes of the moments of one network's statistics; none without BatchNorm."""
@@ -250,7 +249,7 @@ Holds = Callable[[Settings, bool], bool]
 PARTS_OF_A_ROUND: Mapping[str, tuple[Holds, Callable[[Planned], Load]]] = {
     "training": (lambda s, first: True, trained),
     "lines": (lambda s, first: s.probes, probed),
-    "guard": (lambda s, first: s.guard and s.probes, guarded),
+    "guard": (lambda s, first: s.guards, guarded),
     "layers": (lambda s, first: s.merge != "mean", layers),
     "search": (lambda s, first: s.mix != "mean", searched),
     "statistics": (lambda s, first: True, lambda plan: plan.recalibrated(1)),
