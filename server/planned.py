@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, batch_norms
 from alignment.channels import PARTS, key_of
+from alignment.heads import TARGETS
+from alignment.logistic import GRADIENT, LOSS
 from alignment.repair import unit_moments
 from models import head_name
-from server.heads import scaled_names, scales
+from server.heads import feature_shapes, scaled_names, scales
 from server.mixing import stages
 from server.probing import FLAT_POINTS
 from server.recalibration import example_of, front_of
@@ -118,8 +120,7 @@ class Planned:
 
     def features(self) -> int:
         """Bytes of the sums over the inputs of one network's last layer."""
-        rows = self.state[key_of(head_name(self.model), "weight")].shape[1] + 1
-        return _doubles({"gram": (rows, rows), "targets": (rows, self.settings.classes)})
+        return _doubles(feature_shapes(self.model, self.settings.classes))
 
     def solved(self, n_networks: int) -> Load:
         """`heads.solve_heads` of so many networks."""
@@ -217,8 +218,7 @@ def head(plan: Planned) -> Load:
     """What `head` asks for in `merge.merge`: the ridge regression, and from there the logistic one."""
     found = plan.solved(1)
     if plan.settings.head == "logistic":
-        rows = plan.state[key_of(head_name(plan.model), "weight")].shape[1] + 1
-        sums = _doubles({"loss": (), "gradient": (rows, plan.settings.classes)})
+        sums = _doubles({LOSS: (), GRADIENT: feature_shapes(plan.model, plan.settings.classes)[TARGETS]})
         found += _question(plan.network, sums).times(plan.settings.head_trips) + plan.evaluated(2)
     return found
 
