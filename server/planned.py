@@ -22,6 +22,7 @@ from alignment.repair import unit_moments
 from models import head_name
 from server.heads import feature_shapes, scaled_names, scales
 from server.mixing import stages
+from server.phases import PHASES, Holds
 from server.probing import FLAT_POINTS
 from server.recalibration import example_of, front_of
 from server.sums import shapes_of
@@ -199,12 +200,12 @@ def layers(plan: Planned) -> Load:
 
 
 def searched(plan: Planned) -> Load:
-    """`mixing.Search`: lines to all networks and the mean, then stage by stage; last, each network alone."""
+    """`mixing.Search.run`: lines to all networks and the mean, then stage by stage."""
     s = plan.settings
     solved = {key_of(head_name(plan.model), part) for part in PARTS} if s.solves_head else set[str]()
     n_stages = sum(not solved.issuperset(keys) for _, keys in stages(plan.model)) if s.mix == "search" else 0
     n_lines = plan.n_led + 1 + n_stages * plan.n_sites
-    return plan.line(s.mixture_points, s.solves_head).times(n_lines) + alone(plan)
+    return plan.line(s.mixture_points, s.solves_head).times(n_lines)
 
 
 def repaired(plan: Planned) -> Load:
@@ -224,7 +225,7 @@ def head(plan: Planned) -> Load:
 
 
 def alone(plan: Planned) -> Load:
-    """`baselines.measure_alone`."""
+    """`baselines.measure_alone`, as itself or in `mixing.Search.settle`."""
     return plan.evaluated(1).times(plan.n_sites)
 
 
@@ -244,21 +245,20 @@ def variants(plan: Planned) -> Load:
     return found + plan.evaluated(n_networks + n_ridge)
 
 
-Holds = Callable[[Settings, bool], bool]
-# What a round asks of sites, in its order, and where: by the settings, and whether it is the first.
+# What a round asks of sites, in its order, and when: what is one phase of it, when it has that phase.
 PARTS_OF_A_ROUND: Mapping[str, tuple[Holds, Callable[[Planned], Load]]] = {
     "training": (lambda s, first: True, trained),
     "lines": (lambda s, first: s.probes, probed),
-    "guard": (lambda s, first: s.guards, guarded),
+    "guard": (PHASES["guard"], guarded),
     "layers": (lambda s, first: s.merge != "mean", layers),
-    "search": (lambda s, first: s.mix != "mean", searched),
+    "search": (PHASES["search"], searched),
     "statistics": (lambda s, first: True, lambda plan: plan.recalibrated(1)),
-    "repair": (lambda s, first: s.repair, repaired),
+    "repair": (PHASES["repair"], repaired),
     "head": (lambda s, first: s.solves_head, head),
     "evaluation": (lambda s, first: True, lambda plan: plan.evaluated(1, n_more=1)),
-    "baselines": (lambda s, first: first and s.baselines, baselines),
-    "alone": (lambda s, first: first and s.probes and not s.baselines and s.mix == "mean", alone),
-    "variants": (lambda s, first: first and s.variants, variants),
+    "alone": (PHASES["alone"], alone),
+    "baselines": (PHASES["baselines"], baselines),
+    "variants": (PHASES["variants"], variants),
 }
 
 
