@@ -116,7 +116,7 @@ def average_by_counts(
 def solve_heads(sites: Sites, model: nn.Module, states: Mapping[str, State]) -> dict[str, dict[str, Tensor]]:
     """``states`` with their last layers solved by ridge regression on all sites' training samples.
 
-    One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. None
+    One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. Empty
     where a site of the merge does not answer: a head without its samples would not know its classes.
     """
     content = RecordDict({name: to_arrays(state) for name, state in states.items()})
@@ -147,7 +147,7 @@ def solved_layers(
 ) -> dict[str, dict[str, Tensor]]:
     """The last layer, alone, of each network that ``content`` asks about, from all sites' sums.
 
-    ``asked`` are the networks' names. None where a site of the merge does not answer.
+    ``asked`` are the networks' names. Empty where a site of the merge does not answer.
     """
     return solve_layers(sites, model, pooled_features(sites, model, content, asked))
 

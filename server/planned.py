@@ -1,8 +1,8 @@
 """What a round moves between the server and one site, before it is played: an upper bound, reckoned from the settings.
 
-Each function here stands for one of the server that asks sites something, and counts the same questions: see the name
-in its docstring. That they agree is held by a test against what runs really moved. What only a round itself decides is
-taken at its most: that alignment moves every network, that the search tries every line, that no step ends early.
+Each function here mirrors one of the server that asks sites something, which its docstring names, and counts the same
+questions. A test holds them against what runs really moved. What only a round itself decides is taken at its most: that
+alignment moves every network, that the search tries every line, that no step ends early.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -55,17 +55,17 @@ class Load:
         return Load(self.to_site + other.to_site, self.from_site + other.from_site, self.questions + other.questions)
 
     def less(self, other: "Load") -> "Load":
-        """What this one has more."""
+        """This load without the other."""
         return self + other.times(-1)
 
     def times(self, number: int) -> "Load":
-        """As often."""
+        """This load so many times."""
         return Load(self.to_site * number, self.from_site * number, self.questions * number)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A round of ``n_sites`` with the network ``model``; the ``first`` is each until one has merged."""
+    """A round of ``n_sites`` with the network ``model``; ``first`` until one has merged."""
 
     model: nn.Module
     settings: Settings
@@ -158,7 +158,7 @@ def trained(plan: Planned) -> Load:
     came = plan.network + counts + (permutation_bytes(plan.model) if s.aligns_at_sites else 0)
     if not plan.first or not s.aligns_at_sites or s.reference_is_known:
         return Load(asked, came, 1)
-    # To whom the others align sends its network; they are sent it, and send theirs.
+    # The site that the others align to sends its network; they are sent that, and send theirs.
     as_it_is = plan.network if s.reference == "medoid" else 0
     return Load(2 * asked, came + counts + as_it_is, 2)
 

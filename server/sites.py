@@ -202,7 +202,8 @@ class Sites:
         """What ``read`` makes of each site's reply, in site order; the refused are logged and left out.
 
         Where several sites' sums are not finite, or too large, it is what they were asked about that overflows: a note
-        says so, and nobody is out. One site alone is. So it is where several sites, and most, answer with an error.
+        says so, and nobody is out. One site alone is. The same holds where several sites, and more than half of them,
+        answer with an error.
         """
         found: dict[str, T] = {}
         n_asked = 0
