@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,12 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from alignment.channels import key_of
 from cli.output import Format, Output, people, print_json, print_table, progress, warn
 from cli.room import shortfall
 from cli.toml import read_toml
 from cli.traffic import as_document, show_traffic
-from models import Architecture, build, head_name
+from models import Architecture, build
+from server.heads import feature_shapes
 from server.planned import traffic
 from server.remarks import network_remarks
 from server.taken import check_network
@@ -97,8 +98,7 @@ def tell_sums(model: nn.Module, inputs: Tensor, found: Settings, simulated: bool
     Of ``simulated`` sites only the latter: nothing leaves the machine.
     """
     if (found.solves_head or found.variants) and not simulated:
-        rows = model.state_dict()[key_of(head_name(model), "weight")].shape[1] + 1
-        size = rows * (rows + found.classes) * FEATURE_BYTES / MEGABYTE
+        size = sum(map(prod, feature_shapes(model, found.classes).values())) * FEATURE_BYTES / MEGABYTE
         called = f"head = {found.head!r}" if found.solves_head else "variants"
         _tell(f"{called}: each site sends sums over the last layer's inputs, {size:.3g} MB for each network")
     for called, concerned in ((f"merge = {found.merge!r}", found.merge != "mean"), ("variants", found.variants)):

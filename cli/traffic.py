@@ -19,8 +19,8 @@ WORDS = {
     "repair": "moments of units (repair)",
     "head": "last layer (head)",
     "evaluation": "the merge, judged",
+    "alone": "each site alone (probe-points, mix)",
     "baselines": "baselines",
-    "alone": "each site alone (probe-points)",
     "variants": "variants",
 }
 

@@ -27,17 +27,16 @@ batch_size = 500
 def aligned_answer(bench: Bench, reference: State, own: State) -> dict[str, object]:
     """The records that tell the server of ``own``, aligned to ``reference``.
 
-    With ``align-at = site`` the weights go out aligned, and what moved only where baselines are measured; with
-    ``both`` they go out as they are, beside the permutation.
+    With ``align-at = site`` the weights go out aligned, and the permutation only where the run measures networks as
+    they were trained; with ``both`` the weights go out as they are, beside the permutation.
     """
     spec = network_spec(Architecture(*bench.settings.network))
     start = time.monotonic()
     matching = match_at_site(bench, spec, reference, own)
     seconds = time.monotonic() - start
-    at_site = bench.settings.align_at == "site"
-    sent = permute(spec, matching.permutation, own) if at_site else own
+    sent = permute(spec, matching.permutation, own) if bench.settings.align_at == "site" else own
     records: dict[str, object] = {ARRAYS: to_arrays(sent), MATCHING: pack_matching(matching, seconds)}
-    if not at_site or bench.settings.baselines or bench.settings.variants:
+    if bench.settings.tells_permutations:
         records[PERMUTATION] = pack_permutation(matching.permutation)
     return records
 

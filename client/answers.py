@@ -64,7 +64,7 @@ def networks(message: Message) -> Iterator[tuple[str, State]]:
 def moments_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str, ArrayRecord]:
     """The BatchNorm moments of each network on ``samples``.
 
-    With ``until`` of the layers before that one alone, and what is behind need not be sent.
+    With ``until``, only of the layers before that one: what is behind it need not be sent.
     """
     config = config_of(message)
     until = str(config[UNTIL]) if UNTIL in config else None
@@ -147,12 +147,12 @@ def _loaded(
 
 
 def _told(sums: Mapping[str, Tensor], samples: Drawn, dtype: torch.dtype = torch.float64) -> ArrayRecord:
-    """``sums`` over ``samples``, of which each stands for as many as it is weighed: sites pool by what they hold."""
+    """``sums`` over ``samples``, times the number that each of these stands for: sites are pooled by what they hold."""
     return to_arrays({name: (tensor * samples.weight).to(dtype) for name, tensor in sums.items()})
 
 
 def _completed(model: nn.Module, state: State) -> dict[str, Tensor]:
-    """``state``, whatever it leaves out as ``model`` has it: nothing that is asked about depends on that."""
+    """``state``, with what it leaves out taken from ``model``: nothing that is asked about depends on that."""
     return {**model.state_dict(), **state}
 
 

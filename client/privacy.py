@@ -47,7 +47,7 @@ def private(message: Message, context: Context, call_next: Handler) -> Message:
 
 
 def bare(handler: Handler) -> Handler:
-    """``handler``, of whose answer the network and its number of samples are left."""
+    """``handler``, whose answer is cut down to the network and its number of samples."""
 
     def wrapped(message: Message, context: Context) -> Message:
         reply = handler(message, context)

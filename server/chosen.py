@@ -23,7 +23,10 @@ class Chosen(NamedTuple):
 
 
 def chosen(rounds: Sequence[RoundRecord], settings: Settings | None) -> Chosen:
-    """Of all rounds that merged: each starts from the one before. Without ``settings``, as far as records tell."""
+    """The choices of all rounds that merged, since each starts from the one before.
+
+    Without ``settings``, as far as records tell.
+    """
     merged = [record for record in rounds if record.outcome == "merged"]
     steps = [step for record in merged for step in record.mix]
     n_lines = sum(not step.as_it_is for step in steps)

@@ -21,9 +21,10 @@ def evaluate(
     ensemble: list[str] | None = None,
     own: bool = False,
 ) -> dict[str, dict[str, LossSums]]:
-    """By site, the sums of each network; with a log prior also corrected; of an ensemble; and of the site's ``own``.
+    """By site, the sums of each network, and of each with a log prior also corrected by it.
 
-    The last costs each site one more pass, and is not asked with privacy around it.
+    Beside these, of the ``ensemble`` of the networks that it names, and of the site's ``own``, which costs a site one
+    more pass and is not asked for under privacy.
     """
     content = RecordDict({name: to_arrays(state) for name, state in networks.items()})
     config = {LOG_PRIOR + name: prior for name, prior in (log_priors or {}).items()}
@@ -46,7 +47,7 @@ def sums_reader(asked: Collection[str]) -> Callable[[str, Message], dict[str, Lo
 
 
 def pool(answers: Mapping[str, Mapping[str, LossSums]]) -> dict[str, LossSums]:
-    """The sums over all sites, network by network; of those alone that have a loss at every site.
+    """The sums over all sites, network by network, of those networks that have a loss at every site.
 
     A network that diverged at one site has none: the mean of the others' would praise it.
     """

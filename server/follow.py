@@ -106,11 +106,12 @@ class Run:
 
     @property
     def order(self) -> tuple[bool, float, float, str]:
-        """Greatest for the run to show: one that is played, of several that began last; else that last heard of.
+        """A key that is greatest for the run to show.
 
-        A run that is resumed keeps when it began, and shows after its end how that was, though another began later.
-        Of those that are played none can go by what was last heard: they would take turns. The folder's name tells a
-        copy, which has the run's. A run of a version that did not say when it started counts from what it did say.
+        A run that is played comes before all others; of several the one that began last, since by what was last heard
+        they would take turns. Of runs that nobody plays it is the one last heard of: a run that was resumed keeps when
+        it began, and shows how it ended though another began later. The folder's name tells a copy from its run. A run
+        of a version that did not say when it started counts from what it did say.
         """
         status, folder = self.status, self.tail.path.parent.name
         began, heard = status.started or status.since, status.updated or status.since

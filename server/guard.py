@@ -37,8 +37,8 @@ def guard_mean(
 
     Lines from the reference tell of the mean of all only where there are two networks, one of them is the reference,
     and the line between them could be measured.
-    All means have their statistics renewed; two trips. As it was where no network was moved, or one is not known as it
-    came, or nobody answers; on ties too.
+    All means have their statistics renewed, which takes two trips. The guarded round stays where no network was moved,
+    where one is not known as it came, where nobody answers, and on ties.
     """
     merged, decisions = guarded
     unseen = any(decision.decision == "unseen" for decision in decisions.values())

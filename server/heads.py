@@ -89,6 +89,12 @@ def check_head(model: nn.Module, settings: Settings) -> None:
         )
 
 
+def feature_shapes(model: nn.Module, classes: int) -> dict[str, tuple[int, int]]:
+    """The shapes of the sums over the inputs of the last layer, beside which stands a 1 for the bias."""
+    rows = model.state_dict()[key_of(head_name(model), "weight")].shape[1] + 1
+    return {GRAM: (rows, rows), TARGETS: (rows, classes)}
+
+
 def average_by_counts(
     model: nn.Module, mean: State, aligned: Mapping[str, State], replies: Mapping[str, Admitted], classes: int
 ) -> dict[str, Tensor]:
@@ -110,7 +116,7 @@ def average_by_counts(
 def solve_heads(sites: Sites, model: nn.Module, states: Mapping[str, State]) -> dict[str, dict[str, Tensor]]:
     """``states`` with their last layers solved by ridge regression on all sites' training samples.
 
-    One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. None
+    One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. Empty
     where a site of the merge does not answer: a head without its samples would not know its classes.
     """
     content = RecordDict({name: to_arrays(state) for name, state in states.items()})
@@ -141,7 +147,7 @@ def solved_layers(
 ) -> dict[str, dict[str, Tensor]]:
     """The last layer, alone, of each network that ``content`` asks about, from all sites' sums.
 
-    ``asked`` are the networks' names. None where a site of the merge does not answer.
+    ``asked`` are the networks' names. Empty where a site of the merge does not answer.
     """
     return solve_layers(sites, model, pooled_features(sites, model, content, asked))
 
@@ -165,8 +171,7 @@ def pooled_features(
     sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str]
 ) -> dict[str, dict[str, Tensor]]:
     """The sums over the features of each network that ``content`` asks about, over all sites; see `solved_layers`."""
-    read = _reader(model, head_name(model), sites, asked)
-    answers = sites.answers(FEATURES, content, read)
+    answers = sites.answers(FEATURES, content, _reader(model, sites, asked))
     # Without a site's samples it would not know their classes.
     if not sites.all_told(answers, sites.merging, "the last layer is not solved"):
         return {}
@@ -193,24 +198,21 @@ def best_scales(pooled: Mapping[str, LossSums], names: Sequence[str]) -> dict[st
     return found
 
 
-def _reader(
-    model: nn.Module, head: str, sites: Sites, asked: Sequence[str]
-) -> Callable[[str, Message], dict[str, State]]:
+def _reader(model: nn.Module, sites: Sites, asked: Sequence[str]) -> Callable[[str, Message], dict[str, State]]:
     """What reads the sums of each network ``asked`` about, and has them wait in the spool."""
-    width = model.state_dict()[key_of(head, "weight")].shape[1] + 1
+    expected = {name: ("float64", shape) for name, shape in feature_shapes(model, sites.settings.classes).items()}
 
     def read(site: str, reply: Message) -> dict[str, State]:
         records = reply.content.array_records
         check_asked(site, records.keys(), asked)
-        sums = {name: _sums(site, record, width, sites.settings.classes) for name, record in records.items()}
+        sums = {name: _sums(site, record, expected) for name, record in records.items()}
         return {name: sites.spool.add(f"{site}, features of {name}", each) for name, each in sums.items()}
 
     return read
 
 
-def _sums(site: str, record: ArrayRecord, width: int, classes: int) -> dict[str, Tensor]:
+def _sums(site: str, record: ArrayRecord, expected: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, Tensor]:
     """The sums, judged by their headers before they are read; raises `RefusedReply`."""
-    expected = {GRAM: ("float64", (width, width)), TARGETS: ("float64", (width, classes))}
     check_headers(site, record, expected, "feature sums")
     sums = read_state(site, record)
     check_gram(site, sums[GRAM], "feature sums")

@@ -53,11 +53,12 @@ class Introductions:
         are_enough: Callable[[Answers], bool],
         may_come: Callable[[], bool],
     ) -> Answers:
-        """What nodes say that answer in time; the others may yet answer when it is asked next.
+        """What the nodes that answer in time say of themselves; answers of the others are heard at the next call.
 
-        ``look`` tells which nodes there are to ask. All have ``join-deadline-seconds``: until there ``are_enough``,
-        those that come are asked too, and those that fail asked again, if any ``may_come``. Once there are, the others
-        have as long as that took, at least `GRACE_SECONDS`; one that was silent before is then not waited for at all.
+        ``look`` tells which nodes there are to ask. All have ``join-deadline-seconds``. Until there ``are_enough``,
+        nodes that come are asked too, and those that fail are asked again, if any ``may_come``. Once there are enough,
+        the others have as long again as that took, at least `GRACE_SECONDS`. A node that was silent at the call before
+        is then not waited for.
         """
         began = self.clock.now()
         ends, enough_at, looks_at = began + self.settings.join_deadline_seconds, inf, began
@@ -111,7 +112,7 @@ class Introductions:
 def names_of(known: Mapping[int, str], nodes: Mapping[int, str], said: Answers) -> tuple[dict[int, str], list[str]]:
     """The names of the sites, ``known`` ones and those that nodes ``said``, by node id; and why others have none.
 
-    ``nodes`` has the name under which each was registered, which it has whatever it says.
+    ``nodes`` has the names under which they are registered. Such a node is called so, whatever it says.
     """
     names, registered, problems = dict(known), {name for name in nodes.values() if name}, list[str]()
     taken = set(known.values())

@@ -23,9 +23,9 @@ from strategies.spool import Spool
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord
 MEAN_INSTEAD = "layers are merged by their mean"
-# Of a layer's norm in the usual site's network. Fitting makes up for what averaging took from the layer's inputs: one
-# to seven times the norm, by trial. A hundred times comes of sums that no samples gave, and what runs behind the layer
-# would overflow at every honest site.
+# The most that a fitted layer's norm may be, in norms of that layer in the usual site's network. Fitting makes up for
+# what averaging took from the layer's inputs: by trial that is one to seven norms. A hundred come of sums that no
+# samples gave, and what runs behind such a layer would overflow at every honest site.
 MOST_GROWTH = 100.0
 
 

@@ -1,6 +1,7 @@
 """What a run is doing at this moment: ``status.json``, renewed with every phase and every reply."""
 
 import resource
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -63,4 +64,10 @@ def resident_bytes() -> int:
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process ever occupied."""
+    # In kilobytes on Linux, in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -43,9 +43,9 @@ class Search:
     def run(self, merged: MergedRound, mean: State) -> State:
         """The best network found, with the statistics of its place; ``mean`` when no line was measured.
 
-        First from the reference towards each site's network in turn, and towards the mean of all. With `mix = best`,
-        that is all, and lines are their ends; else then, group of layers by group, towards each site's network again.
-        It ends where a site of the merge does not answer.
+        It goes from the reference towards each site's network in turn, and towards the mean of all. With `mix = best`
+        that is all, and it looks at the ends of lines alone. Else it goes on with one group of layers after another,
+        each towards every site's network. It ends where a site of the merge does not answer.
         """
         current: State = merged.network
         others = {site: state for site, state in merged.aligned.items() if site != merged.reference}

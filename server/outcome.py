@@ -25,10 +25,10 @@ def is_broken(sites: Sites, merged: State) -> bool:
 
 
 def is_lost(sites: Sites, told: Told) -> bool:
-    """Whether the merged network has no loss to speak of at most of the sites that answered: the round is void.
+    """Whether the merged network has no usable loss at more than half of the sites that answered: the round is void.
 
-    Its tensors may be finite and what they compute not: no site that starts from it ever comes back. Most, not one:
-    else one site that says so would void every round.
+    Its tensors may be finite and what they compute not: no site that starts from it ever comes back. One site is not
+    enough: it could make every round void by saying so.
     """
     lost = [site for site, found in told.items() if not _has_loss(found.get(MERGED))]
     most = 2 * len(lost) > len(told)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 
 from strategies.settings import Settings
 
+Holds = Callable[[Settings, bool], bool]
 # By their names in `server.stopwatch`; and where a round has them: by the settings, and whether none has merged yet.
-PHASES: Mapping[str, Callable[[Settings, bool], bool]] = {
+PHASES: Mapping[str, Holds] = {
     "join": lambda s, first: True,
     "train": lambda s, first: True,
     "merge": lambda s, first: s.privacy != "secure-aggregation",
     "probe": lambda s, first: s.privacy != "secure-aggregation",
-    "guard": lambda s, first: s.guard and s.probes,
+    "guard": lambda s, first: s.guards,
     "mean": lambda s, first: s.privacy != "secure-aggregation",
     "least squares": lambda s, first: s.merge == "least-squares",
     "sequential": lambda s, first: s.merge == "sequential",

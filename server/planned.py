@@ -1,8 +1,8 @@
 """What a round moves between the server and one site, before it is played: an upper bound, reckoned from the settings.
 
-Each function here stands for one of the server that asks sites something, and counts the same questions: see the name
-in its docstring. That they agree is held by a test against what runs really moved. What only a round itself decides is
-taken at its most: that alignment moves every network, that the search tries every line, that no step ends early.
+Each function here mirrors one of the server that asks sites something, which its docstring names, and counts the same
+questions. A test holds them against what runs really moved. What only a round itself decides is taken at its most: that
+alignment moves every network, that the search tries every line, that no step ends early.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, batch_norms
 from alignment.channels import PARTS, key_of
+from alignment.heads import TARGETS
+from alignment.logistic import GRADIENT, LOSS
 from alignment.repair import unit_moments
 from models import head_name
-from server.heads import scaled_names, scales
+from server.heads import feature_shapes, scaled_names, scales
 from server.mixing import stages
+from server.phases import PHASES, Holds
 from server.probing import FLAT_POINTS
 from server.recalibration import example_of, front_of
 from server.sums import shapes_of
@@ -52,17 +55,17 @@ class Load:
         return Load(self.to_site + other.to_site, self.from_site + other.from_site, self.questions + other.questions)
 
     def less(self, other: "Load") -> "Load":
-        """What this one has more."""
+        """This load without the other."""
         return self + other.times(-1)
 
     def times(self, number: int) -> "Load":
-        """As often."""
+        """This load so many times."""
         return Load(self.to_site * number, self.from_site * number, self.questions * number)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A round of ``n_sites`` with the network ``model``; the ``first`` is each until one has merged."""
+    """A round of ``n_sites`` with the network ``model``; ``first`` until one has merged."""
 
     model: nn.Module
     settings: Settings
@@ -98,8 +101,7 @@ class Planned:
     @property
     def knows_raw(self) -> bool:
         """Whether the server has every network as it was trained, where alignment may have moved it."""
-        s = self.settings
-        return s.align_at in ("server", "both") or (s.align_at == "site" and (s.baselines or s.variants))
+        return self.settings.align_at == "server" or self.settings.tells_permutations
 
     def moments(self, until: str | None = None) -> int:
         """Bytes of the moments of one network's statistics; none without BatchNorm."""
@@ -119,8 +121,7 @@ class Planned:
 
     def features(self) -> int:
         """Bytes of the sums over the inputs of one network's last layer."""
-        rows = self.state[key_of(head_name(self.model), "weight")].shape[1] + 1
-        return _doubles({"gram": (rows, rows), "targets": (rows, self.settings.classes)})
+        return _doubles(feature_shapes(self.model, self.settings.classes))
 
     def solved(self, n_networks: int) -> Load:
         """`heads.solve_heads` of so many networks."""
@@ -157,7 +158,7 @@ def trained(plan: Planned) -> Load:
     came = plan.network + counts + (permutation_bytes(plan.model) if s.aligns_at_sites else 0)
     if not plan.first or not s.aligns_at_sites or s.reference_is_known:
         return Load(asked, came, 1)
-    # To whom the others align sends its network; they are sent it, and send theirs.
+    # The site that the others align to sends its network; they are sent that, and send theirs.
     as_it_is = plan.network if s.reference == "medoid" else 0
     return Load(2 * asked, came + counts + as_it_is, 2)
 
@@ -199,12 +200,12 @@ def layers(plan: Planned) -> Load:
 
 
 def searched(plan: Planned) -> Load:
-    """`mixing.Search`: lines to all networks and the mean, then stage by stage; last, each network alone."""
+    """`mixing.Search.run`: lines to all networks and the mean, then stage by stage."""
     s = plan.settings
     solved = {key_of(head_name(plan.model), part) for part in PARTS} if s.solves_head else set[str]()
     n_stages = sum(not solved.issuperset(keys) for _, keys in stages(plan.model)) if s.mix == "search" else 0
     n_lines = plan.n_led + 1 + n_stages * plan.n_sites
-    return plan.line(s.mixture_points, s.solves_head).times(n_lines) + alone(plan)
+    return plan.line(s.mixture_points, s.solves_head).times(n_lines)
 
 
 def repaired(plan: Planned) -> Load:
@@ -218,14 +219,13 @@ def head(plan: Planned) -> Load:
     """What `head` asks for in `merge.merge`: the ridge regression, and from there the logistic one."""
     found = plan.solved(1)
     if plan.settings.head == "logistic":
-        rows = plan.state[key_of(head_name(plan.model), "weight")].shape[1] + 1
-        sums = _doubles({"loss": (), "gradient": (rows, plan.settings.classes)})
+        sums = _doubles({LOSS: (), GRADIENT: feature_shapes(plan.model, plan.settings.classes)[TARGETS]})
         found += _question(plan.network, sums).times(plan.settings.head_trips) + plan.evaluated(2)
     return found
 
 
 def alone(plan: Planned) -> Load:
-    """`baselines.measure_alone`."""
+    """`baselines.measure_alone`, as itself or in `mixing.Search.settle`."""
     return plan.evaluated(1).times(plan.n_sites)
 
 
@@ -245,21 +245,20 @@ def variants(plan: Planned) -> Load:
     return found + plan.evaluated(n_networks + n_ridge)
 
 
-Holds = Callable[[Settings, bool], bool]
-# What a round asks of sites, in its order, and where: by the settings, and whether it is the first.
+# What a round asks of sites, in its order, and when: what is one phase of it, when it has that phase.
 PARTS_OF_A_ROUND: Mapping[str, tuple[Holds, Callable[[Planned], Load]]] = {
     "training": (lambda s, first: True, trained),
     "lines": (lambda s, first: s.probes, probed),
-    "guard": (lambda s, first: s.guard and s.probes, guarded),
+    "guard": (PHASES["guard"], guarded),
     "layers": (lambda s, first: s.merge != "mean", layers),
-    "search": (lambda s, first: s.mix != "mean", searched),
+    "search": (PHASES["search"], searched),
     "statistics": (lambda s, first: True, lambda plan: plan.recalibrated(1)),
-    "repair": (lambda s, first: s.repair, repaired),
+    "repair": (PHASES["repair"], repaired),
     "head": (lambda s, first: s.solves_head, head),
     "evaluation": (lambda s, first: True, lambda plan: plan.evaluated(1, n_more=1)),
-    "baselines": (lambda s, first: first and s.baselines, baselines),
-    "alone": (lambda s, first: first and s.probes and not s.baselines and s.mix == "mean", alone),
-    "variants": (lambda s, first: first and s.variants, variants),
+    "alone": (PHASES["alone"], alone),
+    "baselines": (PHASES["baselines"], baselines),
+    "variants": (PHASES["variants"], variants),
 }
 
 

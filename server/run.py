@@ -191,9 +191,8 @@ class Run:
     ) -> tuple[State, RoundRecord]:
         with watch.phase("probe"):
             paths = probe_all(self.sites, self.model, collected) if self.settings.probes else {}
-        guarding = self.settings.guard and self.settings.probes
-        merged, decisions = guard(collected, paths if guarding else {})
-        if guarding:
+        merged, decisions = guard(collected, paths if self.settings.guards else {})
+        if self.settings.guards:
             with watch.phase("guard"):
                 guarded = (merged, decisions)
                 merged, decisions = guard_mean(self.sites, self.model, self.strategy, collected, guarded)

@@ -25,7 +25,7 @@ from server.masked import Wire
 from server.sites import Sites
 from strategies.errors import OperatorError, RefusedReply
 from strategies.privacy import covered_shape, learned
-from strategies.protocol import ARRAYS, CONFIG, FIRST, ROUND, START, TO_ALIGN, State, to_arrays
+from strategies.protocol import TO_ALIGN, State, to_arrays
 from strategies.quantization import modulus, most_sites, quantization_steps
 from strategies.settings import Settings
 
@@ -88,7 +88,7 @@ def secure_mean(sites: Sites, spec: PermutationSpec, sent: State, first: bool) -
     most_samples = max(1, *(sites.samples[name] for name in sites.names.values()))
     wire = Wire(sites, [(1,), *(covered_shape(sent[name].shape) for name in names)], most_samples)
     try:
-        results = _play(wire, _training(sites, arrays, first))
+        results = _play(wire, sites.to_train(arrays, first, {TO_ALIGN: True}))
         weights = {sites.names[proxy.node_id]: float(result.num_examples) for proxy, result in results}
         values = parameters_to_ndarrays(results[0][1].parameters) if results else []
         could_be = _could_be(values, weights.values(), most_samples, sites.settings.secure_range)
@@ -125,12 +125,6 @@ def threshold(n_sites: int, settings: Settings) -> int:
     Fewer cannot open the sum. Without ``min-sites`` it could be opened over two, each of which would know the other's.
     """
     return max(settings.min_sites, n_sites // 2 + 1, ceil(settings.secure_threshold * n_sites))
-
-
-def _training(sites: Sites, sent: ArrayRecord, first: bool) -> RecordDict:
-    start = sites.settings.start if first else "shared"
-    asked = ConfigRecord({ROUND: sites.round_number, FIRST: first, START: start, TO_ALIGN: True})
-    return RecordDict({ARRAYS: sent, CONFIG: asked})
 
 
 def _play(wire: Wire, asked: RecordDict) -> list[tuple[Any, FitRes]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from logging import getLogger
 from typing import TypeVar
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.joining import Answers, Introductions, names_of
@@ -14,7 +14,7 @@ from server.traffic import Traffic, size_of
 from strategies.admission import sound
 from strategies.errors import OperatorError, OverflowReply, Reason, RefusedReply
 from strategies.exchange import Clock, exchange
-from strategies.protocol import request
+from strategies.protocol import ARRAYS, CONFIG, FIRST, ROUND, START, request
 from strategies.settings import Settings
 from strategies.spool import Spool
 
@@ -202,7 +202,8 @@ class Sites:
         """What ``read`` makes of each site's reply, in site order; the refused are logged and left out.
 
         Where several sites' sums are not finite, or too large, it is what they were asked about that overflows: a note
-        says so, and nobody is out. One site alone is. So it is where several sites, and most, answer with an error.
+        says so, and nobody is out. One site alone is. The same holds where several sites, and more than half of them,
+        answer with an error.
         """
         found: dict[str, T] = {}
         n_asked = 0
@@ -237,6 +238,12 @@ class Sites:
         """The training samples, at most ``most`` (0: all) of each, of the sites that answered last."""
         counts = [self.samples.get(site, 0) for site in self.answered]
         return sum(min(count, most) if most else count for count in counts)
+
+    def to_train(self, sent: ArrayRecord, first: bool, config: Mapping[str, bool]) -> RecordDict:
+        """What asks a site to train from ``sent`` or, before the ``first`` merge, from where the settings say."""
+        start = self.settings.start if first else "shared"
+        asked = ConfigRecord({ROUND: self.round_number, FIRST: first, START: start, **config})
+        return RecordDict({ARRAYS: sent, CONFIG: asked})
 
     def _messages(self, message_type: str, contents: Iterable[tuple[int, RecordDict]]) -> Iterator[Message]:
         seconds = self.settings.round_deadline_seconds

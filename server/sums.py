@@ -19,7 +19,7 @@ ROUNDING = 1e-6
 GRAM_ROUNDING = 1e-5
 # One value has no variance.
 FEWEST_VALUES = 2
-# At every position of every sample: no site has more, and squares of such numbers are finite.
+# Of a unit, at every position of every sample: no site has more, and squares of such numbers are finite.
 MOST_VALUES = 1e15
 # Statistics are kept in single precision, which ends at 3e38. No network's activations are so large.
 MOST_SQUARED = 1e30
@@ -53,10 +53,7 @@ def _read(
     found: dict[str, Moments] = {}
     for network, record in reply.content.array_records.items():
         headers = {name: tuple(array.shape) for name, array in record.items()}
-        if headers != shapes:
-            odd = min(name for name, _ in set(headers.items()) ^ set(shapes.items()))
-            detail = f"expected {shapes.get(odd, 'none')}, got {headers.get(odd, 'none')!s:.80}"
-            raise RefusedReply(Reason.MOMENTS, site, detail, f"moments {odd:.80}")
+        _check_same(Reason.MOMENTS, site, headers, shapes, "moments")
         found[network] = {name: tensor.double() for name, tensor in read_state(site, record).items()}
         check_moments(site, found[network])
     return found
@@ -74,10 +71,16 @@ def check_headers(
 ) -> None:
     """Raises `RefusedReply` unless ``record`` claims arrays of these names, dtypes and shapes, and no others."""
     headers = {name: (array.dtype, tuple(array.shape)) for name, array in record.items()}
+    _check_same(Reason.MALFORMED, site, headers, expected, what)
+
+
+def _check_same(
+    reason: Reason, site: str, headers: Mapping[str, object], expected: Mapping[str, object], what: str
+) -> None:
     if headers != expected:
-        odd = min(name for name, _ in set(headers.items()) ^ set(expected.items()))
+        odd = min(name for name in {*headers, *expected} if headers.get(name) != expected.get(name))
         detail = f"expected {expected.get(odd, 'none')}, got {headers.get(odd, 'none')!s:.80}"
-        raise RefusedReply(Reason.MALFORMED, site, detail, f"{what} {odd:.80}")
+        raise RefusedReply(reason, site, detail, f"{what} {odd:.80}")
 
 
 def check_moments(site: str, moments: Moments) -> None:

@@ -40,8 +40,8 @@ class Tail:
     def read(self, most_bytes: int = MOST_BYTES) -> bool:
         """Reads on, at most ``most_bytes`` and the rest of a line; a half-written line is left until it is whole.
 
-        A file that is gone, no file or not for us to read changes nothing; one that was replaced is read anew. Whether
-        this began at the file's beginning: then what was read may add up to less than it did, or than it will.
+        A file that is gone, no file or not for us to read changes nothing; one that was replaced is read anew. Returns
+        whether this began at the file's beginning: then what was read may add up to less than it did, or than it will.
         """
         anew = False
         try:

@@ -58,6 +58,6 @@ def _answer(model: nn.Module, architecture: Architecture, inputs: Tensor) -> obj
 
 
 def _other_dtypes(model: nn.Module) -> list[str]:
-    """What floats the network computes with beside those that samples are of."""
+    """The dtypes of floating parameters other than single precision, which samples have."""
     dtypes = {each.dtype for each in model.parameters() if each.is_floating_point()} - {torch.float32}
     return sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)

@@ -20,12 +20,10 @@ from strategies.protocol import (
     ALIGN,
     ARRAYS,
     CONFIG,
-    FIRST,
     N_EXAMPLES,
     NETWORK,
     ROUND,
     SEND,
-    START,
     TO_ALIGN,
     TRAIN,
     State,
@@ -135,11 +133,8 @@ class Trips:
             self.sites.note(f"{chosen} is the last to be the reference again: {where}")
 
     def _train(self, sent: State, config: Mapping[str, bool]) -> Iterator[Arrived]:
-        start = self.sites.settings.start if self.first else "shared"
-        asked = ConfigRecord({ROUND: self.sites.round_number, FIRST: self.first, START: start, **config})
-        content = RecordDict({ARRAYS: to_arrays(sent), CONFIG: asked})
         told = 0
-        for arrived in self.sites.ask(TRAIN, content):
+        for arrived in self.sites.ask(TRAIN, self.sites.to_train(to_arrays(sent), self.first, config)):
             yield arrived
             # By now it has been judged.
             if len(self.strategy.verdicts) > told:

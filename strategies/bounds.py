@@ -16,8 +16,8 @@ from strategies.pieces import pieces
 MOST_EXAMPLES = 10**9
 # No network's update is so large. Products of such tensors overflow in single precision, and no matching could be told.
 MOST_NORM = 1e15
-# After merges that were none, the least ratio of norms that is still let pass, and what each such merge divides it by.
-LEAST_RATIO, TIGHTER = 3.0, 4.0
+# After merges that gave no network: what each of them divides `max_ratio` by, and below what it is never lowered so.
+TIGHTER, LEAST_RATIO = 4.0, 3.0
 # Of two norms none is the usual one.
 FEWEST_TO_COMPARE = 3
 
@@ -55,7 +55,7 @@ class Bounds:
         }
 
     def tightened(self, n_lost: int) -> "Bounds":
-        """These after so many merges that were none: of deep networks, some times the usual size is far too large."""
+        """These bounds after ``n_lost`` merges that gave no network: a deep one bears far less than the usual bound."""
         ratio = max(self.max_ratio / TIGHTER**n_lost, LEAST_RATIO)
         return replace(self, max_ratio=min(ratio, self.max_ratio))
 

@@ -43,6 +43,6 @@ CALLED_FOR: Mapping[str, tuple[Callable[[Settings], bool], str]] = MappingProxyT
 
 
 def lacking(settings: Settings, message_type: str) -> str:
-    """What would call for such a message, in words; empty where these settings, whatever their `privacy`, do."""
+    """What would have to be set for such a message, in words; empty where it is. `privacy` is not looked at here."""
     holds, words = CALLED_FOR.get(message_type, (lambda _: True, ""))
     return "" if holds(settings) else words

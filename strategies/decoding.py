@@ -8,6 +8,7 @@ import warnings
 from functools import lru_cache
 from io import BytesIO
 from tokenize import TokenError
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,21 +53,12 @@ def read_state(site: str, record: ArrayRecord) -> dict[str, Tensor]:
 def decode(site: str, name: str, array: Array) -> Tensor:
     """The tensor in ``array``, to be read only: its memory is that of the bytes that came.
 
-    Raises `RefusedReply` for an encoding or dtype that the protocol does not know, for a header that is none or
-    disagrees with what the array says of itself, and for more or fewer bytes than it claims.
+    Raises `RefusedReply` for a dtype that no network has, and where `layout_of` does.
     """
-    if array.stype != NUMPY:
-        raise RefusedReply(Reason.ENCODING, site, f"expected {NUMPY}, got {array.stype!r:.40}", name)
     if array.dtype not in TORCH:
         raise RefusedReply(Reason.DTYPE, site, f"{array.dtype!r:.40} is no dtype of a network", name)
-    shape, by_column, dtype, start = _header(site, name, array)
-    if (str(dtype), shape) != (array.dtype, tuple(array.shape)):
-        claims = f"header says {dtype} {shape}, array says {array.dtype} {tuple(array.shape)}"
-        raise RefusedReply(Reason.ENCODING, site, claims, name)
-    expected, got = math.prod(shape) * dtype.itemsize, len(array.data) - start
-    if expected != got:
-        raise RefusedReply(Reason.ENCODING, site, f"expected {expected} bytes, got {got}", name)
-    if expected == 0:
+    shape, by_column, start = layout_of(site, name, array)
+    if math.prod(shape) == 0:
         return torch.empty(shape, dtype=TORCH[array.dtype])
     with warnings.catch_warnings():
         # Nobody writes into a reply: its bytes are used where they lie.
@@ -74,6 +66,32 @@ def decode(site: str, name: str, array: Array) -> Tensor:
         flat = torch.frombuffer(array.data, dtype=TORCH[array.dtype], offset=start)
     # NumPy calls a single number both: by row and by column.
     return flat.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if by_column and shape else flat.reshape(shape)
+
+
+class Layout(NamedTuple):
+    """How the numbers of an array lie in its bytes: from byte ``start`` on, row by row or column by column."""
+
+    shape: tuple[int, ...]
+    by_column: bool
+    start: int
+
+
+def layout_of(site: str, name: str, array: Array) -> Layout:
+    """The layout that NumPy's header tells, once it is known to be true.
+
+    Raises `RefusedReply` for an encoding that the protocol does not know, for a header that is none or disagrees with
+    what the array says of itself, and for more or fewer bytes than it claims.
+    """
+    if array.stype != NUMPY:
+        raise RefusedReply(Reason.ENCODING, site, f"expected {NUMPY}, got {array.stype!r:.40}", name)
+    shape, by_column, dtype, start = _header(site, name, array)
+    if (str(dtype), shape) != (array.dtype, tuple(array.shape)):
+        claims = f"header says {dtype} {shape}, array says {array.dtype} {tuple(array.shape)}"
+        raise RefusedReply(Reason.ENCODING, site, claims, name)
+    expected, got = math.prod(shape) * dtype.itemsize, len(array.data) - start
+    if expected != got:
+        raise RefusedReply(Reason.ENCODING, site, f"expected {expected} bytes, got {got}", name)
+    return Layout(shape, by_column, start)
 
 
 def _header(site: str, name: str, array: Array) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:

@@ -128,7 +128,7 @@ def _unguarded(settings: Settings) -> list[str]:
         return []
     if not settings.probes:
         lacks = "probe-points"
-    elif settings.align_at == "site" and not (settings.baselines or settings.variants):
+    elif settings.align_at == "site" and not settings.tells_permutations:
         lacks = "networks as they were trained: align-at = 'both' or 'server', or baselines"
     else:
         return []

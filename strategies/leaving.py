@@ -56,7 +56,7 @@ def _always(settings: Settings) -> str:
 
 _open = _if(lambda s: s.privacy != "secure-aggregation", "privacy other than 'secure-aggregation'")
 _proposes = _if(
-    lambda s: s.align_at == "both" or (s.align_at == "site" and (s.baselines or s.variants)),
+    lambda s: s.tells_permutations,
     "align-at = 'both', or 'site' with baselines or variants",
 )
 BY_QUESTION = {
@@ -141,7 +141,7 @@ def network_words(settings: Settings) -> str:
     if settings.align_at != "site":
         return "as it was trained"
     words = "with its units in the reference's order"
-    if settings.baselines or settings.variants:
+    if settings.tells_permutations:
         return f"{words}; with the permutation, also as it was trained"
     if settings.reference_is_known:
         return words

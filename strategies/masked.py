@@ -4,8 +4,8 @@ Flower's SecAgg+ has a masked vector as a list of bytes, 64 bits a number, in on
 numbers are below 2³², and arrays are sent in pieces: so they travel as arrays of 32 bits.
 """
 
+import math
 from collections.abc import Sequence
-from io import BytesIO
 from typing import cast
 
 import numpy as np
@@ -13,6 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common import bytes_to_ndarray, ndarray_to_bytes
 from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
 
+from strategies.decoding import layout_of
 from strategies.errors import Reason, RefusedReply
 
 MASKED = "masked"
@@ -31,23 +32,22 @@ def pack_masked(reply: Message) -> Message:
 
 
 def masked_vector(site: str, reply: Message, shapes: Shapes) -> list[Numbers]:
-    """The masked vector that a reply brings; raises `RefusedReply` unless its arrays have these shapes."""
+    """The masked vector that a reply brings; raises `RefusedReply` unless its arrays have these shapes.
+
+    Its numbers are to be read only: they lie in the bytes that came.
+    """
     arrays = reply.content.array_records.get(MASKED, ArrayRecord())
     expected = {str(number): ("uint32", shape) for number, shape in enumerate(shapes)}
     if {name: (array.dtype, tuple(array.shape)) for name, array in arrays.items()} != expected:
         raise RefusedReply(Reason.MALFORMED, site, "masked arrays of other names, dtypes or shapes than the network's")
-    try:
-        # Not by Flower's own `numpy`, which takes whatever file `np.load` reads.
-        vectors = [
-            np.lib.format.read_array(BytesIO(arrays[str(number)].data), allow_pickle=False)
-            for number in range(len(shapes))
-        ]
-    # Whatever NumPy raises at bytes from elsewhere, it is the site's fault.
-    except Exception as error:
-        raise RefusedReply(Reason.MALFORMED, site, f"masked arrays: {type(error).__name__}") from error
-    if any(vector.shape != shape or vector.dtype != np.uint32 for vector, shape in zip(vectors, shapes, strict=True)):
-        raise RefusedReply(Reason.MALFORMED, site, "masked arrays that are not what their headers say")
-    return vectors
+    return [_numbers(site, name, arrays[name]) for name in expected]
+
+
+def _numbers(site: str, name: str, array: Array) -> Numbers:
+    """The numbers of one array; raises `RefusedReply` where its bytes are not what they claim to be."""
+    shape, by_column, start = layout_of(site, name, array)
+    flat = np.frombuffer(array.data, np.uint32, math.prod(shape), start)
+    return flat.reshape(shape, order="F" if by_column else "C")
 
 
 def with_vector(reply: Message, vector: Sequence[Numbers]) -> Message:

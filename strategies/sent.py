@@ -36,7 +36,7 @@ SENT = (
     ),
     Sent(
         "guard",
-        lambda s: s.guard and s.probes and s.align_at != "none",
+        lambda s: s.guards and s.align_at != "none",
         "where lines do not tell, every site is sent the means of networks with and without alignment",
     ),
     Sent("rule", lambda s: s.rule == "krum", "the merged network, which every site is sent, is that of one site"),

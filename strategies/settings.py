@@ -284,9 +284,19 @@ class Settings(BaseModel, frozen=True):
         return self.align_at in ("site", "both")
 
     @property
+    def tells_permutations(self) -> bool:
+        """Whether sites tell how they permute their units: with it the server has each network as it was trained."""
+        return self.align_at == "both" or (self.align_at == "site" and (self.baselines or self.variants))
+
+    @property
     def probes(self) -> bool:
         """Whether the lines to the sites' networks are measured, with points between their ends."""
         return self.probe_points > 0
+
+    @property
+    def guards(self) -> bool:
+        """Whether alignments are judged by what the lines to the sites' networks show."""
+        return self.guard and self.probes
 
     @property
     def measures_lines(self) -> bool:

@@ -22,8 +22,9 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> Path:
 def tensors_aside(path: Path, state: Mapping[str, Tensor], others: Sequence[Path]) -> Generator[Path]:
     """Writes ``state`` aside, and gives it the name ``path`` after the block; where the block fails, nothing is left.
 
-    ``others`` say what ``path`` holds. The block may write them aside, with `write_aside`: they go with it, and what
-    bears their names goes before it, so that none ever stands beside another's tensors.
+    ``others`` are files that say what ``path`` holds. The block may write them aside, with `write_aside`: they get
+    their names together with it. Old files of these names are removed before that, so that none ever stands beside
+    tensors that it does not tell of.
     """
     partials = {each: partial_of(each) for each in (path, *others)}
     try:

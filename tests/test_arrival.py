@@ -22,6 +22,7 @@ RESNET: dict[str, object] = {
     "split": "dirichlet",
     "align_at": "both",
     "head": "ridge",
+    "join_deadline_seconds": 60.0,
 }
 
 

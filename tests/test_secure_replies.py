@@ -208,9 +208,6 @@ def test_who_fails_once_it_is_in_the_sum_is_in_the_mean(tmp_path: Path, attack: 
         (COLLECT, array(np.zeros(2, np.uint32))),
         (COLLECT, array(np.full((64, 64), np.nan, np.float32))),
         (COLLECT, array(np.zeros((64, 64), np.int64))),
-        (COLLECT, lying_header),
-        (COLLECT, encoded(b"not an array")),
-        (COLLECT, encoded(archive())),
         (COLLECT, without_result),
         (COLLECT, weighing(-1)),
         (COLLECT, weighing(10**12)),
@@ -220,6 +217,13 @@ def test_who_fails_once_it_is_in_the_sum_is_in_the_mean(tmp_path: Path, attack: 
 def test_what_the_server_can_tell_costs_its_site_the_turn(tmp_path: Path, stage: str, attack: Attack) -> None:
     first, _ = play_two_rounds(tmp_path, stage, attack)
     assert [(refused.site, refused.reason) for refused in first.refused] == [(ATTACKER, "MALFORMED")]
+    assert sorted(first.weights) == ["site-4", "site-5", "site-eu", "site-us"]
+
+
+@pytest.mark.parametrize("attack", [lying_header, encoded(b"not an array"), encoded(archive())])
+def test_bytes_that_are_no_masked_array_cost_their_site_the_turn(tmp_path: Path, attack: Attack) -> None:
+    first, _ = play_two_rounds(tmp_path, COLLECT, attack)
+    assert [(refused.site, refused.reason) for refused in first.refused] == [(ATTACKER, "ENCODING")]
     assert sorted(first.weights) == ["site-4", "site-5", "site-eu", "site-us"]
 
 

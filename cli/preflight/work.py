@@ -1,7 +1,5 @@
 """Checks of what the site is there for: its data, and one step of training on it."""
 
-import resource
-import sys
 from dataclasses import replace
 
 import torch
@@ -17,6 +15,7 @@ from client.training import train
 from models import Architecture, build
 from models.fingerprint import fingerprint
 from server.given import check_shapes
+from server.live import peak_bytes
 
 UNITS = {"m": 1e6, "g": 1e9}
 MOST_CLASSES = 20
@@ -81,8 +80,7 @@ def training(subject: Subject) -> str:
     loss = train(model, subject.data.train.take(rows), schedule, choose_device())
     if loss != loss:
         raise Problem("the loss of the first step is NaN", "look for NaN or huge values among the samples")
-    # In kilobytes on Linux, in bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_bytes()
     most = float(subject.settings.memory[:-1]) * UNITS[subject.settings.memory[-1]]
     if peak > most:
         raise Problem(

@@ -6,11 +6,12 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from strategies.decoding import decode
 from strategies.errors import Reason, RefusedReply
-from strategies.protocol import ARRAYS
+from strategies.masked import MASKED, masked_vector
+from strategies.protocol import ARRAYS, TRAIN
 from tests.attacks.federation import Values, assert_costs_one_turn, attacked, first_array, networks, with_array
 
 
@@ -63,9 +64,23 @@ def test_a_claim_of_32_gib_takes_no_memory() -> None:
     assert (caught.value.reason, caught.value.tensor) == (Reason.ENCODING, "conv1.weight")
 
 
+def test_a_masked_array_that_claims_32_gib_takes_no_memory() -> None:
+    array = Array("uint32", (64,), "numpy.ndarray", header((2**33,), "<u4"))
+    reply = Message(RecordDict({MASKED: ArrayRecord({"0": array})}), 1, TRAIN)
+    tracemalloc.start()
+    with pytest.raises(RefusedReply) as caught:
+        masked_vector("site-eu", reply, [(64,)])
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    assert caught.value.reason is Reason.ENCODING
+
+
 def test_the_order_of_a_fortran_array_is_heard() -> None:
     value = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
     assert np.array_equal(decode("a", "w", Array(value)).numpy(), value)
+    masked = value.astype(np.uint32, order="F")
+    reply = Message(RecordDict({MASKED: ArrayRecord({"0": Array(masked)})}), 1, TRAIN)
+    assert np.array_equal(masked_vector("a", reply, [(2, 3)])[0], masked)
 
 
 def test_what_an_honest_site_sends_is_read_as_it_is() -> None:
