@@ -29,8 +29,8 @@ and tells what a round moves to and from each site at most. To play a run on thi
 fedrebasin demo --run-config FILE.toml --sites 3
 ```
 
-Most runs change these alone: `model`, `width`, `shape`, `classes`, `class-names`, `min-sites`, `rounds`, `epochs`, and `merge`,
-`head` and `mix` by [what suits the sites' labels](merge-quality.md#what-to-set).
+Most runs change these alone: `model`, `width`, `shape`, `classes`, `class-names`, `min-sites`, `rounds`, `epochs`, and
+`merge`, `head` and `mix` by [what suits the sites' labels](merge-quality.md#what-to-set).
 
 In a deployment, [`fedrebasin server run`](server-guide.md#start-a-run) plays it; in a Flower environment of your own,
 `flwr run . --run-config FILE.toml --stream`. Flower then

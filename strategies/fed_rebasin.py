@@ -201,6 +201,7 @@ class FedRebasin(FedAvg):
         self.merged = self.align_collected()
         if not self.merged.replies:
             return None, None
+        self._tell_moved(self.merged)
         metrics = shared_metrics([one.metrics for one in self.merged.replies.values()])
         return to_arrays(self.mean(self.merged)), self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
 
@@ -219,6 +220,15 @@ class FedRebasin(FedAvg):
                 self.bounds.max_share,
                 ", ".join(f"{site} weighs {weighed[site].weight:g} of {told[site]:g}" for site in lowered),
             )
+
+    def _tell_moved(self, merged: MergedRound) -> None:
+        """Says whether alignment did anything: after a shared start and few steps there is nothing to move."""
+        units = max(1, sum(self.spec.groups.values()))
+        shares = [sum(m.moved[g] * self.spec.groups[g] for g in m.moved) / units for m in merged.matchings.values()]
+        moved = [share for share in shares if share]
+        how_much = f", from {min(moved):.0%} to {max(moved):.0%} of their units" if moved else ""
+        how_many = f"{len(moved)} of {len(shares)} other networks"
+        logger.info("the reference is %s; %s moved%s", merged.reference, how_many, how_much)
 
     def align_collected(self) -> MergedRound:
         """Every network that was collected, in the reference's order of units and as its site trained it."""

@@ -69,6 +69,16 @@ def test_a_permuted_copy_merges_with_its_original_into_the_original() -> None:
     assert all(torch.equal(merged[name], original[name]) for name in original)
 
 
+def test_the_log_says_whether_alignment_did_anything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "fedrebasin")
+    swapped = permute(small_spec(), {"P": torch.tensor([1, 0, 2, 3, 4, 5])}, small_state(1))
+    copies = [train_reply(1, small_state(1), 30), train_reply(2, swapped), train_reply(3, small_state(1))]
+    merge(FedRebasin(spec=small_spec(), reference="largest"), copies)
+    assert "the reference is a; 1 of 2 other networks moved, from 33% to 33% of their units" in caplog.messages
+    merge(FedRebasin(spec=no_groups(), reference="largest"), copies)
+    assert "the reference is a; 0 of 2 other networks moved" in caplog.messages
+
+
 def test_order_of_arrival_never_matters() -> None:
     replies = [train_reply(node, small_state(node), node) for node in (1, 2, 3, 4)]
     results = {
