@@ -13,7 +13,7 @@ from server.live import waiting_for
 from server.traffic import Traffic, size_of
 from strategies.admission import sound
 from strategies.errors import OperatorError, OverflowReply, Reason, RefusedReply
-from strategies.exchange import Clock, exchange
+from strategies.exchange import Clock, exchange, persistent
 from strategies.protocol import ARRAYS, CONFIG, FIRST, ROUND, START, request
 from strategies.settings import Settings
 from strategies.spool import Spool
@@ -122,10 +122,11 @@ class Sites:
     def _introduce(self, wanted: str) -> None:
         """Names the nodes that are there, as soon as they are enough; the log says why one has no name."""
         nodes: dict[int, str] = {}
+        ends = self.clock.now() + self.settings.join_deadline_seconds
 
         def look() -> list[int]:
             nodes.clear()
-            nodes.update({node.node_id: node.name for node in self.grid.get_nodes()})
+            nodes.update(self._nodes(ends))
             registered = {name for name in nodes.values() if name}
             self.names = {
                 node_id: name
@@ -252,21 +253,24 @@ class Sites:
     def _exchange(self, messages: Iterable[Message], one_by_one: bool = False) -> Iterator[tuple[int, Message | None]]:
         return exchange(self.grid, messages, self.settings.round_deadline_seconds, self.clock, one_by_one=one_by_one)
 
+    def _nodes(self, ends: float) -> dict[int, str]:
+        """The nodes that are there, each with the name under which it is registered, if it is."""
+        return {node.node_id: node.name for node in persistent(self.grid.get_nodes, ends, self.clock)}
+
     def _wait_for_nodes(self) -> None:
         ends = self.clock.now() + self.settings.join_deadline_seconds
-        while (there := len(list(self.grid.get_node_ids()))) < self.settings.min_sites:
+        while len(there := self._nodes(ends)) < self.settings.min_sites:
             if self.clock.now() >= ends:
-                self.missing = self._gone()
+                self.missing = self._gone(there)
                 raise JoinError(
-                    f"{there} nodes connected within {self.settings.join_deadline_seconds:g} s, "
+                    f"{len(there)} nodes connected within {self.settings.join_deadline_seconds:g} s, "
                     f"min-sites is {self.settings.min_sites}. {self._absent()}"
                     "Start the missing sites, or lower min-sites."
                 )
             self.clock.sleep(0.5)
 
-    def _gone(self) -> set[str]:
-        """The sites that took part before, and whose nodes are not there."""
-        there = {node.node_id: node.name for node in self.grid.get_nodes()}
+    def _gone(self, there: Mapping[int, str]) -> set[str]:
+        """The sites that took part before, and whose nodes are not ``there``."""
         gone = {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
         # After a restart nobody has been asked yet, but a node that is registered has its name.
         return gone - set(there.values())
