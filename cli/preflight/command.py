@@ -27,6 +27,7 @@ CHECKS = (
     Check("certificate days left", papers.validity, KIT),
     Check("versions", machine.versions, "install fedrebasin as the server has it"),
     Check("disk", machine.disk, "look at the folder's permissions"),
+    Check("ports", machine.ports, "put sidecar-port and runtime-port in site.toml right"),
     Check("proxy reachable", network.reachable, KIT),
     Check("clock", network.clock, "see 'proxy reachable'"),
     Check("control and runtime API closed", network.closed, "see 'proxy reachable'"),
