@@ -12,7 +12,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from cli.enrolment.authority import new_authority
+from cli.enrolment.authority import new_authority, pem
 from cli.enrolment.errors import KitError
 from cli.enrolment.kits import install_kit, kit_folder, membership_of, write_kit
 from cli.enrolment.layout import SiteFolder
@@ -94,6 +94,16 @@ def test_a_path_that_another_folder_would_not_lead_to_is_told_and_the_site_does_
     assert words in find("configuration", site).problem
     with pytest.raises(KitError, match="is not started from this folder"):
         read_parts(site)
+
+
+@pytest.mark.parametrize("name", ["tests", "another"])
+def test_a_certificate_that_the_kits_authority_did_not_sign_is_told(tmp_path: Path, name: str) -> None:
+    site = member(tmp_path, "seed")
+    assert find("certificate chain", site).problem == ""
+    site.authority.write_bytes(pem(new_authority(name).certificate))
+    found = find("certificate chain", site)
+    assert found.problem == f"{site.certificate} was not signed by the authority in {site.authority}"
+    assert "ask the server's operator for a new kit" in found.fix
 
 
 def test_what_is_made_of_the_data_stays_in_the_sites_folder_and_goes(tmp_path: Path) -> None:
