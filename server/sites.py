@@ -112,11 +112,11 @@ class Sites:
             logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
         self.tell({"joined": list(self.names.values())})
         if len(self.names) < self.settings.min_sites:
-            named = f" ({', '.join(self.names.values())})" if self.names else ""
-            raise JoinError(
-                f"{len(self.names)} sites joined{named}, "
-                f"min-sites is {self.settings.min_sites}. {self._absent()}"
-                "Look at the log of the sites that are missing, or lower min-sites."
+            raise self._too_few(
+                len(self.names),
+                "joined",
+                self.names.values(),
+                "Look at the log of the sites that are missing, or lower min-sites.",
             )
 
     def _introduce(self, wanted: str) -> None:
@@ -262,10 +262,11 @@ class Sites:
         while len(there := self._nodes(ends)) < self.settings.min_sites:
             if self.clock.now() >= ends:
                 self.missing = self._gone(there)
-                raise JoinError(
-                    f"{len(there)} nodes connected within {self.settings.join_deadline_seconds:g} s, "
-                    f"min-sites is {self.settings.min_sites}. {self._absent()}"
-                    "Start the missing sites, or lower min-sites."
+                raise self._too_few(
+                    len(there),
+                    f"there within {self.settings.join_deadline_seconds:g} s",
+                    [name or self.names.get(node_id, "") for node_id, name in there.items()],
+                    "Start the missing sites, or lower min-sites.",
                 )
             self.clock.sleep(0.5)
 
@@ -275,6 +276,9 @@ class Sites:
         # After a restart nobody has been asked yet, but a node that is registered has its name.
         return gone - set(there.values())
 
-    def _absent(self) -> str:
-        """The missing sites, for a message to the operator."""
-        return f"Not there any more: {', '.join(sorted(self.missing))}. " if self.missing else ""
+    def _too_few(self, n_there: int, how: str, names: Iterable[str], advice: str) -> JoinError:
+        """For the operator: so many are there, who of them is known, and who was there and is missing."""
+        known = ", ".join(sorted(filter(None, names)))
+        gone = f" Not there any more: {', '.join(sorted(self.missing))}." if self.missing else ""
+        told = f"{n_there} of {self.settings.min_sites} sites (min-sites) {how}{f': {known}' if known else ''}"
+        return JoinError(f"{told}.{gone} {advice}")
