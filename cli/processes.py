@@ -29,7 +29,12 @@ def end_left(home: Path, folders: Collection[Path]) -> list[int]:
 
     Of a run that was killed: the session that they lie in may be a shell's, and nobody else in it is touched.
     """
-    return _end(lambda: sorted({*processes_of(home), *(each for folder in folders for each in _told_of(folder))}))
+    return _end(lambda: left_running(home, folders))
+
+
+def left_running(home: Path, folders: Collection[Path]) -> list[int]:
+    """The living processes of ``home``, and those that were told of ``folders``."""
+    return sorted({*processes_of(home), *(each for folder in folders for each in _told_of(folder))})
 
 
 def _end(members_now: Callable[[], list[int]]) -> list[int]:

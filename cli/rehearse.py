@@ -67,7 +67,9 @@ class Rehearsal:
 
 def rehearse(
     reference: Annotated[Path | None, typer.Option(help="A trained network; by default an untrained one.")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs, as the ServerApp sees it.")] = Path("/runs"),
+    runs: Annotated[
+        Path, typer.Option(resolve_path=True, help="Folder of the runs, where also the ServerApp finds it.")
+    ] = Path("runs"),
     dial: Annotated[
         str, typer.Option(help="The proxy's address from here, HOST:PORT; by default the one that sites dial.")
     ] = "",

@@ -28,7 +28,9 @@ def run(
     ] = None,
     name: Annotated[str, typer.Option(help="The run's name; by default the config's.")] = "",
     sites: Annotated[int, typer.Option(min=0, help="How many sites to wait for; 0: the config's min-sites.")] = 0,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs, as the ServerApp sees it.")] = Path("/runs"),
+    runs: Annotated[
+        Path, typer.Option(resolve_path=True, help="Folder of the runs, where also the ServerApp finds it.")
+    ] = Path("runs"),
     folder: Annotated[Path, typer.Option(help="The server's folder, or `operator` in it.")] = Path("federation"),
     output: Output = Format.TABLE,
 ) -> None:

@@ -72,7 +72,11 @@ def init(
         print_json({"folder": str(folder), "proxy": proxy, "superlink": superlink})
     else:
         people.print(
-            f"{folder}: a federation without sites. Keep ca.key and sites.json safe, and back them up.", soft_wrap=True
+            f"{folder}: a federation without sites. Keep ca.key and sites.json safe, and back them up.\n"
+            "Next: start SuperLink, proxy and SuperExec, as docs/server-guide.md says, and let in each site that asks: "
+            f"fedrebasin server approve REQUEST --fingerprint SHA256:… --folder {folder}",
+            soft_wrap=True,
+            markup=False,
         )
 
 

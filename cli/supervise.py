@@ -17,7 +17,8 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import Part, Parts, read_parts
 from cli.interrupts import terminable
 from cli.output import progress
-from cli.processes import end_all, end_left
+from cli.ports import check_ports
+from cli.processes import end_all, end_left, left_running
 
 # A SuperNode that was killed is let in again after a minute, when its lease has ended: no hurry.
 PAUSE_SECONDS = 5.0
@@ -79,6 +80,7 @@ def run(
         command = parts.command(part, scratch_folder(parts.folder) if part is Part.SIDECAR else Path())
         # What it becomes goes on holding the folder.
         os.set_inheritable(hold(parts.folder, fcntl.LOCK_SH), True)
+        check_ports(parts, [part])
         os.execve(command[0], command, dict(parts.environment()))  # noqa: S606
     keep_running([RunningSite(parts)])
 
@@ -98,6 +100,7 @@ def keep_running(sites: list[RunningSite]) -> None:
         for site in sites:
             held.callback(os.close, hold(site.parts.folder, fcntl.LOCK_EX))
             site.clear()
+            check_ports(site.parts)
         _keep_running(sites, starts)
 
 
@@ -120,6 +123,15 @@ def hold(folder: SiteFolder, how: int) -> int:
         # A network file system that knows no locks on folders.
         pass
     return handle
+
+
+def runs(folder: SiteFolder) -> bool:
+    """Whether processes of the site run, also such as a run that was killed left, which the next one ends."""
+    try:
+        os.close(hold(folder, fcntl.LOCK_EX))
+    except KitError:
+        return True
+    return bool(left_running(folder.state / "flower", scratch_folders(folder)))
 
 
 def _keep_running(sites: list[RunningSite], starts: dict[int, float]) -> None:

@@ -105,9 +105,11 @@ def _told(model: str) -> Callable[[Architecture], object]:
 
 
 def _unknown(name: str) -> str:
-    near = get_close_matches(name, FAMILIES, n=1, cutoff=0.0)
+    module, _, function = name.rpartition(".")
+    is_dotted = all(each.isidentifier() for each in name.split(".")) and bool(module)
+    near = f"{module}:{function}" if is_dotted else get_close_matches(name, FAMILIES, n=1, cutoff=0.0)[0]
     there = ", ".join(FAMILIES)
-    return f"model {name!r} is unknown: did you mean {near[0]!r}? There are {there}, and module:function"
+    return f"model {name!r} is unknown: did you mean {near!r}? There are {there}, and module:function"
 
 
 def _described(architecture: Architecture, family: Family) -> Architecture:

@@ -13,7 +13,7 @@ from server.live import waiting_for
 from server.traffic import Traffic, size_of
 from strategies.admission import sound
 from strategies.errors import OperatorError, OverflowReply, Reason, RefusedReply
-from strategies.exchange import Clock, exchange
+from strategies.exchange import Clock, exchange, persistent
 from strategies.protocol import ARRAYS, CONFIG, FIRST, ROUND, START, request
 from strategies.settings import Settings
 from strategies.spool import Spool
@@ -112,20 +112,21 @@ class Sites:
             logger.warning("not there any more: %s", ", ".join(sorted(self.missing)))
         self.tell({"joined": list(self.names.values())})
         if len(self.names) < self.settings.min_sites:
-            named = f" ({', '.join(self.names.values())})" if self.names else ""
-            raise JoinError(
-                f"{len(self.names)} sites joined{named}, "
-                f"min-sites is {self.settings.min_sites}. {self._absent()}"
-                "Look at the log of the sites that are missing, or lower min-sites."
+            raise self._too_few(
+                len(self.names),
+                "joined",
+                self.names.values(),
+                "Look at the log of the sites that are missing, or lower min-sites.",
             )
 
     def _introduce(self, wanted: str) -> None:
         """Names the nodes that are there, as soon as they are enough; the log says why one has no name."""
         nodes: dict[int, str] = {}
+        ends = self.clock.now() + self.settings.join_deadline_seconds
 
         def look() -> list[int]:
             nodes.clear()
-            nodes.update({node.node_id: node.name for node in self.grid.get_nodes()})
+            nodes.update(self._nodes(ends))
             registered = {name for name in nodes.values() if name}
             self.names = {
                 node_id: name
@@ -252,25 +253,32 @@ class Sites:
     def _exchange(self, messages: Iterable[Message], one_by_one: bool = False) -> Iterator[tuple[int, Message | None]]:
         return exchange(self.grid, messages, self.settings.round_deadline_seconds, self.clock, one_by_one=one_by_one)
 
+    def _nodes(self, ends: float) -> dict[int, str]:
+        """The nodes that are there, each with the name under which it is registered, if it is."""
+        return {node.node_id: node.name for node in persistent(self.grid.get_nodes, ends, self.clock)}
+
     def _wait_for_nodes(self) -> None:
         ends = self.clock.now() + self.settings.join_deadline_seconds
-        while (there := len(list(self.grid.get_node_ids()))) < self.settings.min_sites:
+        while len(there := self._nodes(ends)) < self.settings.min_sites:
             if self.clock.now() >= ends:
-                self.missing = self._gone()
-                raise JoinError(
-                    f"{there} nodes connected within {self.settings.join_deadline_seconds:g} s, "
-                    f"min-sites is {self.settings.min_sites}. {self._absent()}"
-                    "Start the missing sites, or lower min-sites."
+                self.missing = self._gone(there)
+                raise self._too_few(
+                    len(there),
+                    f"there within {self.settings.join_deadline_seconds:g} s",
+                    [name or self.names.get(node_id, "") for node_id, name in there.items()],
+                    "Start the missing sites, or lower min-sites.",
                 )
             self.clock.sleep(0.5)
 
-    def _gone(self) -> set[str]:
-        """The sites that took part before, and whose nodes are not there."""
-        there = {node.node_id: node.name for node in self.grid.get_nodes()}
+    def _gone(self, there: Mapping[int, str]) -> set[str]:
+        """The sites that took part before, and whose nodes are not ``there``."""
         gone = {*self.missing, *(name for node_id, name in self.names.items() if node_id not in there)}
         # After a restart nobody has been asked yet, but a node that is registered has its name.
         return gone - set(there.values())
 
-    def _absent(self) -> str:
-        """The missing sites, for a message to the operator."""
-        return f"Not there any more: {', '.join(sorted(self.missing))}. " if self.missing else ""
+    def _too_few(self, n_there: int, how: str, names: Iterable[str], advice: str) -> JoinError:
+        """For the operator: so many are there, who of them is known, and who was there and is missing."""
+        known = ", ".join(sorted(filter(None, names)))
+        gone = f" Not there any more: {', '.join(sorted(self.missing))}." if self.missing else ""
+        told = f"{n_there} of {self.settings.min_sites} sites (min-sites) {how}{f': {known}' if known else ''}"
+        return JoinError(f"{told}.{gone} {advice}")

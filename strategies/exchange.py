@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from logging import getLogger
+from typing import TypeVar
 
 import httpx
 from flwr.app import Error, Message, Metadata
@@ -12,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 logger = getLogger("fedrebasin")
+T = TypeVar("T")
 # The code of a reply that Flower cannot put together; none of Flower's own codes.
 UNREADABLE = 1000
 # What the way to the SuperLink raises; all else that a pull raises comes of what a site sent.
@@ -24,6 +26,26 @@ class Clock:
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+
+
+def persistent(call: Callable[[], T], ends: float, clock: Clock) -> T:
+    """What ``call`` of a grid returns; until ``ends`` it is made again where the SuperLink broke off or failed."""
+    while True:
+        try:
+            return call()
+        except (ObjectPushError, httpx.HTTPStatusError) as error:
+            if not _passes(error) or clock.now() >= ends:
+                raise
+            logger.warning("asked once more: %s", error)
+            clock.sleep(1.0)
+
+
+def _passes(error: ObjectPushError | httpx.HTTPStatusError) -> bool:
+    """Whether the next try may succeed: 5xx, as where the SuperLink's database was locked, but no refusal.
+
+    Flower itself asks again only where nobody answers.
+    """
+    return isinstance(error, ObjectPushError) or error.response.is_server_error
 
 
 def exchange(
@@ -81,13 +103,12 @@ def _pull(grid: Grid, message_id: str, clock: Clock) -> Iterable[Message]:
     """The reply to a message, if it is there; an error in its place where Flower cannot put it together.
 
     Flower believes each part of a reply to be what it says it is, and has taken the reply from the SuperLink by then:
-    there is nothing to ask for again. A SuperLink that could not answer (5xx: its database was locked) is asked
-    once more, a second later; Flower itself asks again only where nobody answers.
+    there is nothing to ask for again. A SuperLink that failed is asked again with the next look, which may be none.
     """
     try:
         return grid.pull_messages([message_id])
     except httpx.HTTPStatusError as error:
-        if not error.response.is_server_error:
+        if not _passes(error):
             raise
         logger.warning("asked once more: %s", error)
         clock.sleep(1.0)
@@ -116,16 +137,7 @@ def _unreadable(message_id: str, kind: str) -> Message:
 
 
 def _push(grid: Grid, messages: Sequence[Message], ends: float, clock: Clock) -> list[str]:
-    """Sends, again until the deadline ``ends`` where the SuperLink broke off or failed; returns the numbers."""
-    while True:
-        try:
-            numbers = grid.push_messages(messages)
-        except (ObjectPushError, httpx.HTTPStatusError) as error:
-            passing = isinstance(error, ObjectPushError) or error.response.is_server_error
-            if not passing or clock.now() >= ends:
-                raise
-            logger.warning("sent once more: %s", error)
-            clock.sleep(1.0)
-        else:
-            # Sent once more, a message that the SuperLink has already, since only its answer was lost, gets no number.
-            return [number or sent.metadata.message_id for number, sent in zip(numbers, messages, strict=True)]
+    """Sends; returns the numbers."""
+    numbers = persistent(lambda: grid.push_messages(messages), ends, clock)
+    # Sent once more, a message that the SuperLink has already, since only its answer was lost, gets no number.
+    return [number or sent.metadata.message_id for number, sent in zip(numbers, messages, strict=True)]

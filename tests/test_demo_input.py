@@ -114,7 +114,7 @@ def test_a_run_that_fails_fails_the_command_with_the_reason(tmp_path: Path) -> N
     _, err = finish(process)
     assert process.returncode == 14
     assert "the run ended as finished:failed" in err
-    assert "0 sites joined" in err
+    assert "0 of 2 sites (min-sites) joined" in err
     assert "the data is gone" in err
     # On no terminal each phase is a line.
     assert " 0:00  starting Flower\n" in err

@@ -149,6 +149,8 @@ def test_a_network_of_the_users_own_is_built_from_the_seed():
     ("architecture", "said"),
     [
         (Architecture("resnet2O", DIGITS, 10), "did you mean 'resnet20'"),
+        (Architecture("resnet.20", DIGITS, 10), "did you mean 'resnet20'"),
+        (Architecture("my.nets.mlp", DIGITS, 10), "did you mean 'my.nets:mlp'"),
         (Architecture("resnet", DIGITS, 10), "There are mlp, vgg11, .*module:function"),
         (Architecture("nowhere.net:build", DIGITS, 10), "no module 'nowhere'.*current folder is"),
         (Architecture("math:nothing", DIGITS, 10), "no function 'nothing' in "),

@@ -10,16 +10,19 @@ import pytest
 import tomli_w
 import torch
 import yaml
+from typer.testing import CliRunner
 
-from cli.enrolment.authority import new_authority
+from cli.enrolment.authority import new_authority, pem
 from cli.enrolment.errors import KitError
 from cli.enrolment.kits import install_kit, kit_folder, membership_of, write_kit
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import read_parts
 from cli.enrolment.requests import make_request, read_request
 from cli.enrolment.settings import Federation
-from cli.preflight.command import CHECKS, perform
+from cli.main import app
+from cli.preflight.command import CHECKS, inspect, perform
 from cli.preflight.finding import Finding, Subject
+from cli.superlink import free_port
 from models import Architecture, build
 from strategies.tensor_files import write_tensors
 from tests.deployment.samples import write_images
@@ -93,6 +96,16 @@ def test_a_path_that_another_folder_would_not_lead_to_is_told_and_the_site_does_
         read_parts(site)
 
 
+@pytest.mark.parametrize("name", ["tests", "another"])
+def test_a_certificate_that_the_kits_authority_did_not_sign_is_told(tmp_path: Path, name: str) -> None:
+    site = member(tmp_path, "seed")
+    assert find("certificate chain", site).problem == ""
+    site.authority.write_bytes(pem(new_authority(name).certificate))
+    found = find("certificate chain", site)
+    assert found.problem == f"{site.certificate} was not signed by the authority in {site.authority}"
+    assert "ask the server's operator for a new kit" in found.fix
+
+
 def test_what_is_made_of_the_data_stays_in_the_sites_folder_and_goes(tmp_path: Path) -> None:
     site = member(tmp_path, "seed", data=str(write_images(tmp_path / "images", 0, 100)))
     (tmp_path / "home").mkdir()
@@ -113,6 +126,25 @@ def test_what_is_made_of_the_data_stays_in_the_sites_folder_and_goes(tmp_path: P
     assert found["data"] == ""
     assert sorted(path.name for path in site.state.iterdir()) == ["no-data"]
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+
+
+def test_what_needs_a_check_that_failed_is_not_tried_and_its_advice_is_given_once(tmp_path: Path) -> None:
+    quiet = {"least-free-gigabytes": 0.0, "sidecar-port": free_port(), "runtime-port": free_port()}
+    site = member(tmp_path, "seed", data="/nowhere", **quiet)
+    site.membership.write_text(site.membership.read_text().replace("proxy.example", "fl.invalid"))
+    findings = {each.check: each for each in inspect(Subject(site))}
+    untried = {each.check: each.fix for each in findings.values() if not each.tried}
+    need_the_proxy = ("clock", "control and runtime API closed", "key enrolled", "upload")
+    assert untried == {**dict.fromkeys(need_the_proxy, "see 'proxy reachable'"), "training step": "see 'data'"}
+    assert {each.check for each in findings.values() if each.problem and each.tried} == {"proxy reachable", "data"}
+    assert sum("DNS" in each.fix for each in findings.values()) == 1
+
+
+def test_without_settings_nothing_else_is_tried_and_one_check_has_failed(tmp_path: Path) -> None:
+    site = member(tmp_path, "seed", dta="x")
+    done = CliRunner().invoke(app, ["site", "check", "--folder", str(site.path)])
+    assert f"1 of {len(CHECKS)} checks failed, {len(CHECKS) - 1} were not tried" in done.stdout
+    assert done.stdout.count("see 'configuration'") == len(CHECKS) - 1
 
 
 def test_the_kits_check_has_room_for_what_is_made_of_the_data() -> None:

@@ -4,11 +4,13 @@ import os
 import signal
 import time
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Event, Thread, Timer, get_ident
+from typing import Any
 
 import pytest
 import tomli_w
+import yaml
 
 from cli.flower import SuperLink
 from cli.interrupts import tell_interrupted, terminable, uninterrupted
@@ -20,6 +22,7 @@ from strategies.settings import parse_settings
 from tests.commands import Ran, run
 from tests.stores import COMPLETE, TRAINING, write_run
 
+ROOT = Path(__file__).resolve().parent.parent
 FIRST = {"model": "mlp", "width": 32, "depth": 2, "head": "ridge", "baselines": True}
 
 
@@ -41,6 +44,27 @@ def finished(tmp_path: Path, **config: object) -> RunStore:
     settings = parse_settings({"run": "autumn", "rounds": 1, "runs-dir": str(tmp_path / "runs"), **config})
     store.write_json("settings.json", settings.model_dump(by_alias=True))
     return store
+
+
+def test_runs_lie_in_the_current_folder_and_in_containers_where_the_server_app_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(tmp_path, capsys, {**FIRST, "rounds": 1})
+    finished(tmp_path, **FIRST)
+    monkeypatch.chdir(tmp_path)
+    done = run(capsys, "server", "run", "run.toml", "--name", "autumn", "--folder", "server/operator")
+    assert done.code == 0
+    assert f"see {tmp_path / 'runs' / 'autumn'}" in done.out
+    services: dict[str, Any] = yaml.safe_load((ROOT / "compose.yml").read_text())["services"]
+    there = str(PurePosixPath(services["run"]["working_dir"]) / "runs")
+    assert any(each.endswith(f":{there}") for each in services["superexec"]["volumes"])
+    assert any(each.endswith(f":{there}:ro") for each in services["run"]["volumes"])
+
+
+def test_who_makes_a_federation_is_told_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "server", "init", "--proxy", "localhost:8443", "--folder", tmp_path / "server")
+    assert "Next: start SuperLink, proxy and SuperExec" in done.out
+    assert f"fedrebasin server approve REQUEST --fingerprint SHA256:… --folder {tmp_path / 'server'}" in done.out
 
 
 def test_a_run_has_the_settings_of_its_file_and_what_differs_from_the_kits_is_told(

@@ -14,10 +14,11 @@ import pytest
 import tomli_w
 
 from cli.enrolment.layout import SiteFolder
-from cli.enrolment.parts import Part
+from cli.enrolment.parts import Part, read_parts
+from cli.ports import HOW_TO_FREE, check_ports
 from cli.superlink import free_port
 from cli.supervise import hold
-from tests.test_preflight import member
+from tests.test_preflight import find, member
 from tests.waiting import wait_until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -88,6 +89,57 @@ def test_the_parts_of_a_site_run_beside_each_other(tmp_path: Path) -> None:
     site = member(tmp_path, "seed")
     for held in [hold(site, fcntl.LOCK_SH) for _ in Part]:
         os.close(held)
+
+
+@pytest.fixture
+def taken() -> Generator[int]:
+    """A port at which another listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@with_nginx
+@pytest.mark.parametrize("key", ["sidecar_port", "runtime_port"])
+def test_a_site_whose_port_another_has_does_not_start_and_its_check_fails(tmp_path: Path, taken: int, key: str) -> None:
+    site = member(tmp_path, "seed")
+    set_ports(site, **{"sidecar_port": free_port(), "runtime_port": free_port(), key: taken})
+    told_of = f"{key.replace('_', '-')} {taken}: 127.0.0.1:{taken}: Address already in use"
+    for part in ((), ("sidecar",) if key == "sidecar_port" else ("supernode",)):
+        said = told(site, *part).replace("\n", " ")
+        assert f"{site.settings}: {told_of}. End what listens there" in said
+    found = find("ports", site)
+    assert (found.problem, found.fix) == (told_of, HOW_TO_FREE)
+
+
+def test_a_port_of_a_part_that_is_not_started_is_not_looked_at(tmp_path: Path, taken: int) -> None:
+    site = member(tmp_path, "seed")
+    set_ports(site, sidecar_port=free_port(), runtime_port=taken)
+    check_ports(read_parts(site), [Part.SIDECAR, Part.SUPEREXEC])
+
+
+def test_a_site_that_runs_has_its_ports_rightly(tmp_path: Path, taken: int) -> None:
+    site = member(tmp_path, "seed")
+    set_ports(site, sidecar_port=taken, runtime_port=free_port())
+    for how in (fcntl.LOCK_EX, fcntl.LOCK_SH):
+        held = hold(site, how)
+        assert find("ports", site).problem == ""
+        os.close(held)
+    assert find("ports", site).problem
+
+
+def test_a_port_that_a_killed_run_of_the_site_left_taken_is_its_own(tmp_path: Path) -> None:
+    site, port = member(tmp_path, "seed"), free_port()
+    set_ports(site, sidecar_port=free_port(), runtime_port=port)
+    code = f"import socket; s = socket.create_server(('127.0.0.1', {port})); print('listens', flush=True); s.accept()"
+    environment = os.environ | {"FLWR_HOME": str(site.state.resolve() / "flower")}
+    left = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert left.stdout is not None
+        left.stdout.readline()
+        assert find("ports", site).problem == ""
+    finally:
+        left.kill()
+        left.communicate()
 
 
 @with_nginx

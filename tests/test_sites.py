@@ -174,18 +174,25 @@ def test_two_of_one_name_are_not_two_sites_while_another_may_come(tmp_path: Path
 def test_the_least_number_of_sites_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
     sites, ticking = timed(tmp_path, 0.0, 0.0, inf, min_sites=3)
     for _ in range(2):
-        with pytest.raises(JoinError, match="2 sites joined"):
+        with pytest.raises(JoinError, match=r"2 of 3 sites \(min-sites\) joined: "):
             sites.join()
     assert ticking.time == pytest.approx(1200.0, abs=0.5)
 
 
 def test_too_few_nodes_end_the_run_at_the_deadline_not_later(tmp_path: Path) -> None:
-    with pytest.raises(JoinError, match="2 nodes connected within 30 s, min-sites is 3"):
+    with pytest.raises(JoinError, match=r"2 of 3 sites \(min-sites\) there within 30 s\. Start"):
         join(tmp_path, 2, 3)
 
 
+def test_of_too_few_nodes_the_registered_are_named(tmp_path: Path) -> None:
+    grid = Registered(app, quick_settings(tmp_path, min_sites=3, join_deadline_seconds=30.0), 3)
+    grid.there = (0, 1)
+    with pytest.raises(JoinError, match=r"2 of 3 sites \(min-sites\) there within 30 s: site-us\. Start"):
+        joined(grid)
+
+
 def test_too_few_sites_that_answer_are_named(tmp_path: Path) -> None:
-    with pytest.raises(JoinError, match=r"1 sites joined \(site-us\), min-sites is 2"):
+    with pytest.raises(JoinError, match=r"1 of 2 sites \(min-sites\) joined: site-us\. Look"):
         join(tmp_path, 2, 2, called(""))
 
 
@@ -228,14 +235,14 @@ def test_a_node_that_fails_does_not_end_the_wait_for_others(tmp_path: Path) -> N
 
 def test_too_few_because_nodes_fail_is_told_at_the_deadline(tmp_path: Path) -> None:
     sites, ticking = coming(tmp_path, inf, failing=True)
-    with pytest.raises(JoinError, match=r"1 sites joined \(site-us\), min-sites is 2"):
+    with pytest.raises(JoinError, match=r"1 of 2 sites \(min-sites\) joined: site-us\. Look"):
         sites.join()
     assert ticking.time == pytest.approx(600.0, abs=1.0)
 
 
 def test_in_a_simulation_nobody_comes_later_and_who_fails_is_not_asked_again(tmp_path: Path) -> None:
     sites, ticking = coming(tmp_path, inf, failing=True, registered=False)
-    with pytest.raises(JoinError, match="min-sites is 2"):
+    with pytest.raises(JoinError, match=r"of 2 sites \(min-sites\)"):
         sites.join()
     assert ticking.time == 0
 

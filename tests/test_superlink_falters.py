@@ -1,21 +1,25 @@
 """A SuperLink that answers 5xx for a while, as where its database is locked, ends no round."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 
 import httpx
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 
+from server.sites import Sites
 from strategies.exchange import exchange
-from tests.inprocess import LocalGrid, Ticking, outside_flower
+from tests.inprocess import LocalGrid, Ticking, outside_flower, quick_settings
 
 
 class Faltering(LocalGrid):
-    """A SuperLink that answers ``status`` to the first so many ``pushes`` and ``pulls``."""
+    """A SuperLink that answers ``status`` to the first so many ``pushes`` and ``pulls``, and to those ``looks``."""
 
-    def __init__(self, status: int, pushes: int = 0, pulls: int = 0) -> None:
+    def __init__(self, status: int, pushes: int = 0, pulls: int = 0, looks: Collection[int] = ()) -> None:
         outside_flower()
+        self.looks = looks
+        self.n_looks = 0
         self.status = status
         self.pushes = pushes
         self.pulls = pulls
@@ -26,8 +30,11 @@ class Faltering(LocalGrid):
         return [7]
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """Nameless."""
-        return [NodeInfo(node_id=7)]
+        """Registered."""
+        self.n_looks += 1
+        if self.n_looks in self.looks:
+            self._falter("get-nodes")
+        return [NodeInfo(node_id=7, name="site-us")]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Takes them, once it no longer fails."""
@@ -83,3 +90,30 @@ def test_a_superlink_that_takes_no_message_until_the_deadline_ends_the_run() -> 
     with pytest.raises(httpx.HTTPStatusError, match="500"):
         list(exchange(Faltering(500, pushes=1000), [question()], 60.0, ticking.clock()))
     assert ticking.time == pytest.approx(60.0, abs=2.0)
+
+
+def sites(grid: Faltering, ticking: Ticking, directory: Path) -> Sites:
+    """Those of a run that needs one site, and waits 30 s for it."""
+    return Sites(grid, quick_settings(directory, min_sites=1, join_deadline_seconds=30.0), ticking.clock())
+
+
+# The first look is whether there are enough, the second whom to ask.
+@pytest.mark.parametrize("looks", [(1,), (2,), (1, 2, 4, 5)])
+def test_a_superlink_that_fails_to_tell_who_is_there_is_asked_again(looks: Collection[int], tmp_path: Path) -> None:
+    joined = sites(Faltering(500, looks=looks), Ticking(), tmp_path)
+    joined.join()
+    assert joined.names == {7: "site-us"}
+
+
+def test_a_superlink_that_never_tells_who_is_there_ends_the_run_at_the_deadline(tmp_path: Path) -> None:
+    ticking = Ticking()
+    with pytest.raises(httpx.HTTPStatusError, match="500"):
+        sites(Faltering(500, looks=range(1000)), ticking, tmp_path).join()
+    assert ticking.time == pytest.approx(30.0, abs=2.0)
+
+
+def test_a_superlink_that_refuses_to_tell_who_is_there_is_not_asked_again(tmp_path: Path) -> None:
+    grid = Faltering(401, looks=(1,))
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        sites(grid, Ticking(), tmp_path).join()
+    assert grid.n_looks == 1

@@ -8,8 +8,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import NameOID
 
-from cli.enrolment.authority import new_authority, pem
+from cli.enrolment.authority import Authority, new_authority, pem, read_certificate
 from cli.enrolment.keys import new_key, private_pem
 from cli.enrolment.layout import SiteFolder
 from cli.preflight import network
@@ -75,8 +76,13 @@ def end(connection: socket.socket) -> None:
 
 def intercepting(folder: Path) -> Answer:
     """Who opens TLS, with an authority of its own."""
-    authority, key = new_authority("firewall"), new_key()
-    certificate = authority.sign_server(key.public_key(), "firewall", [HERE], 1)
+    return serving(folder, new_authority("firewall"), HERE)
+
+
+def serving(folder: Path, authority: Authority, name: str) -> Answer:
+    """Who answers by TLS as ``name``, with a certificate of that authority."""
+    key = new_key()
+    certificate = authority.sign_server(key.public_key(), "firewall", [name], 1)
     (folder / "crt").write_bytes(pem(certificate) + pem(authority.certificate))
     (folder / "key").write_bytes(private_pem(key))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -110,7 +116,28 @@ def test_who_opens_tls_is_told(site: SiteFolder, tmp_path: Path) -> None:
     with answering(intercepting(tmp_path)) as proxy:
         found = told(site, proxy)
     assert "certificate verify failed" in found.problem
-    assert f"as where a firewall opens TLS: let TLS to {proxy} through unopened" in found.fix
+    assert found.fix.startswith(
+        f"the certificate that {proxy} shows was not signed by the authority in this site's ca.crt"
+    )
+    assert f"a firewall opens TLS: let TLS to {proxy} through unopened" in found.fix
+
+
+def test_a_server_of_another_authority_is_told_also_where_that_has_the_same_name(
+    site: SiteFolder, tmp_path: Path
+) -> None:
+    own = read_certificate(site.authority).subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    with answering(serving(tmp_path, new_authority(str(own)), HERE)) as proxy:
+        assert "was not signed by the authority in this site's ca.crt" in told(site, proxy).fix
+
+
+def test_a_certificate_for_another_address_is_told(site: SiteFolder, tmp_path: Path) -> None:
+    authority = new_authority("tests")
+    before = site.authority.read_bytes()
+    site.authority.write_bytes(pem(authority.certificate))
+    with answering(serving(tmp_path, authority, "proxy.example")) as proxy:
+        found = told(site, proxy)
+    site.authority.write_bytes(before)
+    assert "is not the federation's proxy's, or not good now" in found.fix
 
 
 @pytest.mark.parametrize("answer", [page, reset, end])

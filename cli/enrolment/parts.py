@@ -68,13 +68,25 @@ class Parts:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
 
+    def ports(self) -> Mapping[Part, tuple[str, int]]:
+        """The key in ``site.toml`` and the port of each part that listens."""
+        return {
+            Part.SIDECAR: ("sidecar-port", self.settings.sidecar_port),
+            Part.SUPERNODE: ("runtime-port", self.settings.runtime_port),
+        }
+
+    @property
+    def listens_at(self) -> str:
+        """The address at which the parts listen."""
+        return "0.0.0.0" if self.apart else "127.0.0.1"  # noqa: S104 - inside the site's own network
+
     def _sidecar(self, scratch: Path) -> list[str]:
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         if nginx is None:
             raise KitError("nginx is not installed: `apt-get install nginx-light`, or run the kit's containers")
         configuration = render(
             "site/sidecar.conf.j2",
-            listen=f"{self._listen()}:{self.settings.sidecar_port}",
+            listen=f"{self.listens_at}:{self.settings.sidecar_port}",
             proxy=self.membership.proxy,
             proxy_name=tls_name(self.membership.proxy, "proxy"),
             site=self.folder.path,
@@ -90,7 +102,7 @@ class Parts:
             "--auth-supernode-private-key": self.folder.node_key,
             "--isolation": "process",
             "--superexec-auth-secret-file": inside / "superexec.secret",
-            "--host": self._listen(),
+            "--host": self.listens_at,
             "--port": self.settings.runtime_port,
             "--ssl-certfile": inside / "inside.crt",
             "--ssl-keyfile": inside / "inside.key",
@@ -122,9 +134,6 @@ class Parts:
 
     def _host(self, part: Part) -> str:
         return part.value if self.apart else "127.0.0.1"
-
-    def _listen(self) -> str:
-        return "0.0.0.0" if self.apart else "127.0.0.1"  # noqa: S104 - inside the site's own network
 
 
 def read_parts(folder: SiteFolder, apart: bool = False) -> Parts:

@@ -14,12 +14,13 @@ from strategies.settings import Settings, parse_settings
 
 
 class Problem(Exception):  # noqa: N818 - a verdict, not a failure of ours
-    """A check that did not pass: what is wrong, and what to do."""
+    """A check that did not pass: what is wrong, what to do, and whether checks that need it would meet it again."""
 
-    def __init__(self, problem: str, fix: str) -> None:
+    def __init__(self, problem: str, fix: str, stops: bool = True) -> None:
         super().__init__(problem)
         self.problem = problem
         self.fix = fix
+        self.stops = stops
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,24 @@ class Subject:
 
 @dataclass(frozen=True)
 class Check:
-    """One line: what is looked at, and the function that raises `Problem`, or returns what it found."""
+    """One line: what is looked at, the function that raises `Problem` or returns what it found, and an earlier check.
+
+    Where that one, which it ``needs``, has failed, it is not tried.
+    """
 
     name: str
     look: Callable[[Subject], str]
     fix: str
+    needs: str = "configuration"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How one check went; without a problem it passed."""
+    """How one check went; without a problem it passed. ``stops``: those that need it are not tried."""
 
     check: str
     found: str = ""
     problem: str = ""
     fix: str = ""
+    tried: bool = True
+    stops: bool = False

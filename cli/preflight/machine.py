@@ -3,7 +3,10 @@
 import shutil
 from importlib.metadata import version
 
+from cli.enrolment.parts import read_parts
+from cli.ports import HOW_TO_FREE, taken_ports
 from cli.preflight.finding import Problem, Subject
+from cli.supervise import runs
 
 
 def versions(subject: Subject) -> str:
@@ -28,3 +31,13 @@ def disk(subject: Subject) -> str:
             "make room, move the folder, or lower least-free-gigabytes in site.toml",
         )
     return f"{free:.0f} GB free"
+
+
+def ports(subject: Subject) -> str:
+    """Whether the site's processes can listen where they are to, as far as they do not already."""
+    parts = read_parts(subject.folder)
+    if runs(parts.folder):
+        return "not looked at: the site runs"
+    if taken := taken_ports(parts):
+        raise Problem("; ".join(taken), HOW_TO_FREE)
+    return ", ".join(f"{key} {port}" for key, port in parts.ports().values())

@@ -53,11 +53,13 @@ def reachable(subject: Subject) -> str:
         raise Problem(
             f"{subject.membership.proxy} does not let this site in ({answer.status_code})",
             "ask the server's operator whether the site was revoked, or its certificate has expired",
+            stops=False,
         )
     if answer.status_code != 200:
         raise Problem(
             f"{subject.membership.proxy} answers {answer.status_code}",
             "ask the server's operator whether the SuperLink is up",
+            stops=False,
         )
     return subject.membership.proxy
 

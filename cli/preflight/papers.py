@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from cli.enrolment.authority import SITE_URI, read_certificate
@@ -27,7 +28,9 @@ def chain(subject: Subject) -> str:
     """Whether the federation's authority signed the site's certificate, for its key, and it is good now."""
     certificate = read_certificate(subject.folder.certificate)
     _not_yet(certificate)
-    store = Store([read_certificate(subject.folder.authority)])
+    authority = read_certificate(subject.folder.authority)
+    _signed_by(authority, certificate, subject)
+    store = Store([authority])
     verifier = PolicyBuilder().store(store).time(datetime.now(UTC)).build_client_verifier()
     try:
         verifier.verify(certificate, [])
@@ -40,6 +43,18 @@ def chain(subject: Subject) -> str:
             "install the kit that was made for this folder's request",
         )
     return f"signed by {certificate.issuer.rfc4514_string()}"
+
+
+def _signed_by(authority: x509.Certificate, certificate: x509.Certificate, subject: Subject) -> None:
+    """Raises `Problem` where another authority signed the certificate, of which a verifier only says that it failed."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise Problem(
+            f"{subject.folder.certificate} was not signed by the authority in {subject.folder.authority}",
+            "install the kit again, whole: its files belong together; if it says the same then, ask the server's "
+            "operator for a new kit, and compare its fingerprint",
+        ) from error
 
 
 def name(subject: Subject) -> str:

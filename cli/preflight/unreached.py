@@ -13,6 +13,13 @@ from cli.enrolment.settings import host_of
 UNOPENED = (
     "let TLS to {proxy} through unopened: the sidecar goes through no HTTP proxy, and trusts the federation alone"
 )
+# OpenSSL's: nobody that is trusted has signed it, in five ways of failing to find that.
+UNSIGNED = (7, 18, 19, 20, 21)
+OTHER_AUTHORITY = (
+    "the certificate that {proxy} shows was not signed by the authority in this site's ca.crt. Compare what `openssl "
+    "x509 -noout -fingerprint -sha256 -in ca.crt` says here and in the server's folder: if it differs, ask the "
+    f"server's operator for a new kit; if not, a firewall opens TLS: {UNOPENED}"
+)
 NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 
@@ -33,8 +40,8 @@ FIXES = (
     ),
     Fix(
         (ssl.SSLCertVerificationError,),
-        f"who answers is not the federation's proxy, as where a firewall opens TLS: {UNOPENED}. Expired or not yet "
-        "valid: set the clock, or ask the server's operator",
+        "the certificate that {proxy} shows is not the federation's proxy's, or not good now: set the clock; then ask "
+        "the server's operator",
     ),
     Fix(
         (ConnectionRefusedError,),
@@ -59,6 +66,8 @@ def what_to_do(error: httpx.TransportError, proxy: str) -> str:
     causes = list(_causes(error))
     if any(isinstance(each, OSError) and each.errno in NO_ROUTE for each in causes):
         advice = "there is no route to {host} from here: look at this machine's network; then open TCP to {proxy}"
+    elif any(isinstance(each, ssl.SSLCertVerificationError) and each.verify_code in UNSIGNED for each in causes):
+        advice = OTHER_AUTHORITY
     else:
         found = (fix.advice for fix in FIXES if any(isinstance(each, fix.kinds) for each in causes))
         advice = next(found, OTHERWISE)

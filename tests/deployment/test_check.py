@@ -77,6 +77,10 @@ def filled_with(value: str) -> Break:
     return spoil
 
 
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
 BREAKS: list[tuple[str, str, Break]] = [
     ("configuration", "nearest is 'data'", lambda _, site: change(site.settings, dta="x")),
     ("configuration", "not TOML", unreadable),
@@ -90,6 +94,7 @@ BREAKS: list[tuple[str, str, Break]] = [
     ("versions", "0.0.1 at the server", lambda _, site: change(site.membership, version="0.0.1")),
     ("versions", "flwr is", lambda _, site: change(site.membership, flower="1.0.0")),
     ("disk", "GB free", lambda _, site: change(site.settings, least_free_gigabytes=1e9)),
+    ("ports", "sidecar-port", lambda server, site: change(site.settings, sidecar_port=port_of(server.proxy))),
     ("proxy reachable", "refused", lambda _, site: change(site.membership, proxy=f"127.0.0.1:{free_port()}")),
     ("proxy reachable", "", foreign),
     ("key enrolled", "", lambda _, site: change(site.membership, node_id="12345")),
@@ -203,7 +208,7 @@ def open_proxy(server: Deployment) -> Generator[str]:
     process = Process([serve, str(folder), str(server.root / "open-scratch")], home, environment)
     process.start()
     try:
-        wait_until(lambda: is_open("127.0.0.1", int(address.rpartition(":")[2])), 20, "the open proxy listens")
+        wait_until(lambda: is_open("127.0.0.1", port_of(address)), 20, "the open proxy listens")
         yield address
     finally:
         process.end()
