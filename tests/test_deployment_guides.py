@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from cli.enrolment.templates import render
 from cli.interrupts import ENDS_WITHIN_SECONDS
 from cli.main import app
 from tests.commands import itself
+from tests.deployment.federation import BIN, Deployment
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("site-guide.md", "server-guide.md")}
@@ -283,3 +285,23 @@ def test_the_runbook_leads_to_what_each_verdict_means() -> None:
     (page, heading) = re.findall(r"\]\((\S+)#([a-z-]+)\)", paragraph)[0]
     headings = re.findall(r"^## (.+)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
     assert heading in {each.lower().replace(" ", "-") for each in headings}
+
+
+def test_a_server_without_containers_is_started_as_the_tests_start_it(tmp_path: Path) -> None:
+    section = GUIDES["server-guide.md"].partition("\n## Without containers\n")[2].partition("\n## ")[0]
+    block = section.split("```")[3].replace("\\\n", " ")
+    told = [[word for word in shlex.split(line) if "=" not in word] for line in block.splitlines() if line.strip()]
+    made = Deployment(tmp_path, superlink="127.0.0.1:8000")
+    made.make({})
+    places = {
+        f"{BIN}/": "",
+        f"{ROOT}/": "",
+        str(made.server.path): "federation",
+        str(tmp_path / "state.db"): "state/superlink.db",
+        str(tmp_path / "proxy-scratch"): "state/nginx",
+    }
+    for words, service in zip(told, ("superlink", "proxy", "superexec"), strict=True):
+        ours = " ".join(made.services[service].command)
+        for path, there in places.items():
+            ours = ours.replace(path, there)
+        assert sorted(word.removeprefix("$PWD/") for word in words) == sorted(ours.split()), service
