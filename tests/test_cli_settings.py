@@ -45,8 +45,8 @@ def test_it_is_told_what_a_round_moves(tmp_path: Path, capsys: pytest.CaptureFix
     )
     said = run(capsys, "settings", tmp_path / "run.toml").out
     assert "to and from each of 2 sites (min-sites)" in said
-    (search,) = [line.split() for line in said.splitlines() if "network of least loss (mix)" in line]
-    assert float(search[5]) == pytest.approx(first["search"]["to_site_bytes"] / 1e6, rel=0.01)
+    (search,) = [line.split("│") for line in said.splitlines() if "network of least loss (mix)" in line]
+    assert float(search[2]) == pytest.approx(first["search"]["to_site_bytes"] / 1e6, rel=0.01)
     assert f"asked at most {moved['first_round']['questions']} times" in said
 
 
