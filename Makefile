@@ -35,6 +35,8 @@ test-observability: $(STAMP) ## rules, dashboards and report, with a real Promet
 	scripts/debian.sh prometheus chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder tests/observability
 
+# They wait for deadlines for much of their time: on two cores three at a time took 655 s, where two take some 750.
+test-deployment: WORKERS = 3
 test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's loopback, and what happens when they die
 	scripts/debian.sh nginx-light faketime
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder tests/deployment $(ARGS)
