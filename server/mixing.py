@@ -20,6 +20,7 @@ from server.records import MixStep, Score
 from server.sites import Sites
 from strategies.protocol import State
 from strategies.rounds import MergedRound
+from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
 MIDDLE = "mean"
@@ -54,14 +55,7 @@ class Search:
             current = self._towards(name, "", current, end)
         if not self.steps:
             return mean
-        if self.sites.settings.mix == "best":
-            return current
-        # Whatever is mixed of these is solved anew at each point.
-        solves = self.sites.settings.solves_head
-        solved = [key_of(head_name(self.model), part) for part in PARTS] if solves else []
-        for stage, keys in stages(self.model):
-            if all(key in solved for key in keys):
-                continue
+        for stage, keys in mixed_stages(self.model, self.sites.settings):
             for name, end in merged.aligned.items():
                 partial = {**current, **{key: end[key] for key in keys}}
                 current = self._towards(name, stage, current, partial)
@@ -106,6 +100,15 @@ class Search:
 def _is_less(one: Score, other: Score) -> bool:
     """Whether ``one`` has less loss, on the same samples: of other sites' it would say nothing."""
     return one.count == other.count and one.loss < other.loss
+
+
+def mixed_stages(model: nn.Module, settings: Settings) -> Iterator[tuple[str, list[str]]]:
+    """The groups of layers that a search mixes one by one; with `mix = best` there are none."""
+    if settings.mix != "search":
+        return
+    # Whatever is mixed of these is solved anew at each point.
+    solved = [key_of(head_name(model), part) for part in PARTS] if settings.solves_head else []
+    yield from ((stage, keys) for stage, keys in stages(model) if not all(key in solved for key in keys))
 
 
 def stages(model: nn.Module) -> Iterator[tuple[str, list[str]]]:

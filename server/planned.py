@@ -21,7 +21,7 @@ from alignment.logistic import GRADIENT, LOSS
 from alignment.repair import unit_moments
 from models import head_name
 from server.heads import feature_shapes, scaled_names, scales
-from server.mixing import stages
+from server.mixing import mixed_stages
 from server.phases import PHASES, Holds
 from server.probing import FLAT_POINTS
 from server.recalibration import example_of, front_of
@@ -202,9 +202,7 @@ def layers(plan: Planned) -> Load:
 def searched(plan: Planned) -> Load:
     """`mixing.Search.run`: lines to all networks and the mean, then stage by stage."""
     s = plan.settings
-    solved = {key_of(head_name(plan.model), part) for part in PARTS} if s.solves_head else set[str]()
-    n_stages = sum(not solved.issuperset(keys) for _, keys in stages(plan.model)) if s.mix == "search" else 0
-    n_lines = plan.n_led + 1 + n_stages * plan.n_sites
+    n_lines = plan.n_led + 1 + len(list(mixed_stages(plan.model, s))) * plan.n_sites
     return plan.line(s.mixture_points, s.solves_head).times(n_lines)
 
 
