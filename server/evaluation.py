@@ -9,9 +9,9 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from alignment.barrier import LossSums
 from server.sites import Sites
-from server.sums import check_asked
 from strategies.names import CORRECTED, ENSEMBLE
 from strategies.protocol import CONFIG, EVALUATE, LOG_PRIOR, OWN, State, metrics_of, to_arrays, unpack_sums
+from strategies.sums import check_asked
 
 
 def evaluate(

@@ -21,7 +21,6 @@ from models.errors import ModelError
 from server.evaluation import pool, sums_reader
 from server.recalibration import example_of
 from server.sites import Sites
-from server.sums import GRAM_ROUNDING, MOST_SQUARED, check_asked, check_finite_sums, check_gram, check_headers
 from strategies.admission import Admitted
 from strategies.bounds import MOST_EXAMPLES
 from strategies.decoding import read_state
@@ -38,6 +37,7 @@ from strategies.protocol import (
     to_arrays,
 )
 from strategies.settings import Settings
+from strategies.sums import GRAM_ROUNDING, MOST_SQUARED, check_asked, check_finite_sums, check_gram, check_headers
 
 # Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
 scales = [2 ** (0.375 * number) for number in range(17)]

@@ -14,11 +14,11 @@ from alignment.moments import accumulate
 from alignment.sequential import fit_layers
 from server.recalibration import example_of, front_of, recalibrate
 from server.sites import Sites
-from server.sums import check_finite_sums, check_gram, check_headers
 from strategies.decoding import read_state
 from strategies.layer_sums import DTYPE, LayerSums, layer_sums
 from strategies.protocol import ACROSS, CONFIG, GRAM, GRAMS, LAYERS, MERGED, OUTPUTS, OWN, State, to_arrays
 from strategies.spool import Spool
+from strategies.sums import check_finite_sums, check_gram, check_headers
 
 logger = getLogger("fedrebasin")
 Record = ArrayRecord | ConfigRecord | MetricRecord

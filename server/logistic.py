@@ -17,10 +17,10 @@ from server.evaluation import evaluate, pool
 from server.heads import pooled_features, scaled_heads, solve_layers
 from server.records import HeadRecord, Score
 from server.sites import Sites
-from server.sums import GRAM_ROUNDING, check_asked, check_finite_sums, check_headers
 from strategies.decoding import read_state
 from strategies.errors import Reason, RefusedReply
 from strategies.protocol import LOGISTIC, MERGED, State, to_arrays
+from strategies.sums import GRAM_ROUNDING, check_asked, check_finite_sums, check_headers
 
 logger = getLogger("fedrebasin")
 RIDGE, FITTED = "ridge", "logistic"
