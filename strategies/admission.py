@@ -94,8 +94,12 @@ def weight_of(site: str, metrics: MetricRecord, weighted_by: str) -> float:
 
 def _negative_variance(state: State, buffers: Collection[str]) -> str:
     """The name of a running variance below 0, behind which nothing is a number; empty where there is none."""
-    variances = (name for name in sorted(buffers) if name.rpartition(".")[2] == VARIANCE)
-    return next((name for name in variances if name in state and bool((state[name] < 0).any())), "")
+    return next((name for name in variances(buffers) if name in state and bool((state[name] < 0).any())), "")
+
+
+def variances(buffers: Collection[str]) -> list[str]:
+    """The running variances among ``buffers``, as BatchNorm and InstanceNorm name them."""
+    return [name for name in sorted(buffers) if name.rpartition(".")[2] == VARIANCE]
 
 
 def _check_headers(site: str, arrays: ArrayRecord, reference: State) -> None:

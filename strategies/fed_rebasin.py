@@ -12,13 +12,14 @@ from torch import Tensor
 from alignment.matching import Matching
 from alignment.permutation import Permutation, invert
 from alignment.spec import PermutationSpec, State
-from strategies.admission import Admitted, admit
+from strategies.admission import Admitted, admit, variances
 from strategies.bounds import Bounds
 from strategies.errors import Reason, RefusedReply
 from strategies.matching import AlignAt, Matcher, Ways
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
 from strategies.protocol import N_EXAMPLES, to_arrays, to_state
+from strategies.recalibration import Recalibration
 from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, nearest_first, the_site
 from strategies.rounds import Collected, MergedRound
 from strategies.rules import Rule, robust
@@ -55,6 +56,7 @@ class FedRebasin(FedAvg):
                ``"both"``: replies bring the permutation that their site proposes, which is checked, and kept
     refine     with ``"both"``: weight matching starts from the proposal
     judge      what else a reply must pass: is given the site's name and its metrics, raises `RefusedReply`
+    recalibration  asks the nodes for BatchNorm statistics of the merge; None leaves the mean of theirs
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
     rule       how aligned networks become one, see `strategies.rules`; by default their weighted mean
@@ -83,6 +85,7 @@ class FedRebasin(FedAvg):
         rule: Rule = "mean",
         malicious: int = 1,
         judge: Callable[[str, MetricRecord], object] | None = None,
+        recalibration: Recalibration | None = None,
     ) -> None:
         chosen = sampling or Sampling()
         super().__init__(
@@ -106,10 +109,12 @@ class FedRebasin(FedAvg):
         self.rule: Rule = rule
         self.malicious = malicious
         self.judge = judge or _no_more
+        self.recalibration = recalibration
         # Sites that were the reference until the others' replies spoke against them: the last to be it again.
         self.unfit: set[str] = set()
         self._matcher = self._matching({}, apart=True)
         self._collected = Collected()
+        self._grid: Grid | None = None
 
     def summary(self) -> None:
         """Logs what the merge will do, after FedAvg's own lines."""
@@ -117,11 +122,17 @@ class FedRebasin(FedAvg):
         shown = self.reference if isinstance(self.reference, str) else "a given network"
         groups = len(self.spec.groups)
         logger.info("align at %s: %d groups, reference %s, %d restarts", self.align_at, groups, shown, self.restarts)
+        if self.recalibration is None and variances(self.spec.buffers):
+            logger.warning(
+                "BatchNorm statistics of the merge are the mean of the nodes': after independent starts that is near "
+                "chance. Give recalibration=Recalibration(model, example), and answer query.recalibrate at the nodes"
+            )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """FedAvg's messages; remembers what was sent and how nodes are called."""
+        """FedAvg's messages; remembers what was sent, how nodes are called, and the grid that reaches them."""
+        self._grid = grid
         self.remember(arrays, {node.node_id: node.name for node in grid.get_nodes()}, apart=server_round == 1)
         return super().configure_train(server_round, arrays, config, grid)
 
@@ -140,7 +151,11 @@ class FedRebasin(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The aligned mean of the admitted replies, and their metrics as FedAvg averages them; Nones without any."""
         self.collect(server_round, ((self._name(reply), reply) for reply in replies))
-        return self.merge_collected()
+        arrays, metrics = self.merge_collected()
+        if arrays is not None and self.merged and self.recalibration and self._grid:
+            nodes = {node_id: name for node_id, name in self.names.items() if name in self.merged.replies}
+            arrays = to_arrays(self.recalibration.renewed(to_state(arrays), self._grid, nodes, server_round))
+        return arrays, metrics
 
     def collect(
         self, server_round: int, replies: Iterable[tuple[str, Message | None]], reference: str | None = None
@@ -226,7 +241,8 @@ class FedRebasin(FedAvg):
         units = max(1, sum(self.spec.groups.values()))
         shares = [sum(m.moved[g] * self.spec.groups[g] for g in m.moved) / units for m in merged.matchings.values()]
         moved = [share for share in shares if share]
-        how_much = f", from {min(moved):.0%} to {max(moved):.0%} of their units" if moved else ""
+        least, most = (f"{share:.0%}" for share in (min(moved, default=0), max(moved, default=0)))
+        how_much = f", {least if least == most else f'{least} to {most}'} of their units" if moved else ""
         how_many = f"{len(moved)} of {len(shares)} other networks"
         logger.info("the reference is %s; %s moved%s", merged.reference, how_many, how_much)
 

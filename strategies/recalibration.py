@@ -1,0 +1,83 @@
+"""BatchNorm statistics of a merge, in a Flower app of one's own: what the strategy asks, and what a node answers.
+
+The variance of units collapses in the mean of networks (REPAIR, arXiv 2211.08403, section 3), and running averages of
+the networks are not those of their mean: a merge of independent starts that keeps them is near chance.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from logging import getLogger
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor, nn
+
+from alignment.batch_norm import batch_norm_moments, write_moments
+from alignment.batches import Batch, network_with
+from alignment.errors import StateError
+from alignment.moments import Moments, pool_moments
+from strategies.admission import sound
+from strategies.errors import RefusedReply
+from strategies.exchange import Clock, exchange
+from strategies.protocol import CONFIG, MERGED, RECALIBRATE, SETTLED, State, config_of, request, to_arrays, to_state
+from strategies.sums import read_moments
+
+logger = getLogger("fedrebasin")
+
+
+def recalibration_reply(model: nn.Module, message: Message, batches: Iterable[Batch]) -> Message:
+    """What a ClientApp answers to ``query.recalibrate``: BatchNorm moments of the network sent, on ``batches``.
+
+    They are sums over the node's training samples, without augmentation. ``model`` gives the shape of the network, and
+    is not touched. Raises `StateError` where what was sent is no state of it.
+    """
+    network = network_with(model, to_state(message.content.array_records[MERGED]))
+    moments = batch_norm_moments(network, batches, settled=bool(config_of(message).get(SETTLED, False)))
+    return Message(RecordDict({MERGED: to_arrays(moments)}), reply_to=message)
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """Renews the BatchNorm statistics of every merge by asking the nodes that took part for their moments.
+
+    model    a network of the federation's shape; its weights do not matter
+    example  a batch that it takes
+    passes   how often: where nodes hold different classes, each pass makes statistics right one layer deeper
+    deadline_seconds  of each pass; who is silent then is left out
+    """
+
+    model: nn.Module
+    example: Batch
+    passes: int = 1
+    deadline_seconds: float = 600.0
+    clock: Clock = field(default_factory=Clock)
+
+    def renewed(self, state: State, grid: Grid, nodes: Mapping[int, str], server_round: int) -> State:
+        """``state`` with statistics of all samples that ``nodes``, given by id and name, hold together.
+
+        A bad answer is logged and left out. Without any good one the statistics stay.
+        """
+        # Settled, since one sample has no variance: the shapes are the same.
+        expected = batch_norm_moments(self.model, [self.example], settled=True)
+        shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+        for number in range(self.passes if shapes else 0):
+            content = RecordDict({MERGED: to_arrays(state), CONFIG: ConfigRecord({SETTLED: number > 0})})
+            messages = [request(i, RECALIBRATE, content, server_round, self.deadline_seconds) for i in nodes]
+            told: dict[str, Moments] = {}
+            for node, reply in exchange(grid, messages, self.deadline_seconds, self.clock):
+                try:
+                    told[nodes[node]] = read_moments(shapes, [MERGED], nodes[node], sound(nodes[node], reply))[MERGED]
+                except RefusedReply as verdict:
+                    logger.warning("%s: %s", RECALIBRATE, verdict)
+            state = _written(state, [told[name] for name in sorted(told)])
+        return state
+
+
+def _written(state: State, moments: list[Moments]) -> State:
+    """``state`` with the statistics that ``moments`` give together, if they give any."""
+    try:
+        written: dict[str, Tensor] = write_moments(state, pool_moments(moments))
+    except StateError as error:
+        logger.warning("BatchNorm statistics stay as they were: %s", error)
+        return state
+    return written

@@ -1,0 +1,175 @@
+"""`FedRebasin` in a Flower app of one's own: BatchNorm statistics of the merge come from the nodes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+
+from alignment import derive_spec, recalibrate
+from strategies import FedRebasin, Recalibration, Sampling, recalibration_reply
+from strategies.exchange import Clock
+from strategies.protocol import MERGED, RECALIBRATE, to_state
+from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, Ticking, honest, quick_settings
+
+EXAMPLE = torch.zeros(1, 4)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+    )
+
+
+def samples(partition: int) -> Tensor:
+    return torch.randn(20 + partition, 4, generator=torch.Generator().manual_seed(partition)) + partition
+
+
+def own_app() -> ClientApp:
+    """Nodes that start apart, train nothing, and answer what is asked about BatchNorm."""
+    app = ClientApp()
+
+    @app.train()
+    def _train(message: Message, context: Context) -> Message:
+        partition = int(context.node_config["partition-id"])
+        state = ArrayRecord(network(seed=1 + partition).state_dict())
+        metrics = MetricRecord({"num-examples": len(samples(partition))})
+        return Message(RecordDict({"arrays": state, "metrics": metrics}), reply_to=message)
+
+    @app.query("recalibrate")
+    def _recalibrate(message: Message, context: Context) -> Message:
+        return recalibration_reply(network(), message, [samples(int(context.node_config["partition-id"]))])
+
+    return app
+
+
+def merged(
+    folder: Path, tamper: Tamper = honest, recalibration: Recalibration | None = None, n_nodes: int = 3
+) -> dict[str, Tensor]:
+    """What comes of one round of Flower's own loop."""
+    grid = InProcessGrid(own_app(), quick_settings(folder), n_nodes, tamper)
+    strategy = FedRebasin(
+        spec=derive_spec(network(), (torch.randn(8, 4),)),
+        reference="largest",
+        sampling=Sampling(fraction_evaluate=0),
+        recalibration=recalibration,
+    )
+    result = strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=1)
+    return to_state(result.arrays)
+
+
+def is_statistic(name: str) -> bool:
+    return "running" in name
+
+
+def asked(passes: int = 1, clock: Clock | None = None) -> Recalibration:
+    return Recalibration(network(), EXAMPLE, passes=passes, clock=clock or Clock())
+
+
+def recalibrated(state: dict[str, Tensor], partitions: list[int]) -> dict[str, Tensor]:
+    """What `alignment.recalibrate` makes of it where nodes' samples are in one place, each node's in a batch."""
+    model = network()
+    model.load_state_dict(state)
+    recalibrate(model, [samples(partition) for partition in partitions])
+    return model.state_dict()
+
+
+def bare(replies: Callable[[RecordDict], None] | None, at: int) -> Tamper:
+    """A node whose answers about BatchNorm are tampered with; with None, it gives none."""
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        if partition == at and reply.metadata.message_type == RECALIBRATE:
+            if replies is None:
+                return None
+            replies(reply.content)
+        return reply
+
+    return tamper
+
+
+def test_statistics_are_those_of_all_nodes_samples_together(tmp_path: Path) -> None:
+    without, with_it = merged(tmp_path), merged(tmp_path, recalibration=asked())
+    expected = recalibrated(without, [0, 1, 2])
+    for name, tensor in with_it.items():
+        torch.testing.assert_close(tensor, expected[name] if is_statistic(name) else without[name])
+    assert not torch.allclose(with_it["1.running_var"], without["1.running_var"])
+
+
+def test_a_second_pass_normalises_by_the_statistics_of_the_first(tmp_path: Path) -> None:
+    once, twice = merged(tmp_path, recalibration=asked()), merged(tmp_path, recalibration=asked(passes=2))
+    model = network()
+    model.load_state_dict(once)
+    front = model[:4].eval()
+    with torch.no_grad():
+        inputs = front(torch.cat([samples(partition) for partition in range(3)]))
+    torch.testing.assert_close(twice["4.running_mean"], inputs.mean(0))
+    torch.testing.assert_close(twice["4.running_var"], inputs.var(0))
+    assert not torch.allclose(once["4.running_var"], inputs.var(0))
+
+
+SPOILT: dict[str, Callable[[RecordDict], None] | None] = {
+    "silent": None,
+    "not finite": lambda content: told(content, torch.full((6,), torch.nan)),
+    "of another shape": lambda content: told(content, torch.zeros(7)),
+    "of another network": lambda content: content.update({"other": ArrayRecord()}),
+}
+
+
+def told(content: RecordDict, sums: Tensor) -> None:
+    content.array_records[MERGED]["1.sum"] = Array(sums.double().numpy())
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_node_that_answers_badly_is_left_out_of_the_statistics(tmp_path: Path, how: str) -> None:
+    without = merged(tmp_path)
+    found = merged(tmp_path, bare(SPOILT[how], at=1), asked(clock=Ticking().clock()))
+    expected = recalibrated(without, [0, 2])
+    for name in filter(is_statistic, found):
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_without_any_answer_the_statistics_stay_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = merged(tmp_path)
+
+    def mute(partition: int, reply: Message) -> Message | None:
+        return None if reply.metadata.message_type == RECALIBRATE else reply
+
+    found = merged(tmp_path, mute, asked(clock=Ticking().clock()))
+    assert all(torch.equal(found[name], without[name]) for name in found)
+    assert "BatchNorm statistics stay as they were" in caplog.text
+
+
+def test_nodes_whose_networks_were_refused_are_not_asked(tmp_path: Path) -> None:
+    heard: list[int] = []
+
+    def tamper(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == RECALIBRATE:
+            heard.append(partition)
+        elif partition == 1:
+            reply.content["metrics"] = MetricRecord({"num-examples": -1})
+        return reply
+
+    merged(tmp_path, tamper, asked())
+    assert heard == [0, 2]
+
+
+def test_the_log_says_where_statistics_are_averaged(caplog: pytest.LogCaptureFixture) -> None:
+    spec = derive_spec(network(), (torch.randn(8, 4),))
+    FedRebasin(spec=spec, recalibration=asked()).summary()
+    FedRebasin(spec=derive_spec(nn.Sequential(nn.Linear(4, 3)), (torch.randn(8, 4),))).summary()
+    assert "Recalibration(model, example)" not in caplog.text
+    FedRebasin(spec=spec).summary()
+    assert "Recalibration(model, example)" in caplog.text
+
+
+def test_a_network_of_another_shape_is_refused_at_the_node() -> None:
+    content = RecordDict({MERGED: ArrayRecord(nn.Linear(4, 3).state_dict()), "config": ConfigRecord({})})
+    message = Message(content, FIRST_NODE, RECALIBRATE)
+    with pytest.raises(Exception, match="the state does not fit Sequential"):
+        recalibration_reply(network(), message, [samples(0)])
