@@ -28,5 +28,5 @@ def test_independent_starts_merge_in_an_app_of_ones_own() -> None:
     assert status == "finished:completed", log
     accuracy = re.search(r"round 1: accuracy of the merge (0\.\d+)", log)
     assert accuracy is not None, log
-    # Without alignment or without recalibration it is below 0.2.
+    # Without recalibration it is 0.14, with FedAvg 0.11.
     assert float(accuracy[1]) > 0.9, log
