@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from client.bench import check_lone
 from client.data import fitting, share_of
 from client.site import Site, simulated_name
 from client.sources import DataError, Samples, read_samples
@@ -26,14 +27,18 @@ def check_files(settings: Settings) -> None:
 def check_data(settings: Settings, n_sites: int, samples: Samples | None = None) -> None:
     """Raises `DataError` for data that cannot be read, does not fit, or is too little for ``min-sites`` of the sites.
 
+    Too little is also one held-out sample, where the network answers none alone.
+
     ``samples`` are the data, where it has been read.
     """
     read = read_samples(settings.data) if samples is None else samples
     fit = fitting(read, settings.data, settings)
+    model = build(Architecture(*settings.network), settings.seed)
     errors: list[DataError] = []
     for number in range(n_sites):
+        site = Site(simulated_name(number), Path(), settings.data, number, n_sites)
         try:
-            share_of(fit, Site(simulated_name(number), Path(), settings.data, number, n_sites), settings)
+            check_lone(site, share_of(fit, site, settings).held_out, model)
         except DataError as error:
             errors.append(error)
     if n_sites - len(errors) < settings.min_sites:

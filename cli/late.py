@@ -48,6 +48,8 @@ def group_with(*late: Late) -> type[TyperGroup]:
             every = {**commands, **{str(each.name): each for each in late}}
             ordered = sorted(every.items(), key=lambda item: isinstance(item[1], click.Group))
             super().__init__(commands=dict(ordered), **attributes)
+            # From 8.4 on, click tells of a misspelt command what was meant, and typer would say it once more.
+            self.suggest_commands = not hasattr(click.exceptions, "NoSuchCommand")
 
     return Group
 

@@ -1,6 +1,5 @@
 """A local SuperLink with the simulation runtime, for as long as it is needed."""
 
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import tomli_w
 
 from cli.flower import CONNECTION, FlowerError, SuperLink, executable, flower_environment
+from cli.ports import free_port, why_not_free
 from cli.processes import end_all
 
 LONGEST_FOLDER = 28  # Ray adds up to 66 bytes, and `short_folder` 13
@@ -65,22 +65,9 @@ def short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="frb-", dir=usual if len(usual) <= LONGEST_FOLDER else "/tmp"))  # noqa: S108
 
 
-def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise FlowerError(
-                f"port {port} on 127.0.0.1 is taken ({error.strerror}): choose another with --port"
-            ) from None
+    if why := why_not_free("127.0.0.1", port):
+        raise FlowerError(f"port {port} on 127.0.0.1 is taken ({why}): choose another with --port")
 
 
 def _wait_until_healthy(link: SuperLink, process: "subprocess.Popen[bytes]", port: int) -> None:

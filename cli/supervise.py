@@ -17,8 +17,8 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import Part, Parts, read_parts
 from cli.interrupts import terminable
 from cli.output import progress
-from cli.ports import check_ports
 from cli.processes import end_all, end_left, left_running
+from cli.site_ports import check_ports
 
 # A SuperNode that was killed is let in again after a minute, when its lease has ended: no hurry.
 PAUSE_SECONDS = 5.0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cli.output import people, print_table
-from server.planned import Load, Traffic, total
+from server.planned import Load, TrafficBound, total
 from strategies.layer_sums import MEGABYTE
 
 # Megabytes below which it does not matter how few they are, and from which on none is shown in part.
@@ -25,7 +25,7 @@ WORDS = {
 }
 
 
-def as_document(moved: Traffic) -> dict[str, object]:
+def as_document(moved: TrafficBound) -> dict[str, object]:
     """The same for scripts, in bytes."""
     rounds = {"first_round": moved.first, "later_round": moved.later}
     return {
@@ -35,7 +35,7 @@ def as_document(moved: Traffic) -> dict[str, object]:
     }
 
 
-def show_traffic(moved: Traffic) -> None:
+def show_traffic(moved: TrafficBound) -> None:
     """A table for people, in megabytes, and what there is more with more sites."""
     names = [name for name in WORDS if name in moved.first or name in moved.later]
     rows = [(WORDS[name], *_cells(moved.first.get(name)), *_cells(moved.later.get(name))) for name in names]

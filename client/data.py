@@ -52,7 +52,11 @@ def share_of(samples: Samples, site: Site, settings: Settings) -> SiteData:
     data = SiteData(samples.take(~held_out), samples.take(held_out))
     if len(data.train) < 2 or len(data.held_out) < 1:
         got = f"{len(data.train)} and {len(data.held_out)}"
-        raise DataError(f"site {site.name!r}: expected at least 2 samples to train on and 1 held out, got {got}")
+        fewer = "have fewer sites, " if site.n_partitions > 1 else ""
+        raise DataError(
+            f"site {site.name!r}: expected at least 2 samples to train on and 1 held out, got {got}. "
+            f"Give more samples, {fewer}or change the run's 'held-out'"
+        )
     return data
 
 

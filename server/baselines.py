@@ -4,6 +4,7 @@ import math
 
 from torch import nn
 
+from alignment.barrier import LossSums
 from server.evaluation import evaluate, pool
 from server.recalibration import recalibrate
 from server.records import Score
@@ -28,14 +29,19 @@ def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound) -> di
 def measure_alone(sites: Sites, merged: MergedRound) -> dict[str, Score]:
     """The score of each site's network alone, by site; one at a time, so that no message holds more than one.
 
-    An aligned network stands for one that its site kept to itself: it is the same function.
+    An aligned network stands for one that its site kept to itself: it is the same function. All scores are on the same
+    samples: those of the sites that answered, and are not out of the round by the end. A network has none where one of
+    these does not answer for it. Afterwards ``sites.answered`` are the sites whose samples they are.
     """
-    found: dict[str, Score] = {}
+    told: dict[str, dict[str, LossSums]] = {}
     for site, aligned in merged.aligned.items():
-        sums = pool(evaluate(sites, {site: merged.raw.get(site, aligned)}))
-        if site in sums:
-            found[site] = Score.of(sums[site])
-    return found
+        for each, sums in evaluate(sites, {site: merged.raw.get(site, aligned)}).items():
+            told.setdefault(each, {})[site] = sums[site]
+    stayed = {each: sums for each, sums in sorted(told.items()) if each not in sites.out}
+    sites.answered = list(stayed)
+    found = [site for site in merged.aligned if all(site in sums for sums in stayed.values())]
+    pooled = pool({each: {site: sums[site] for site in found} for each, sums in stayed.items()})
+    return {site: Score.of(each) for site, each in pooled.items()}
 
 
 def plain_means(merged: MergedRound) -> dict[str, State]:

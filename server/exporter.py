@@ -6,7 +6,7 @@ import platform
 import socket
 import ssl
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from logging import getLogger
@@ -46,11 +46,14 @@ class ExporterError(OperatorError):
 
 @dataclass(eq=False)
 class RunCollector(Collector):
-    """The samples of one run of every federation, read anew at each scrape; see `Follower.newest`."""
+    """The samples of one run of every federation, read anew at each scrape; see `Follower.newest`.
+
+    Scrapes and looks at its health come in threads of their own; what they read of the follower, they read one by one.
+    """
 
     follower: Follower
     certificates: tuple[Path, ...] = ()
-    _lock: Lock = field(default_factory=Lock)
+    _lock: AbstractContextManager[object] = field(default_factory=Lock)
 
     def collect(self) -> Iterator[Metric]:
         """A family for each row of the catalogue of which there is a sample."""
@@ -66,10 +69,27 @@ class RunCollector(Collector):
         """Nothing, so that registering reads nothing."""
         return iter(())
 
-    def newest(self) -> dict[str, Run]:
-        """What `Follower.newest` finds, for one asker at a time."""
+    def health(self) -> dict[str, object]:
+        """That the exporter lives, whether it can read the run store, and the runs there, whose names are no labels."""
         with self._lock:
-            return self.follower.newest()
+            runs = self.follower.newest()
+            problem = self.follower.problem
+            return {
+                "status": "degraded" if problem else "ok",
+                "runs-dir": str(self.follower.directory),
+                "problem": problem,
+                "runs": [
+                    {
+                        "federation": federation,
+                        "run": run.told.run,
+                        "round": run.status.round,
+                        "state": run.state,
+                        "phase": run.status.phase,
+                        "unread-bytes": run.tail.unread,
+                    }
+                    for federation, run in runs.items()
+                ],
+            }
 
     def _samples(self, runs: Mapping[str, Run]) -> Iterator[tuple[m.Metric, tuple[str, ...], float | Durations]]:
         yield m.BUILD, (version("fedrebasin"), platform.python_version()), 1.0
@@ -197,31 +217,9 @@ def with_health(metrics: Wsgi, collector: RunCollector) -> Wsgi:
             start_response("404 Not Found", [("Content-Type", "text/plain")])
             return [b"see /metrics and /health\n"]
         start_response("200 OK", [("Content-Type", "application/json")])
-        return [json.dumps(health(collector), indent=1).encode() + b"\n"]
+        return [json.dumps(collector.health(), indent=1).encode() + b"\n"]
 
     return answer
-
-
-def health(collector: RunCollector) -> dict[str, object]:
-    """That the exporter lives, whether it can read the run store, and the runs there, whose names are no labels."""
-    runs = collector.newest()
-    problem = collector.follower.problem
-    return {
-        "status": "degraded" if problem else "ok",
-        "runs-dir": str(collector.follower.directory),
-        "problem": problem,
-        "runs": [
-            {
-                "federation": federation,
-                "run": run.told.run,
-                "round": run.status.round,
-                "state": run.state,
-                "phase": run.status.phase,
-                "unread-bytes": run.tail.unread,
-            }
-            for federation, run in runs.items()
-        ],
-    }
 
 
 def _text(path: Path | None) -> str | None:

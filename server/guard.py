@@ -51,7 +51,10 @@ def guard_mean(
     if merged.moved == collected.moved:
         del rounds[WHOLE]
     means = {name: strategy.mean(each) for name, each in rounds.items()}
-    sums = pool(evaluate(sites, recalibrate(sites, model, means)))
+    answers = evaluate(sites, recalibrate(sites, model, means))
+    judged_by = "judged by the other sites' samples" if answers else "not judged by the mean of all"
+    sites.all_told(answers, sites.merging, f"alignment is {judged_by}")
+    sums = pool(answers)
     if not sums:
         return guarded
     # One that diverges has none.

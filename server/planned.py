@@ -297,7 +297,7 @@ def total(parts: Mapping[str, Load]) -> Load:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class TrafficBound:
     """What rounds of ``n_sites`` move to and from each site, at most, by what it is for.
 
     first         in each round until one has merged
@@ -311,9 +311,9 @@ class Traffic:
     further_site: tuple[Load, Load]
 
 
-def traffic(model: nn.Module, settings: Settings) -> Traffic:
+def traffic(model: nn.Module, settings: Settings) -> TrafficBound:
     """What a run of ``min-sites`` sites moves in a round, at most."""
     n_sites = settings.min_sites
     first, later = (Planned(model, settings, n_sites, each).parts() for each in (True, False))
     more = [total(Planned(model, settings, n_sites + 1, each).parts()) for each in (True, False)]
-    return Traffic(n_sites, first, later, (more[0].less(total(first)), more[1].less(total(later))))
+    return TrafficBound(n_sites, first, later, (more[0].less(total(first)), more[1].less(total(later))))

@@ -19,7 +19,7 @@ from server.page import PAGE
 from server.records import RoundRecord, Score, SitePaths
 from server.scores import network_scores, sites_alone
 from server.store import RunStore
-from server.summary import ROUND, Summary, read_rounds, summarise
+from server.summary import ROUND, Summary, read_rounds, summary_of
 from server.wording import sentence
 from strategies.names import CORRECTED
 from strategies.noise import budget
@@ -42,8 +42,8 @@ class Row(NamedTuple):
 
 def write_report(store: RunStore, seconds: float | None = None, pooled: Score | None = None) -> Path:
     """Writes the page and ``result.json`` from the run store, and returns the page's path."""
-    summary = summarise(store, seconds, pooled)
     rounds = read_rounds(store)
+    summary = summary_of(store, rounds, seconds, pooled)
     merged = [record for record in rounds if record.outcome == "merged"]
     probed = next((record for record in rounds if record.paths), None)
     store.write_json("result.json", summary.model_dump())

@@ -38,7 +38,7 @@ class Sites:
 
     tell      is told what comes in, as it comes
     spool     where answers wait that are too large to be in memory for all sites at once
-    answered  the sites whose answers to the last question counted
+    answered  the sites whose answers to the last question, or to several that belong together, counted
     merging   the sites whose networks are in this round's merge
     round_number  of the round that is played
     """

@@ -1,5 +1,7 @@
 """A run in one document: accuracy and loss of every network that was measured, and the barrier of the merge."""
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, Field, ValidationError
 
 from server.errors import StoreError
@@ -51,7 +53,11 @@ def summarise(store: RunStore, seconds: float | None = None, pooled: Score | Non
 
     ``seconds`` are those that it took; by default those of its rounds.
     """
-    rounds = read_rounds(store)
+    return summary_of(store, read_rounds(store), seconds, pooled)
+
+
+def summary_of(store: RunStore, rounds: Sequence[RoundRecord], seconds: float | None, pooled: Score | None) -> Summary:
+    """The same of ``rounds``, which are the run's and were read before."""
     merges = [record for record in rounds if record.outcome == "merged"]
     merge = _merge(merges)
     scores = _scores(merges, merge, pooled)

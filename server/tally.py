@@ -9,8 +9,9 @@ from server.records import RoundRecord, Score
 from server.scores import sites_alone
 
 ADMITTED = "admitted"
-# Of nearly every round. Series start at zero: Prometheus sees no increase in one that begins with its first value.
-PHASES = ("join", "train", "merge", "probe", "mean", "recalibrate", "evaluate")
+# Phases of nearly every round. Their series start at zero: Prometheus sees no increase in one that begins with its
+# first value.
+FROM_ZERO = ("join", "train", "merge", "probe", "mean", "recalibrate", "evaluate")
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Tally:
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     sent: Counter[str] = field(default_factory=Counter[str])
     received: Counter[str] = field(default_factory=Counter[str])
-    phases: dict[str, Durations] = field(default_factory=lambda: {phase: Durations() for phase in PHASES})
+    phases: dict[str, Durations] = field(default_factory=lambda: {phase: Durations() for phase in FROM_ZERO})
     last: RoundRecord | None = None
     merged: RoundRecord | None = None
     alone: dict[str, Score] = field(default_factory=dict[str, Score])

@@ -84,7 +84,7 @@ def test_data_that_is_too_little_for_some_sites_ends_a_run_that_needs_them() -> 
 @pytest.mark.parametrize(
     ("split", "n_sites", "told"),
     [
-        ("disjoint", 20, "expected at least 2 samples to train on and 1 held out, got 0 and 0"),
+        ("disjoint", 20, "to train on and 1 held out, got 0 and 0. Give more samples, have fewer sites, or change"),
         ("iid", 40, "expected at least 2 samples to train on and 1 held out, got 1 and 0"),
         ("dirichlet", 10, "34 samples cannot be shared out over 10 sites by split = 'dirichlet'"),
     ],

@@ -39,7 +39,7 @@ from cli.enrolment.server import days_left, make_server, open_server
 from cli.enrolment.settings import Federation, Membership, SiteSettings, host_of
 from cli.enrolment.units import write_units
 from cli.errors import OptionError
-from cli.superlink import free_port
+from cli.ports import free_port
 from strategies.errors import SettingsError
 from tests.commands import Ran, run
 

@@ -456,6 +456,23 @@ def test_one_bad_file_of_three_is_named_and_the_others_are_not(tmp_path: Path) -
         ]
 
 
+def test_a_look_at_its_health_tells_of_one_moment_whatever_is_scraped_meanwhile(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    follower = Follower(runs)
+
+    class Lock:
+        """As soon as it is free, the folder is there, and the next looks."""
+
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *error: object) -> None:
+            write_run(runs / "run", [COMPLETE])
+            follower.newest()
+
+    told = RunCollector(follower, (), Lock()).health()
+    assert (told["status"], told["problem"], told["runs"]) == ("degraded", "No such file or directory", [])
+
+
 def test_a_run_store_that_vanishes_is_told_and_so_is_its_return(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     write_run(runs / "run", [COMPLETE])

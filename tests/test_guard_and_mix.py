@@ -227,6 +227,27 @@ def test_of_two_sites_apart_from_the_reference_the_mean_itself_decides(
     assert bool(record.notes) is (liked != "aligned.all")
 
 
+@pytest.mark.parametrize(
+    ("silent", "told"),
+    [
+        ({2}, "alignment is judged by the other sites' samples, without an answer of site-3"),
+        ({0, 1, 2}, "alignment is not judged by the mean of all, without an answer of site-3, site-eu, site-us"),
+    ],
+)
+def test_a_guard_that_not_every_site_answers_stands_in_the_rounds_notes(
+    tmp_path: Path, silent: set[int], told: str
+) -> None:
+    """In a first round of networks of their own starts, so that there is something to judge."""
+
+    def tamper(partition: int, reply: Message) -> Message | None:
+        asked = reply.content.metric_records.get(METRICS)
+        return None if asked is not None and "naive" in asked and partition in silent else reply
+
+    settings = quick_settings(tmp_path, width=16, epochs=1)
+    record = one_round(play_in_process(settings, 3, tamper))
+    assert told in record.notes
+
+
 def test_the_search_ends_at_worst_at_the_best_site(tmp_path: Path) -> None:
     record = one_round(play_in_process(quick_settings(tmp_path, mix="search", mix_points=5, **RESNET)))
     assert record.merged is not None

@@ -47,10 +47,13 @@ def test_options_arguments_and_help_are_the_commands_own(capsys: Capsys) -> None
     assert "fedrebasin settings [OPTIONS]" in ran.err
 
 
-def test_a_misspelt_one_is_told_what_was_meant() -> None:
-    ran = CliRunner().invoke(app, ["mergee"])
+@pytest.mark.parametrize(
+    ("asked", "meant"), [(["mergee"], "merge"), (["server", "aprove"], "approve"), (["site", "chek"], "check")]
+)
+def test_a_misspelt_one_is_told_once_what_was_meant(asked: list[str], meant: str) -> None:
+    ran = CliRunner().invoke(app, asked)
     assert ran.exit_code == 2
-    assert "'merge'" in ran.stderr
+    assert ran.stderr.count(f"Did you mean {meant!r}?") == 1
 
 
 def test_an_error_that_nobody_foresaw_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:

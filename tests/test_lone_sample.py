@@ -11,9 +11,12 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor, nn
 
+from cli.beforehand import check_data
 from client.app import app
+from client.sources import DataError
 from models import Architecture
 from strategies.protocol import CONFIG, DESCRIBE
+from tests.commands import run_demo
 from tests.inprocess import FIRST_NODE, InProcessGrid, quick_settings
 from tests.test_preflight import find, member
 
@@ -67,6 +70,19 @@ def test_it_joins_where_the_network_keeps_statistics_or_two_are_held_out(
     tmp_path: Path, network: str, data: str
 ) -> None:
     assert joins(tmp_path, network, data)
+
+
+def test_a_demo_whose_sites_hold_out_one_sample_tells_it_before_flower_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of ten samples with disjoint labels each of two sites has five, and holds out one."""
+    run = "width = 0\ndepth = 0\nsplit = 'disjoint'\ndata = 'tests.test_lone_sample:enough'\n"
+    done = run_demo(tmp_path, capsys, f"model = 'tests.test_lone_sample:by_the_batch'\n{run}")
+    assert done.code == DataError.exit_code
+    assert re.search(TOLD, " ".join(done.err.split()))
+    assert not (tmp_path / "runs").exists()
+    keeps = quick_settings(tmp_path, model="tests.test_lone_sample:by_what_it_keeps", **tomllib.loads(run))
+    check_data(keeps, 2)
 
 
 @pytest.mark.parametrize(("network", "told"), [("by_the_batch", True), ("by_what_it_keeps", False)])

@@ -20,9 +20,9 @@ from cli.enrolment.parts import read_parts
 from cli.enrolment.requests import make_request, read_request
 from cli.enrolment.settings import Federation
 from cli.main import app
+from cli.ports import free_port
 from cli.preflight.command import CHECKS, inspect, perform
 from cli.preflight.finding import Finding, Subject
-from cli.superlink import free_port
 from models import Architecture, build
 from strategies.tensor_files import write_tensors
 from tests.deployment.samples import write_images

@@ -3,15 +3,16 @@
 from pathlib import Path
 
 import pytest
-from flwr.app import MetricRecord
+from flwr.app import Message, MetricRecord
 
 from server.evaluation import pool
 from server.records import PathRecord, RoundRecord, Score, SitePaths
 from server.scores import network_scores, sites_alone
 from server.summary import read_rounds
 from server.tally import Tally
-from strategies.protocol import unpack_sums
-from tests.inprocess import play_in_process, quick_settings
+from strategies.protocol import EVALUATE, METRICS, unpack_sums
+from tests.attacks.federation import fail
+from tests.inprocess import Tamper, play_in_process, quick_settings
 from tests.stores import COMPLETE, VOID
 
 DRIFTED = PathRecord(lambdas=[0.0, 1.0], losses=[0.1, 0.6], accuracies=[0.96, 0.7], barrier=0.0)
@@ -91,3 +92,45 @@ def test_where_nothing_is_probed_no_network_is_shown_to_others_and_the_best_site
     (record,) = read_rounds(play_in_process(quick_settings(tmp_path, probe_points=0)))
     assert record.baselines == {}
     assert scores(record).keys() == {"merged"}
+
+
+def alone(tmp_path: Path, tamper: Tamper) -> RoundRecord:
+    """The record of a round of three sites, in which ``tamper`` sees what they say of each network alone."""
+
+    def only_of_one(partition: int, reply: Message) -> Message | None:
+        asked = reply.metadata.message_type == EVALUATE
+        of_one = asked and set(reply.content.metric_records[METRICS]) <= {"site-3", "site-eu", "site-us"}
+        return tamper(partition, reply) if of_one else reply
+
+    settings = quick_settings(tmp_path, width=16, epochs=1, guard=False)
+    (record,) = read_rounds(play_in_process(settings, 3, only_of_one))
+    return record
+
+
+def test_sites_alone_are_scored_on_the_same_samples_though_one_drops_out_in_between(tmp_path: Path) -> None:
+    """The third site answers for the first network, and then falls silent."""
+
+    def falls_silent(partition: int, reply: Message) -> Message | None:
+        return None if partition == 2 and "site-3" not in reply.content.metric_records[METRICS] else reply
+
+    record = alone(tmp_path, falls_silent)
+    assert set(record.baselines) == {"site-3", "site-eu", "site-us"}
+    (count,) = {score.count for score in record.baselines.values()}
+    assert record.merged is not None
+    assert count < record.merged.count
+
+
+def test_a_network_for_which_most_sites_answer_with_an_error_has_no_score_and_the_others_keep_theirs(
+    tmp_path: Path,
+) -> None:
+    """Nobody is out for it: the others are scored on all samples, and this one on a third of them would not compare."""
+
+    def fails(partition: int, reply: Message) -> Message:
+        if partition < 2 and "site-eu" in reply.content.metric_records[METRICS]:
+            fail(reply)
+        return reply
+
+    record = alone(tmp_path, fails)
+    assert set(record.baselines) == {"site-3", "site-us"}
+    assert record.merged is not None
+    assert {score.count for score in record.baselines.values()} == {record.merged.count}

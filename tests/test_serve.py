@@ -14,8 +14,8 @@ import yaml
 
 from cli.flower import SuperLink
 from cli.interrupts import tell_interrupted, terminable, uninterrupted
+from cli.ports import free_port
 from cli.serve import Submitted, tell_started
-from cli.superlink import free_port
 from server.live import failure
 from server.store import RunStore
 from strategies.settings import parse_settings

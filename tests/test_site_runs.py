@@ -15,8 +15,8 @@ import tomli_w
 
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.parts import Part, read_parts
-from cli.ports import HOW_TO_FREE, check_ports
-from cli.superlink import free_port
+from cli.ports import free_port
+from cli.site_ports import HOW_TO_FREE, check_ports
 from cli.supervise import hold
 from tests.test_preflight import find, member
 from tests.waiting import wait_until

@@ -13,9 +13,9 @@ from cryptography.x509.oid import NameOID
 from cli.enrolment.authority import Authority, new_authority, pem, read_certificate
 from cli.enrolment.keys import new_key, private_pem
 from cli.enrolment.layout import SiteFolder
+from cli.ports import free_port
 from cli.preflight import network
 from cli.preflight.finding import Finding
-from cli.superlink import free_port
 from tests.test_preflight import find, member
 
 Answer = Callable[[socket.socket], object]

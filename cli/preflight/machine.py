@@ -4,8 +4,8 @@ import shutil
 from importlib.metadata import version
 
 from cli.enrolment.parts import read_parts
-from cli.ports import HOW_TO_FREE, taken_ports
 from cli.preflight.finding import Problem, Subject
+from cli.site_ports import HOW_TO_FREE, taken_ports
 from cli.supervise import runs
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.superlink import free_port
+from cli.ports import free_port
 from tests.compose.engine import GRAFANA, HAS_EXPORTER, N_SITES, RUN_SECONDS, Federation, has_image
 
 

@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 from cli.enrolment.layout import ServerFolder, SiteFolder
 from cli.flower import flower_environment
 from cli.main import app
+from cli.ports import free_port
 from cli.preflight.finding import Subject
 from cli.preflight.network import identity
 from cli.processes import end_all, processes_of
-from cli.superlink import free_port, short_folder
+from cli.superlink import short_folder
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import read_rounds

@@ -20,10 +20,10 @@ from cli.enrolment.layout import SiteFolder
 from cli.enrolment.server import open_server
 from cli.enrolment.superlink import nodes, reach_superlink, unregister_node
 from cli.main import app
+from cli.ports import free_port
 from cli.preflight import network
 from cli.preflight.command import CHECKS, FAILED, NO_KIT, PASSED, perform
 from cli.preflight.finding import Finding, Subject
-from cli.superlink import free_port
 from tests.deployment.federation import BIN, Deployment, Process, fedrebasin, is_open
 from tests.deployment.samples import write_images, write_ward
 from tests.waiting import wait_until

@@ -5,7 +5,7 @@ import signal
 import httpx
 import pytest
 
-from cli.superlink import free_port
+from cli.ports import free_port
 from server.lock import is_played
 from tests.deployment.federation import BIN, RUN_SECONDS, SHORT, Deployment, finish, is_open, reach
 from tests.waiting import wait_until

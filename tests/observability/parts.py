@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cli.superlink import free_port
+from cli.ports import free_port
 from tests.observability.test_rules import PROMETHEUS
 from tests.waiting import wait_until
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.superlink import free_port
+from cli.ports import free_port
 from server.live import STATES
 from tests.certificates import Authority
 from tests.observability.parts import Prometheus, answers, exporter, prometheus, running
