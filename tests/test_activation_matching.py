@@ -162,6 +162,20 @@ def test_families_that_lie_on_no_axis_with_their_parent_are_matched_by_their_wei
     assert same(found.permutation, invert(spec, shuffle))
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_dead_units_whose_weights_have_decayed_almost_to_nothing_are_matched_as_the_others(weight: float):
+    torch.manual_seed(0)
+    into, out = nn.Linear(64, 8), nn.Linear(8, 3)
+    model = nn.Sequential(nn.Flatten(), into, nn.ReLU(), out)
+    with torch.no_grad():
+        for weights in (into.weight[2], into.bias[2], out.weight[:, 2]):
+            weights.mul_(1e-39)
+    spec, state = derive_spec(model, (X[:4],)), model.state_dict()
+    shuffle = random_permutation(spec, torch.Generator().manual_seed(2))
+    found = match_activations(spec, model, state, permute(spec, shuffle, state), [X], weight)
+    assert same(found.permutation, invert(spec, shuffle))
+
+
 def test_units_are_read_after_their_non_linearity_and_streams_at_every_block():
     model = digits_network("resnet20", "batch", 8, 0, depth=20)
     spec = resnet_spec(model.state_dict())
