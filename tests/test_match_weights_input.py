@@ -214,7 +214,7 @@ def test_weights_in_fp8_are_matched_as_their_values_are(
     assert match_weights(spec, left, left).sweeps == 0
 
 
-@pytest.mark.parametrize("scale", [1e-24, 1e24])
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e24, 1e30])
 def test_a_permuted_copy_is_found_at_any_scale(pair: tuple[PermutationSpec, State, State], scale: float) -> None:
     """Squares of such weights are nothing, or infinite, in fp32."""
     spec, reference, _ = pair
