@@ -214,6 +214,17 @@ def test_correlation_streams_to_that_of_all_samples():
     torch.testing.assert_close(streamed.matrix(), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_correlation_does_not_depend_on_the_scale_of_a_unit(scale: float):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 100, generator=generator)
+    b = b + a
+    scales = torch.tensor([[1.0], [scale], [1.0]])
+    scaled = Correlation(a[:, :40] * scales, b[:, :40] * scales)
+    scaled.add(a[:, 40:] * scales, b[:, 40:] * scales)
+    torch.testing.assert_close(scaled.matrix(), Correlation(a, b).matrix(), atol=1e-6, rtol=0)
+
+
 def test_a_unit_that_never_varies_correlates_with_none():
     a = torch.randn(3, 50)
     a[1] = 7.3
