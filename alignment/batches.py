@@ -122,7 +122,7 @@ def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
             f"expected a network of Python modules, whose layers can be watched, got a {type(model).__name__} of "
             "torch.jit. Give the network that it was made of: its states and its spec are the same"
         )
-    network = deepcopy(model).eval().requires_grad_(False)
+    network = copy_of(model).eval().requires_grad_(False)
     if state is not None:
         try:
             network.load_state_dict(state)
@@ -134,3 +134,13 @@ def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
                 "layers does. Match and merge networks before they are quantised"
             ) from error
     return network
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy of ``model``, which may hold what it computed when it ran: `deepcopy` refuses what has a gradient's graph.
+
+    Such are the weights of pruned layers, those under the older weight and spectral norm, and losses that are kept.
+    """
+    held = (tensor for module in model.modules() for tensor in (*vars(module).values(), *module.buffers(recurse=False)))
+    computed = {id(each): each.detach().clone() for each in held if isinstance(each, Tensor) and not each.is_leaf}
+    return deepcopy(model, computed)

@@ -1,7 +1,6 @@
 """Straight-through estimator matching (Git Re-Basin, arXiv 2209.04836, section 3.3, Algorithm 2)."""
 
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf, isnan
@@ -12,7 +11,7 @@ from torch.func import functional_call
 
 from alignment.barrier import Loss, loss_sums
 from alignment.batch_norm import batch_norms
-from alignment.batches import LabelledBatch, joined_rows, labelled, network_with, on_device_of, reusable
+from alignment.batches import LabelledBatch, copy_of, joined_rows, labelled, network_with, on_device_of, reusable
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
 from alignment.permutation import Permutation, check_permutation, permute
@@ -96,7 +95,7 @@ def _wide(state: State) -> dict[str, Tensor]:
 
 def _single(model: nn.Module) -> nn.Module:
     """``model``, or a copy of it in fp32 where it is in half precision: gradients are lost in less."""
-    return deepcopy(model).float() if any(map(is_half, model.state_dict().values())) else model
+    return copy_of(model).float() if any(map(is_half, model.state_dict().values())) else model
 
 
 @dataclass(frozen=True)
