@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import chain
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +42,21 @@ def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
 def labelled(batches: Iterable[LabelledBatch], network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """The inputs of each batch that has a sample, its targets as `in_long` has them, on the device of ``network``.
 
-    Raises `BatchError` for inputs that are no tensor or are not finite.
+    Raises `BatchError` for a batch that is no pair, and for inputs that are no tensor or are not finite.
     """
-    for number, (inputs, targets) in enumerate(batches):
-        if len(_one_tensor(inputs, number)):
+    for number, (inputs, targets) in enumerate(pairs(batches)):
+        if len(inputs):
             yield on_device_of(network, _finite(inputs, number)), in_long(on_device_of(network, targets))
+
+
+def pairs(batches: Iterable[object]) -> Iterator[tuple[Tensor, Tensor]]:
+    """``batches``, each proved to be inputs and their targets. Raises `BatchError` for others."""
+    for number, batch in enumerate(batches):
+        parts = cast(Sequence[object], batch) if isinstance(batch, list | tuple) else [batch]
+        if len(parts) != 2 or not isinstance(parts[1], Tensor):
+            got = ", ".join(type(part).__name__ for part in parts) or "nothing"
+            raise BatchError(f"batch {number}: expected inputs and their targets, two tensors, got {got}")
+        yield _one_tensor(parts[0], number), parts[1]
 
 
 def in_long(targets: Tensor) -> Tensor:

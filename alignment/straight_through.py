@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from alignment.barrier import Loss, loss_sums
 from alignment.batch_norm import batch_norms
-from alignment.batches import LabelledBatch, copy_of, joined_rows, labelled, network_with, on_device_of, reusable
+from alignment.batches import LabelledBatch, copy_of, joined_rows, labelled, network_with, on_device_of, pairs, reusable
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
 from alignment.permutation import Permutation, check_permutation, permute
@@ -105,7 +105,7 @@ class _WideBatches:
     batches: Iterable[LabelledBatch]
 
     def __iter__(self) -> Iterator[LabelledBatch]:
-        return ((widened(inputs), targets) for inputs, targets in self.batches)
+        return ((widened(inputs), targets) for inputs, targets in pairs(self.batches))
 
 
 def _descend(task: _Task, first: Matching, steps: int, generator: torch.Generator | None) -> Matching:

@@ -71,6 +71,24 @@ def test_inputs_that_are_no_tensor_are_refused_with_the_way_out(net: nn.Module, 
         next(iter(unchecked[0]([{"x": INPUTS}], net)))
 
 
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        ((INPUTS, TARGETS, TARGETS), "Tensor, Tensor, Tensor"),
+        (INPUTS, "Tensor"),
+        ((INPUTS, [0, 1]), "Tensor, list"),
+        ((), "nothing"),
+    ],
+)
+def test_batches_that_are_no_inputs_and_targets_are_refused_with_what_they_hold(
+    net: nn.Module, batch: object, got: str
+) -> None:
+    # Callers are not held to the annotations as tests are.
+    unchecked: Callable[..., Iterable[object]] = inspect.unwrap(labelled)
+    with pytest.raises(BatchError, match=f"batch 1: expected inputs and their targets, two tensors, got {got}$"):
+        list(unchecked([BATCH, batch], net))
+
+
 @pytest.mark.parametrize("place", range(3))
 def test_a_state_that_is_not_finite_is_refused_before_it_is_repaired(net: nn.Module, place: int) -> None:
     reference, aligned, merged = (
