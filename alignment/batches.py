@@ -125,12 +125,18 @@ def on_device_of(network: nn.Module, tensor: Tensor) -> Tensor:
 def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
     """A copy of ``model`` that holds ``state``, in eval mode and without gradients; ``model`` is not touched.
 
-    Raises `StateError` when the state is not one of this model, `AlignmentError` for a model that torch.jit compiled.
+    Raises `StateError` when the state is not one of this model, `AlignmentError` for a model that torch.jit compiled or
+    that is on the device meta.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise AlignmentError(
             f"expected a network of Python modules, whose layers can be watched, got a {type(model).__name__} of "
             "torch.jit. Give the network that it was made of: its states and its spec are the same"
+        )
+    if empty := next((name for name, tensor in model.state_dict().items() if _is_empty(tensor)), ""):
+        raise AlignmentError(
+            f"expected a network with values, got a {type(model).__name__} whose tensor {empty!r} is on the device "
+            "meta, which has none. Give it memory with to_empty, and values with load_state_dict"
         )
     network = copy_of(model).eval().requires_grad_(False)
     if state is not None:
@@ -154,3 +160,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     held = (tensor for module in model.modules() for tensor in (*vars(module).values(), *module.buffers(recurse=False)))
     computed = {id(each): each.detach().clone() for each in held if isinstance(each, Tensor) and not each.is_leaf}
     return deepcopy(model, computed)
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_meta

@@ -1,5 +1,6 @@
 """Data and states with a value that is not finite are refused where they are read, by name."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from math import isnan
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from alignment import (
+    AlignmentError,
     BatchError,
     StateError,
     batch_norm_moments,
@@ -19,6 +21,7 @@ from alignment import (
     loss_barrier,
     match_activations,
     match_straight_through,
+    match_weights,
     permute,
     recalibrate,
     repair,
@@ -105,6 +108,15 @@ def test_a_state_that_is_not_finite_has_no_barrier(net: nn.Module, role: str) ->
     ends = (bad, good) if role == "reference" else (good, bad)
     with pytest.raises(StateError, match=rf"{role}: tensor '3\.weight'"):
         loss_barrier(net, *ends, [BATCH], cross_entropy, points=2)
+
+
+def test_what_is_on_the_device_meta_is_refused_where_values_are_read(net: nn.Module) -> None:
+    spec, state = derive_spec(net, (INPUTS,)), net.state_dict()
+    hollow = copy.deepcopy(net).to("meta")
+    with pytest.raises(AlignmentError, match=r"a Sequential whose tensor '0\.weight' is on the device meta.*to_empty"):
+        match_activations(spec, hollow, state, state, [BATCH])
+    with pytest.raises(StateError, match=r"candidate: tensor '0\.weight' is on the device meta"):
+        match_weights(spec, state, hollow.state_dict())
 
 
 def test_pure_maps_pass_such_values_through(net: nn.Module) -> None:
