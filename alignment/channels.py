@@ -86,5 +86,6 @@ def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
 
 
 def _of_size_one(tensor: Tensor) -> Tensor:
-    size = tensor.abs().max()
+    # A layer without inputs has a weight without numbers.
+    size = tensor.abs().max() if tensor.numel() else 0
     return tensor / size if size > 0 else tensor
