@@ -234,6 +234,26 @@ def test_a_layer_that_is_called_twice_is_left_alone_and_the_logits_come_out_as_t
     torch.testing.assert_close(found.std(0), ends.std(1).mean(0))
 
 
+class Turning(nn.Module):
+    """A complex layer, whose values' sizes a real one reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn, self.out = nn.Linear(4, 6, dtype=torch.complex64), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.turn(x.to(torch.complex64)).abs())
+
+
+def test_complex_layers_are_left_alone_and_the_logits_come_out_as_they_should():
+    ends, x = (Turning().state_dict(), Turning().state_dict()), torch.randn(64, 4)
+    merged = interpolate(*ends, 0.5)
+    repaired = repair(Turning(), *ends, merged, [x])
+    assert torch.equal(repaired["turn.weight"], merged["turn.weight"])
+    wanted = [network_with(Turning(), end)(x).std(0, correction=0) for end in ends]
+    torch.testing.assert_close(network_with(Turning(), repaired)(x).std(0, correction=0), (wanted[0] + wanted[1]) / 2)
+
+
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 def test_a_layer_without_inputs_keeps_no_other_from_being_repaired():
     class Bare(nn.Module):
