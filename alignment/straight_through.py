@@ -155,8 +155,10 @@ class _Guide:
         once = {name: tensor for name, tensor in found.items() if self._first.get(name, name) == name}
         middle = {name: on_device_of(self._network, tensor) for name, tensor in once.items()}
         leaves = [middle[name].requires_grad_() for name in self._moving]
-        outputs: Tensor = functional_call(self._network, middle, (inputs,))
-        loss = self._task.loss(outputs, targets)
+        # Also where the caller, who wants none himself, has switched gradients off.
+        with torch.enable_grad():
+            outputs: Tensor = functional_call(self._network, middle, (inputs,))
+            loss = self._task.loss(outputs, targets)
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         for moving, gradient in zip(self._moving.values(), gradients, strict=True):
             # Half: the midpoint moves half as far as θ̃ does.
