@@ -254,6 +254,9 @@ def test_what_cannot_be_measured_is_refused():
     spec, state = perceptron_spec(model), model.state_dict()
     with pytest.raises(ValueError, match="no batches"):
         match_activations(spec, model, state, state, [])
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"weight must be 0 or more and finite, got {weight}"):
+            match_activations(spec, model, state, state, [X], weight)
     with pytest.raises(StateError, match=r"candidate: tensor 'fc\.bias' is missing"):
         match_activations(spec, model, state, {n: t for n, t in state.items() if n != "fc.bias"}, [X])
 
