@@ -1,6 +1,7 @@
 """Activation matching (Git Re-Basin, arXiv 2209.04836, section 3.1), by centred correlation."""
 
 from collections.abc import Iterable
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,11 @@ def match_activations(
     ``objective`` and ``gain`` are those of the weights, so that matchings compare; ``gain`` may be negative. Both
     networks run in eval mode. Memory: the activations of one batch, and a matrix of fp64 for each place.
     ``generator`` orders the visits; it matters only where weights are used. Raises `StateError` for states that do not
-    fit the spec or the model or are not finite, `BatchError` for data that is not, `ValueError` without batches.
+    fit the spec or the model or are not finite, `BatchError` for data that is not, `ValueError` without batches and for
+    a ``weight`` that is none.
     """
+    if not (isfinite(weight) and weight >= 0):
+        raise ValueError(f"weight must be 0 or more and finite, got {weight}")
     check_pair(spec, reference, candidate)
     tables = _correlations(spec, model, reference, candidate, batches)
     terms = [table_term(spec, key, table) for key, table in tables.items()]

@@ -77,10 +77,11 @@ def loss_barrier(
         raise ValueError(f"points must be 2 or more, λ = 0 and λ = 1, got {points}")
     check_finite(reference, "reference")
     check_finite(aligned, "aligned")
-    batches = reusable(batches)
-    fresh = None if recalibrate_with is None else reusable(recalibrate_with)
+    kept = reusable(batches)
+    # One iterator may be given as both.
+    fresh = kept if recalibrate_with is batches else None if recalibrate_with is None else reusable(recalibrate_with)
     lambdas = [k / (points - 1) for k in range(points)]
-    sums = [loss_sums(model, interpolate(reference, aligned, lam), batches, loss, fresh) for lam in lambdas]
+    sums = [loss_sums(model, interpolate(reference, aligned, lam), kept, loss, fresh) for lam in lambdas]
     if sums[0].count == 0:
         raise ValueError("no batches to measure on")
     losses = [at.loss / at.count for at in sums]

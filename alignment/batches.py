@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import chain
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +42,21 @@ def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
 def labelled(batches: Iterable[LabelledBatch], network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     """The inputs of each batch that has a sample, its targets as `in_long` has them, on the device of ``network``.
 
-    Raises `BatchError` for inputs that are no tensor or are not finite.
+    Raises `BatchError` for a batch that is no pair, and for inputs that are no tensor or are not finite.
     """
-    for number, (inputs, targets) in enumerate(batches):
-        if len(_one_tensor(inputs, number)):
+    for number, (inputs, targets) in enumerate(pairs(batches)):
+        if len(inputs):
             yield on_device_of(network, _finite(inputs, number)), in_long(on_device_of(network, targets))
+
+
+def pairs(batches: Iterable[object]) -> Iterator[tuple[Tensor, Tensor]]:
+    """``batches``, each proved to be inputs and their targets. Raises `BatchError` for others."""
+    for number, batch in enumerate(batches):
+        parts = cast(Sequence[object], batch) if isinstance(batch, list | tuple) else [batch]
+        if len(parts) != 2 or not isinstance(parts[1], Tensor):
+            got = ", ".join(type(part).__name__ for part in parts) or "nothing"
+            raise BatchError(f"batch {number}: expected inputs and their targets, two tensors, got {got}")
+        yield _one_tensor(parts[0], number), parts[1]
 
 
 def in_long(targets: Tensor) -> Tensor:
@@ -115,14 +125,20 @@ def on_device_of(network: nn.Module, tensor: Tensor) -> Tensor:
 def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
     """A copy of ``model`` that holds ``state``, in eval mode and without gradients; ``model`` is not touched.
 
-    Raises `StateError` when the state is not one of this model, `AlignmentError` for a model that torch.jit compiled.
+    Raises `StateError` when the state is not one of this model, `AlignmentError` for a model that torch.jit compiled or
+    that is on the device meta.
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise AlignmentError(
             f"expected a network of Python modules, whose layers can be watched, got a {type(model).__name__} of "
             "torch.jit. Give the network that it was made of: its states and its spec are the same"
         )
-    network = deepcopy(model).eval().requires_grad_(False)
+    if empty := next((name for name, tensor in model.state_dict().items() if _is_empty(tensor)), ""):
+        raise AlignmentError(
+            f"expected a network with values, got a {type(model).__name__} whose tensor {empty!r} is on the device "
+            "meta, which has none. Give it memory with to_empty, and values with load_state_dict"
+        )
+    network = copy_of(model).eval().requires_grad_(False)
     if state is not None:
         try:
             network.load_state_dict(state)
@@ -134,3 +150,17 @@ def network_with(model: nn.Module, state: State | None = None) -> nn.Module:
                 "layers does. Match and merge networks before they are quantised"
             ) from error
     return network
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy of ``model``, which may hold what it computed when it ran: `deepcopy` refuses what has a gradient's graph.
+
+    Such are the weights of pruned layers, those under the older weight and spectral norm, and losses that are kept.
+    """
+    held = (tensor for module in model.modules() for tensor in (*vars(module).values(), *module.buffers(recurse=False)))
+    computed = {id(each): each.detach().clone() for each in held if isinstance(each, Tensor) and not each.is_leaf}
+    return deepcopy(model, computed)
+
+
+def _is_empty(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_meta

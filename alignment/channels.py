@@ -30,7 +30,7 @@ def named_modules(network: nn.Module, once: bool = True) -> Iterator[tuple[str, 
 
 
 def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:
-    """For each layer of kind `AFFINE` that has a bias and runs on ``inputs``, the axis of its units.
+    """For each layer of kind `AFFINE` that has real weights and a bias and runs on ``inputs``, the axis of its units.
 
     The axis is found by trial, not by kind, since a LayerNorm may well sit between two transpositions.
     """
@@ -39,7 +39,7 @@ def channel_axes(network: nn.Module, inputs: Tensor) -> dict[str, int]:
     weights = network.state_dict()
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in named_modules(network):
-            if isinstance(layer, AFFINE) and all(key_of(name, part) in weights for part in PARTS):
+            if isinstance(layer, AFFINE) and all(_is_real(weights.get(key_of(name, part))) for part in PARTS):
                 hooks.enter_context(watch_inputs(layer, partial(setitem, seen, name)))
         network(inputs)
     layers = dict(named_modules(network))
@@ -52,6 +52,10 @@ def along(axis: int, vector: Tensor, like: Tensor) -> Tensor:
     shape = [1] * like.ndim
     shape[axis] = len(vector)
     return vector.to(like.device, like.dtype).reshape(shape)
+
+
+def _is_real(weight: object) -> bool:
+    return isinstance(weight, Tensor) and not weight.is_complex()
 
 
 def _stand_in(inputs: Tensor) -> Tensor:
@@ -86,5 +90,6 @@ def _channel_axis(layer: nn.Module, inputs: Tensor) -> int | None:
 
 
 def _of_size_one(tensor: Tensor) -> Tensor:
-    size = tensor.abs().max()
+    # A layer without inputs has a weight without numbers.
+    size = tensor.abs().max() if tensor.numel() else 0
     return tensor / size if size > 0 else tensor

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alignment.certificate import KEEP_ONE_IN, certain_assignment
 from alignment.flat import Edge, EdgesOf, Mover, MoverEdge, Position
-from alignment.pair import Pair
+from alignment.pair import Pair, dot
 from alignment.permutation import identity_permutation
 from alignment.precision import comparable
 
@@ -87,10 +87,6 @@ def _split(pair: Pair, mover: Mover, index: Tensor) -> dict[str, Tensor] | None:
 
 def are_alike(pair: Pair, objective: float, cosine: float = ALIKE) -> bool:
     """Whether ``objective`` is that of networks with at least this ``cosine``."""
-    left, right = (fsum(_square(state[name]) for name in pair.scored) for state in (pair.reference, pair.candidate))
-    return objective >= cosine * (left * right) ** 0.5
-
-
-def _square(tensor: Tensor) -> float:
-    flat = tensor.reshape(-1).float()
-    return torch.dot(flat, flat).item()
+    states = (pair.reference, pair.candidate)
+    left, right = (fsum(dot(state[name], state[name]) for name in pair.scored) for state in states)
+    return objective >= cosine * left**0.5 * right**0.5

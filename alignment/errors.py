@@ -12,7 +12,7 @@ class AlignmentError(ValueError):
 
 
 class BatchError(AlignmentError):
-    """A batch of data holds a value that is not finite, or no tensor of inputs. Says which batch, counted from 0."""
+    """A batch of data holds a value that is not finite, or not the tensors wanted. Says which batch, counted from 0."""
 
 
 class SpecError(AlignmentError):

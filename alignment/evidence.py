@@ -68,7 +68,7 @@ def cosine_terms(
         weights = spread(axis, wanted)
         if weights.any():
             of_reference, of_candidate = (
-                _scaled(state[tensor], number, spread(axis, norm).reciprocal().nan_to_num(posinf=0.0))
+                _scaled(state[tensor], number, _inverse(spread(axis, norm)))
                 for state, norm in zip((reference, candidate), norms, strict=True)
             )
             yield Term(spec.axes[tensor], of_reference * along(number, weights, of_reference), of_candidate)
@@ -94,7 +94,7 @@ def _terms_of_families_apart(spec: PermutationSpec, reference: State, candidate:
             ((Factor(size, group),),) for size, group in zip(place.block.view, place.block.groups, strict=True)
         )
         of_reference, of_candidate = (
-            place.of(state).float() * place.laid(norm[place.family].reciprocal().nan_to_num(posinf=0.0)).float()
+            (as_double(place.of(state)) * place.laid(_inverse(norm[place.family]))).float()
             for state, norm in zip((reference, candidate), norms, strict=True)
         )
         yield Term(axes, of_reference, of_candidate)
@@ -138,6 +138,11 @@ def _moving_axes(spec: PermutationSpec, state: State) -> Iterator[tuple[str, int
                 yield tensor, number, axis
 
 
+def _inverse(norms: Tensor) -> Tensor:
+    return norms.reciprocal().nan_to_num(posinf=0.0)
+
+
 def _scaled(tensor: Tensor, number: int, scale: Tensor) -> Tensor:
-    wide = tensor.cpu().float()
-    return wide * along(number, scale, wide)
+    # Weight decay takes the weights of dead units so low that fp32 has no inverse of their norms.
+    wide = as_double(tensor.cpu())
+    return (wide * along(number, scale, wide)).float()

@@ -27,7 +27,7 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
     """Σ w_k · state_k in fp64, summed in the order of the list.
 
     Integers and dtypes are those of the first state. The weights are used as they are; see `normalised`.
-    Raises `StateError` when a state differs from the first in a key or a shape.
+    Raises `StateError` when a state differs from the first in a key or a shape, or in what is a tensor.
     """
     for position, state in enumerate(states):
         _check_alike(states[0], state, position)
@@ -66,6 +66,8 @@ def _check_alike(first: State, state: State, position: int) -> None:
     if unshared := sorted(set(first) ^ set(state)):
         raise StateError(f"tensor {unshared[0]!r} is not in both state 0 and state {position}")
     for name, tensor in first.items():
+        if torch.is_tensor(tensor) != torch.is_tensor(state[name]):
+            raise StateError(f"{name!r} is a tensor in one of state 0 and state {position}, and none in the other")
         if torch.is_tensor(tensor) and tensor.shape != state[name].shape:
             raise StateError(
                 f"tensor {name!r} has shape {tuple(tensor.shape)} in state 0, "

@@ -24,9 +24,9 @@ MOST_PATCHES = 2**25
 def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:
     """Rows of the Gram matrix of each layer, in the order in which ``model`` calls them when it runs on ``example``.
 
-    `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one, if they are called: what only training
-    uses, or the projection inside `nn.MultiheadAttention`, whose weights are read from outside, has no inputs. Left out
-    is also what ``model`` has under another name too: written under one, it would be as it was under the other.
+    `nn.Linear`, and `nn.Conv2d` with one group and zero padding, have one, if they are real and called: what only
+    training uses, or the projection inside `nn.MultiheadAttention`, whose weights are read from outside, has no inputs.
+    Left out is also what ``model`` has under another name too: written under one, it would differ from the other.
     """
     network = network_with(model)
     layers = {
@@ -77,7 +77,9 @@ def batched(layer: nn.Module, tensor: Tensor) -> Tensor:
 
 
 def _is_plain(layer: nn.Linear | nn.Conv2d) -> bool:
-    """Whether outputs are weights times inputs, as they lie; a subclass may compute something else."""
+    """Whether outputs are real weights times inputs, as they lie; a subclass may compute something else."""
+    if layer.weight.is_complex():
+        return False
     if isinstance(layer, nn.Linear):
         return type(layer).forward is nn.Linear.forward
     usual = all(getattr(type(layer), name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward"))

@@ -10,6 +10,7 @@ from torch import Tensor
 from alignment.interpolate import normalised, weighted_mean
 from alignment.permutation import Permutation, compose, identity_permutation, invert, permute
 from alignment.spec import PermutationSpec, State
+from alignment.validate import check_finite
 from alignment.weight_matching import match_weights
 
 # Each round of MergeMany raises one bounded objective; this only guards against ties in rounding.
@@ -51,14 +52,19 @@ def align_many(
                Hierarchical pairwise merging; not a method of the paper.
 
     In "reference" and "tree" each alignment draws from a generator of its own: none depends on which is done
-    first. Costs n - 1 matchings, in "many" n for each round.
+    first. Costs n - 1 matchings, in "many" n for each round. Raises `StateError` for a state that does not fit the
+    spec or is not finite, and says which.
     """
     methods = {"reference": _to_reference, "many": _many, "tree": _tree}
     if method not in methods:
         near = get_close_matches(method, methods, n=1, cutoff=0.0)[0]
         raise ValueError(f"method {method!r} is unknown: did you mean {near!r}? There are {', '.join(methods)}")
+    shares = normalised(weights, len(states))
+    for position, state in enumerate(states):
+        spec.check_state(state, f"state {position}")
+        check_finite(state, f"state {position}")
     generator = generator or torch.Generator().manual_seed(0)
-    return methods[method](_Task(spec, states, normalised(weights, len(states)), generator))
+    return methods[method](_Task(spec, states, shares, generator))
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class Pair:
         moving = [(axis, flat_index(mover, permutation)) for axis, mover in enumerate(flat.movers) if mover]
         first, positions = moving[0]
         wanted, given = flat.of(self.reference[block.tensor]).cpu(), flat.of(self.candidate[block.tensor]).cpu()
-        step = max(1, CHUNK_ELEMENTS * len(positions) // wanted.numel())
+        step = max(1, CHUNK_ELEMENTS * len(positions) // max(1, wanted.numel()))
         for start in range(0, len(positions), step):
             run = torch.arange(start, min(start + step, len(positions)))
             chunk = given.index_select(first, positions[run])

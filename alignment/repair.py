@@ -36,8 +36,8 @@ def repair(
     """``merged``, rescaled so that its units vary as those of its two ends.
 
     REPAIR (arXiv 2211.08403): along a straight path the variance of the units collapses, layer upon layer. With
-    ``merged`` = (1 - w) · ``reference`` + w · ``aligned``, each output of a layer with a bias (linear, convolution,
-    LayerNorm, GroupNorm), the classifier's logits included, gets the mean and standard deviation
+    ``merged`` = (1 - w) · ``reference`` + w · ``aligned``, each output of a real layer with a bias (linear,
+    convolution, LayerNorm, GroupNorm), the classifier's logits included, gets the mean and standard deviation
 
         (1 - w) · μ_ref + w · μ_aligned        (1 - w) · σ_ref + w · σ_aligned
 

@@ -1,7 +1,6 @@
 """Straight-through estimator matching (Git Re-Basin, arXiv 2209.04836, section 3.3, Algorithm 2)."""
 
 from collections.abc import Iterable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf, isnan
@@ -12,7 +11,7 @@ from torch.func import functional_call
 
 from alignment.barrier import Loss, loss_sums
 from alignment.batch_norm import batch_norms
-from alignment.batches import LabelledBatch, joined_rows, labelled, network_with, on_device_of, reusable
+from alignment.batches import LabelledBatch, copy_of, joined_rows, labelled, network_with, on_device_of, pairs, reusable
 from alignment.interpolate import interpolate
 from alignment.matching import Matching
 from alignment.permutation import Permutation, check_permutation, permute
@@ -96,7 +95,7 @@ def _wide(state: State) -> dict[str, Tensor]:
 
 def _single(model: nn.Module) -> nn.Module:
     """``model``, or a copy of it in fp32 where it is in half precision: gradients are lost in less."""
-    return deepcopy(model).float() if any(map(is_half, model.state_dict().values())) else model
+    return copy_of(model).float() if any(map(is_half, model.state_dict().values())) else model
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class _WideBatches:
     batches: Iterable[LabelledBatch]
 
     def __iter__(self) -> Iterator[LabelledBatch]:
-        return ((widened(inputs), targets) for inputs, targets in self.batches)
+        return ((widened(inputs), targets) for inputs, targets in pairs(self.batches))
 
 
 def _descend(task: _Task, first: Matching, steps: int, generator: torch.Generator | None) -> Matching:
@@ -156,8 +155,10 @@ class _Guide:
         once = {name: tensor for name, tensor in found.items() if self._first.get(name, name) == name}
         middle = {name: on_device_of(self._network, tensor) for name, tensor in once.items()}
         leaves = [middle[name].requires_grad_() for name in self._moving]
-        outputs: Tensor = functional_call(self._network, middle, (inputs,))
-        loss = self._task.loss(outputs, targets)
+        # Also where the caller, who wants none himself, has switched gradients off.
+        with torch.enable_grad():
+            outputs: Tensor = functional_call(self._network, middle, (inputs,))
+            loss = self._task.loss(outputs, targets)
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         for moving, gradient in zip(self._moving.values(), gradients, strict=True):
             # Half: the midpoint moves half as far as θ̃ does.

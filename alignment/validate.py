@@ -24,7 +24,9 @@ def check_fit(spec: PermutationSpec, reference: State, candidate: State) -> None
 
 
 def check_finite(state: State, role: str) -> None:
-    """Raises `StateError` that names the first tensor of ``state`` with a value that is not finite."""
+    """Raises `StateError` that names the first tensor of ``state`` with a value that is not finite, or with none."""
+    if empty := next((name for name, tensor in state.items() if torch.is_tensor(tensor) and tensor.is_meta), ""):
+        raise StateError(f"{role}: tensor {empty!r} is on the device meta, which holds no values")
     if broken := not_finite(state):
         raise StateError(f"{role}: tensor {broken!r} has a value that is not finite")
 

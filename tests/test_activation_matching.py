@@ -162,6 +162,20 @@ def test_families_that_lie_on_no_axis_with_their_parent_are_matched_by_their_wei
     assert same(found.permutation, invert(spec, shuffle))
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_dead_units_whose_weights_have_decayed_almost_to_nothing_are_matched_as_the_others(weight: float):
+    torch.manual_seed(0)
+    into, out = nn.Linear(64, 8), nn.Linear(8, 3)
+    model = nn.Sequential(nn.Flatten(), into, nn.ReLU(), out)
+    with torch.no_grad():
+        for weights in (into.weight[2], into.bias[2], out.weight[:, 2]):
+            weights.mul_(1e-39)
+    spec, state = derive_spec(model, (X[:4],)), model.state_dict()
+    shuffle = random_permutation(spec, torch.Generator().manual_seed(2))
+    found = match_activations(spec, model, state, permute(spec, shuffle, state), [X], weight)
+    assert same(found.permutation, invert(spec, shuffle))
+
+
 def test_units_are_read_after_their_non_linearity_and_streams_at_every_block():
     model = digits_network("resnet20", "batch", 8, 0, depth=20)
     spec = resnet_spec(model.state_dict())
@@ -200,6 +214,17 @@ def test_correlation_streams_to_that_of_all_samples():
     torch.testing.assert_close(streamed.matrix(), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+def test_correlation_does_not_depend_on_the_scale_of_a_unit(scale: float):
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 3, 100, generator=generator)
+    b = b + a
+    scales = torch.tensor([[1.0], [scale], [1.0]])
+    scaled = Correlation(a[:, :40] * scales, b[:, :40] * scales)
+    scaled.add(a[:, 40:] * scales, b[:, 40:] * scales)
+    torch.testing.assert_close(scaled.matrix(), Correlation(a, b).matrix(), atol=1e-6, rtol=0)
+
+
 def test_a_unit_that_never_varies_correlates_with_none():
     a = torch.randn(3, 50)
     a[1] = 7.3
@@ -229,6 +254,9 @@ def test_what_cannot_be_measured_is_refused():
     spec, state = perceptron_spec(model), model.state_dict()
     with pytest.raises(ValueError, match="no batches"):
         match_activations(spec, model, state, state, [])
+    for weight in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"weight must be 0 or more and finite, got {weight}"):
+            match_activations(spec, model, state, state, [X], weight)
     with pytest.raises(StateError, match=r"candidate: tensor 'fc\.bias' is missing"):
         match_activations(spec, model, state, {n: t for n, t in state.items() if n != "fc.bias"}, [X])
 

@@ -77,6 +77,8 @@ def test_batches_that_can_be_read_once_serve_the_whole_path():
     ends = mlp(0).state_dict(), mlp(1).state_dict()
     from_list = loss_barrier(mlp(2), *ends, digits()[1], cross_entropy, points=3)
     assert loss_barrier(mlp(2), *ends, once(), cross_entropy, points=3) == from_list
+    batches = once()
+    assert loss_barrier(mlp(2), *ends, batches, cross_entropy, 3, recalibrate_with=batches) == from_list
 
 
 def test_labels_of_every_pixel_count_as_shares_of_a_sample():

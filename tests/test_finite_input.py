@@ -1,5 +1,6 @@
 """Data and states with a value that is not finite are refused where they are read, by name."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from math import isnan
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from alignment import (
+    AlignmentError,
     BatchError,
     StateError,
     batch_norm_moments,
@@ -19,6 +21,7 @@ from alignment import (
     loss_barrier,
     match_activations,
     match_straight_through,
+    match_weights,
     permute,
     recalibrate,
     repair,
@@ -71,6 +74,24 @@ def test_inputs_that_are_no_tensor_are_refused_with_the_way_out(net: nn.Module, 
         next(iter(unchecked[0]([{"x": INPUTS}], net)))
 
 
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        ((INPUTS, TARGETS, TARGETS), "Tensor, Tensor, Tensor"),
+        (INPUTS, "Tensor"),
+        ((INPUTS, [0, 1]), "Tensor, list"),
+        ((), "nothing"),
+    ],
+)
+def test_batches_that_are_no_inputs_and_targets_are_refused_with_what_they_hold(
+    net: nn.Module, batch: object, got: str
+) -> None:
+    # Callers are not held to the annotations as tests are.
+    unchecked: Callable[..., Iterable[object]] = inspect.unwrap(labelled)
+    with pytest.raises(BatchError, match=f"batch 1: expected inputs and their targets, two tensors, got {got}$"):
+        list(unchecked([BATCH, batch], net))
+
+
 @pytest.mark.parametrize("place", range(3))
 def test_a_state_that_is_not_finite_is_refused_before_it_is_repaired(net: nn.Module, place: int) -> None:
     reference, aligned, merged = (
@@ -87,6 +108,15 @@ def test_a_state_that_is_not_finite_has_no_barrier(net: nn.Module, role: str) ->
     ends = (bad, good) if role == "reference" else (good, bad)
     with pytest.raises(StateError, match=rf"{role}: tensor '3\.weight'"):
         loss_barrier(net, *ends, [BATCH], cross_entropy, points=2)
+
+
+def test_what_is_on_the_device_meta_is_refused_where_values_are_read(net: nn.Module) -> None:
+    spec, state = derive_spec(net, (INPUTS,)), net.state_dict()
+    hollow = copy.deepcopy(net).to("meta")
+    with pytest.raises(AlignmentError, match=r"a Sequential whose tensor '0\.weight' is on the device meta.*to_empty"):
+        match_activations(spec, hollow, state, state, [BATCH])
+    with pytest.raises(StateError, match=r"candidate: tensor '0\.weight' is on the device meta"):
+        match_weights(spec, state, hollow.state_dict())
 
 
 def test_pure_maps_pass_such_values_through(net: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """The straight path between two states, and the weighted mean."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,3 +92,8 @@ def test_states_that_differ_are_refused_by_tensor():
         interpolate(reference, {name: reference[name] for name in ("weight", "tracked")}, 0.5)
     with pytest.raises(StateError, match=r"'weight' has shape \(5, 3\) in state 0, \(3, 5\) in state 1"):
         interpolate(reference, reference | {"weight": reference["weight"].T}, 0.5)
+    # What `get_extra_state` gives.
+    other: dict[str, Any] = {**reference, "mask": {"seen": 2}}
+    for pair in ([reference, other], [other, reference]):
+        with pytest.raises(StateError, match="'mask' is a tensor in one of state 0 and state 1, and none in the other"):
+            weighted_mean(pair, [0.5, 0.5])

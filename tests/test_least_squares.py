@@ -408,3 +408,24 @@ def test_layers_that_are_given_one_sample_alone_are_solved_as_others_are() -> No
     torch.testing.assert_close(gram, sums["of_constant"])
     given = other.of_constant(other.constant).detach().double()
     torch.testing.assert_close(across, torch.outer(row, given), rtol=1e-5, atol=1e-6)
+
+
+class Turning(nn.Module):
+    """A complex layer, whose values' sizes a real one reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn, self.out = nn.Linear(4, 6, dtype=torch.complex64), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.turn(x.to(torch.complex64)).abs())
+
+
+def test_complex_layers_are_left_as_they_are() -> None:
+    model, x = Turning(), torch.randn(50, 4)
+    ends: list[dict[str, Tensor]] = [Turning().state_dict() for _ in range(2)]
+    merged = interpolate(ends[0], ends[1], 0.5)
+    assert list(gram_sizes(model, x)) == ["out"]
+    fitted = list(fitted_in_sequence(model, merged, ends, [0.5, 0.5], [x]))[-1]
+    assert torch.equal(fitted["turn.weight"], merged["turn.weight"])
+    assert not torch.equal(fitted["out.weight"], merged["out.weight"])

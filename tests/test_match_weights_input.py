@@ -214,7 +214,7 @@ def test_weights_in_fp8_are_matched_as_their_values_are(
     assert match_weights(spec, left, left).sweeps == 0
 
 
-@pytest.mark.parametrize("scale", [1e-24, 1e24])
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e24, 1e30])
 def test_a_permuted_copy_is_found_at_any_scale(pair: tuple[PermutationSpec, State, State], scale: float) -> None:
     """Squares of such weights are nothing, or infinite, in fp32."""
     spec, reference, _ = pair
@@ -223,6 +223,15 @@ def test_a_permuted_copy_is_found_at_any_scale(pair: tuple[PermutationSpec, Stat
     found = match_weights(spec, scaled, permute(spec, planted, scaled))
     inverse = invert(spec, planted)
     assert all(torch.equal(index, inverse[name]) for name, index in found.permutation.items())
+
+
+def test_a_layer_without_inputs_is_matched_by_its_bias() -> None:
+    """A network for optional features, of which there are none here."""
+    state = {"bare.weight": torch.empty(4, 0), "bare.bias": torch.randn(4), "out.weight": torch.randn(3, 4)}
+    spec = PermutationSpec.by_hand(state, {"bare.weight": ("p", None), "bare.bias": ("p",), "out.weight": (None, "p")})
+    planted = random_permutation(spec, torch.Generator().manual_seed(1))
+    found = match_weights(spec, state, permute(spec, planted, state))
+    assert torch.equal(found.permutation["p"], invert(spec, planted)["p"])
 
 
 def test_what_is_no_tensor_is_left_out_of_a_spec_by_hand(pair: tuple[PermutationSpec, State, State]) -> None:

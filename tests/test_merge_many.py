@@ -134,8 +134,15 @@ def test_what_cannot_be_merged_is_refused_with_a_reason():
         merge_many(spec, states, method="trees")
     with pytest.raises(ValueError, match="one weight for each"):
         merge_many(spec, states, weights=[1.0])
-    with pytest.raises(StateError, match=r"candidate: tensor '0\.weight' has shape"):
-        merge_many(spec, [state(0), state(1, units=11)])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_network_that_cannot_be_merged_is_named(method: str):
+    spec = mlp_spec(state(0))
+    with pytest.raises(StateError, match=r"^state 2: tensor '0\.weight' has shape"):
+        merge_many(spec, [state(0), state(1), state(2, units=11)], method=method)
+    with pytest.raises(StateError, match=r"^state 1: tensor '0\.bias' has a value that is not finite"):
+        merge_many(spec, [state(0), state(1) | {"0.bias": state(1)["0.bias"] * torch.nan}, state(2)], method=method)
 
 
 def _similarity(states: list[dict[str, Tensor]]) -> float:

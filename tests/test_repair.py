@@ -232,3 +232,40 @@ def test_a_layer_that_is_called_twice_is_left_alone_and_the_logits_come_out_as_t
         found = network_with(model, repaired)(x)
     torch.testing.assert_close(found.mean(0), ends.mean(1).mean(0))
     torch.testing.assert_close(found.std(0), ends.std(1).mean(0))
+
+
+class Turning(nn.Module):
+    """A complex layer, whose values' sizes a real one reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn, self.out = nn.Linear(4, 6, dtype=torch.complex64), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.turn(x.to(torch.complex64)).abs())
+
+
+def test_complex_layers_are_left_alone_and_the_logits_come_out_as_they_should():
+    ends, x = (Turning().state_dict(), Turning().state_dict()), torch.randn(64, 4)
+    merged = interpolate(*ends, 0.5)
+    repaired = repair(Turning(), *ends, merged, [x])
+    assert torch.equal(repaired["turn.weight"], merged["turn.weight"])
+    wanted = [network_with(Turning(), end)(x).std(0, correction=0) for end in ends]
+    torch.testing.assert_close(network_with(Turning(), repaired)(x).std(0, correction=0), (wanted[0] + wanted[1]) / 2)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_inputs_keeps_no_other_from_being_repaired():
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.bare, self.out = nn.Linear(5, 4), nn.Linear(0, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out((self.into(x) + self.bare(x[:, :0])).relu())
+
+    ends, x = (Bare().state_dict(), Bare().state_dict()), torch.randn(64, 5)
+    merged = interpolate(*ends, 0.5)
+    repaired = repair(Bare(), *ends, merged, [x])
+    wanted = [network_with(Bare(), end)(x).std(0, correction=0) for end in ends]
+    torch.testing.assert_close(network_with(Bare(), repaired)(x).std(0, correction=0), (wanted[0] + wanted[1]) / 2)

@@ -106,6 +106,14 @@ def test_half_precision_descends_in_single_precision_whatever_the_network_is_in(
         assert {t.dtype for t in permute(spec, found.permutation, b).values()} == {t.dtype for t in b.values()}
 
 
+def test_it_descends_where_the_caller_has_switched_gradients_off():
+    model, spec, a, b = pair("batch")
+    found = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=2)
+    with torch.no_grad():
+        again = match_straight_through(spec, model, a, b, TRAIN, cross_entropy, steps=2)
+    assert again.objective == found.objective
+
+
 def test_the_network_and_the_states_come_out_as_they_were():
     model, spec, a, b = pair("batch")
     kept = [{name: tensor.clone() for name, tensor in state.items()} for state in (a, b, model.state_dict())]

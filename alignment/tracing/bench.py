@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from alignment.batches import copy_of
 from alignment.precision import is_continuous
 from alignment.spec import State
 from alignment.tracing.recording import tensors_in
@@ -146,7 +146,7 @@ class _Narrowing(TorchDispatchMode):
 
 def _copy(model: nn.Module) -> nn.Module | None:
     try:
-        return copy.deepcopy(model)
+        return copy_of(model)
     except Exception:  # modules refuse to be copied in ways of their own
         return None
 
