@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -109,7 +109,8 @@ class Parts:
             "--ssl-ca-certfile": inside / "inside-ca.crt",
             "--node-config": self._node_config(),
         }
-        return _line("flower-supernode", options)
+        # Without the folder that it is started in, whose modules would come before ours.
+        return _line([sys.executable, "-P", "-m", "cli.node"], options)
 
     def _superexec(self) -> list[str]:
         options = {
@@ -117,7 +118,7 @@ class Parts:
             "--root-certificates": self.folder.inside / "inside-ca.crt",
             "--superexec-auth-secret-file": self.folder.inside / "superexec.secret",
         }
-        return _line("flower-superexec", options)
+        return _line([executable("flower-superexec")], options)
 
     def _node_config(self) -> str:
         config: dict[str, str | int] = {
@@ -160,6 +161,5 @@ def check_paths(settings: SiteSettings, where: Path) -> None:
             )
 
 
-def _line(command: str, options: Mapping[str, object]) -> list[str]:
-    words = [str(word) for pair in options.items() for word in pair]
-    return [executable(command), *words]
+def _line(command: Sequence[str], options: Mapping[str, object]) -> list[str]:
+    return [*command, *(str(word) for pair in options.items() for word in pair)]

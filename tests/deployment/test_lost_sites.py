@@ -4,7 +4,8 @@ import signal
 
 import pytest
 
-from tests.deployment.federation import SHORT, Deployment, Process, finish, reach
+from strategies.files import write_bytes, write_text
+from tests.deployment.federation import SHORT, Deployment, Process, deployment, finish, reach
 from tests.waiting import Beside, wait_until
 
 pytestmark = pytest.mark.long
@@ -60,3 +61,21 @@ def test_a_site_that_answers_after_the_deadline_is_late_and_in_the_next_rounds(f
     # Its answer to round 1 comes while round 2 is played, and is no answer to round 2.
     assert {refused.reason for record in rounds[1:] for refused in record.refused} <= {"LATE"}
     assert sorted(rounds[-1].weights) == ["site-eu", "site-us"]
+
+
+def test_a_site_that_the_proxy_refuses_is_there_once_it_is_let_in() -> None:
+    """Flower's SuperNode ends its main thread then, and not its process."""
+    with deployment() as made:
+        made.start("superlink")
+        made.start("proxy")
+        site = made.enrol("site-us", data="digits", partition=0, partitions=2)
+        sites = made.server.proxy / "sites.map"
+        known = sites.read_bytes()
+        write_text(sites, "")
+        wait_until(lambda: made.answer(site) == 403, 10, "the proxy does not know the site")
+        made.start("site-us")
+        log = made.services["site-us"].log
+        ended = "supernode ended with code 1; it is started again"
+        wait_until(lambda: ended in log.read_text(errors="replace"), 120, lambda: f"{ended}\n{made.logs()}")
+        write_bytes(sites, known)
+        wait_until(lambda: made.online() == ["site-us"], 120, lambda: f"the site is online\n{made.logs()}")
