@@ -1,7 +1,7 @@
 """Flower's SuperNode, as a process that is over when it has failed.
 
-Where it is refused, as by a proxy that has not let the site in yet, its main thread ends with an exception, and the
-thread that serves the site's ClientApps would keep the process there for ever: with nothing to do, and nobody to see it.
+Where it is refused, as by a proxy that has not let the site in yet, its main thread ends with an exception. The thread
+that serves the site's ClientApps would keep the process there for ever, with nothing to do and nobody to see it.
 
 python -P -m cli.node OPTIONS OF flower-supernode
 """

@@ -9,6 +9,12 @@ mkdir -p "$scratch"
 # Started as root, nginx goes on as another user, who must be able to enter.
 chmod 711 "$scratch"
 
+# nginx opens standard output by its name: a socket, as systemd gives, it cannot open so, but a pipe. It ends with us.
+rm -f "$scratch/log"
+mkfifo "$scratch/log"
+cat "$scratch/log" &
+exec >"$scratch/log"
+
 state() { cat "$folder/nginx.conf" "$folder/sites.map" "$folder/revoked.crl" "$folder/proxy.crt" | cksum; }
 
 superlink="$(sed -n 's/^ *server \(.*\):[0-9]*;$/\1/p' "$folder/nginx.conf")"

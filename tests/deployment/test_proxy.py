@@ -3,8 +3,10 @@
 import http.client
 import json
 import re
+import shutil
 import socket
 import ssl
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,7 +17,8 @@ from cryptography import x509
 
 from cli.enrolment.authority import Authority, new_authority, pem, read_authority, read_certificate
 from cli.enrolment.keys import PrivateKey, new_key, private_pem, read_private
-from tests.deployment.federation import Deployment
+from cli.ports import free_port
+from tests.deployment.federation import ROOT, Deployment, is_open
 from tests.waiting import wait_until
 
 REFUSED = {400, 403}
@@ -197,3 +200,27 @@ def wrap(server: Deployment, context: ssl.SSLContext, name: str) -> None:
         context.wrap_socket(plain, server_hostname=name),
     ):
         pass
+
+
+def test_the_proxy_tells_who_asked_where_its_output_is_a_socket_as_under_systemd(server: Deployment) -> None:
+    port = free_port()
+    folder = shutil.copytree(server.server.proxy, server.root / "proxy-apart")
+    configuration = folder / "nginx.conf"
+    configuration.write_text(configuration.read_text().replace(f"listen {server.proxy} ", f"listen 127.0.0.1:{port} "))
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(20)
+        command = [ROOT / "deploy" / "proxy" / "serve.sh", folder, server.root / "scratch-apart"]
+        proxy = subprocess.Popen(command, stdout=theirs, start_new_session=True)
+        theirs.close()
+        try:
+            wait_until(lambda: is_open("127.0.0.1", port), 20, "the proxy listens")
+            with httpx.Client(verify=of(server), trust_env=False) as client:
+                assert client.get(f"https://127.0.0.1:{port}/health").status_code == 200
+            told = ours.recv(4096)
+        finally:
+            proxy.terminate()
+            proxy.wait(20)
+        assert json.loads(told)["site"] == "site-us"
+        # All that held its end of the socket is gone with it.
+        assert not ours.recv(4096)
