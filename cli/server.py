@@ -22,8 +22,10 @@ from cli.enrolment.settings import (
     image_of_now,
 )
 from cli.enrolment.superlink import nodes, reach_superlink
+from cli.enrolment.units import ServerPlaces, write_server_units
+from cli.enrolment.users import runner
 from cli.errors import OptionError
-from cli.flower import FlowerError
+from cli.flower import FlowerError, executable
 from cli.late import Late, group_with
 from cli.output import Format, Output, people, print_json, print_table, warn
 
@@ -36,6 +38,7 @@ Folder = Annotated[Path, typer.Option(help="The server's folder: keys and the li
 Kit = Annotated[Path | None, typer.Option(help="Where to write the kit; by default NAME.kit in the current folder.")]
 Image = Annotated[str, typer.Option(envvar="FEDREBASIN_IMAGE", help="The container image that sites run, from now on.")]
 HERE = Path("federation")
+SYSTEMD = Path("/etc/systemd/system")
 OWNER = "run this as the folder's owner; in containers, as the service `enrolment`, which mounts all of it"
 
 
@@ -78,6 +81,32 @@ def init(
             soft_wrap=True,
             markup=False,
         )
+
+
+@app.command()
+def units(
+    target: Annotated[Path, typer.Argument(show_default=False, help="Folder such as /etc/systemd/system.")],
+    user: Annotated[str, typer.Option(help="User that runs them, not root; by default you.")] = "",
+    state: Annotated[Path, typer.Option(help="Folder of what the processes remember; made if need be.")] = Path(
+        "state"
+    ),
+    runs: Annotated[Path, typer.Option(help="Folder of the runs; made if need be.")] = Path("runs"),
+    folder: Folder = HERE,
+    output: Output = Format.TABLE,
+) -> None:
+    """Without containers: write systemd units of SuperLink, proxy, SuperExec and exporter, which nothing starts yet."""
+    places = ServerPlaces(ServerFolder(folder), state, runs)
+    with writing(
+        target, "name folders that are there, and that you may write to; systemd's own takes root", EnrolmentError
+    ):
+        written = write_server_units(places, target, Path(executable("fedrebasin")), runner(user))
+    if output is Format.JSON:
+        print_json({"written": [str(path) for path in written]})
+    else:
+        people.print("\n".join(map(str, written)), soft_wrap=True)
+        if target.resolve() == SYSTEMD:
+            names = " ".join(path.stem for path in written)
+            people.print(f"Next: systemctl daemon-reload, then systemctl enable --now {names}", soft_wrap=True)
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """``fedrebasin site``: what the operator of a site does."""
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from cli.enrolment.kits import install_kit, write_environment
 from cli.enrolment.layout import SiteFolder
 from cli.enrolment.requests import check_name, make_request
 from cli.enrolment.units import write_units
+from cli.enrolment.users import runner
 from cli.flower import executable
 from cli.late import Late, group_with
 from cli.output import Format, Output, people, print_json
@@ -73,7 +73,7 @@ def configure(
     systemd: Annotated[
         Path | None, typer.Option(help="Also write systemd units here, such as /etc/systemd/system.")
     ] = None,
-    user: Annotated[str, typer.Option(help="User that runs the units; by default you.")] = "",
+    user: Annotated[str, typer.Option(help="User that runs the units, not root; by default you.")] = "",
     folder: Folder = HERE,
     output: Output = Format.TABLE,
 ) -> None:
@@ -83,7 +83,7 @@ def configure(
         written = [write_environment(site)]
     if systemd is not None:
         with writing(systemd, "name a folder that is there with --systemd; systemd's own takes root", KitError):
-            written += write_units(site, systemd, Path(executable("fedrebasin")), user or getpass.getuser())
+            written += write_units(site, systemd, Path(executable("fedrebasin")), runner(user))
     if output is Format.JSON:
         print_json({"written": [str(path) for path in written]})
     else:

@@ -1,6 +1,7 @@
 """docs/site-guide.md and docs/server-guide.md keep their word: commands, options, variables and services are there."""
 
 import os
+import pwd
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import typer
 import yaml
 
 from cli.enrolment.templates import render
+from cli.enrolment.units import ServerPlaces, write_server_units
 from cli.interrupts import ENDS_WITHIN_SECONDS
 from cli.main import app
 from tests.commands import itself
@@ -289,7 +291,7 @@ def test_the_runbook_leads_to_what_each_verdict_means() -> None:
 
 def test_a_server_without_containers_is_started_as_the_tests_start_it(tmp_path: Path) -> None:
     section = GUIDES["server-guide.md"].partition("\n## Without containers\n")[2].partition("\n## ")[0]
-    block = section.split("```")[3].replace("\\\n", " ")
+    (block,) = [each.replace("\\\n", " ") for each in section.split("```")[1::2] if "flower-superexec" in each]
     told = [[word for word in shlex.split(line) if "=" not in word] for line in block.splitlines() if line.strip()]
     made = Deployment(tmp_path, superlink="127.0.0.1:8000")
     made.make({})
@@ -304,4 +306,23 @@ def test_a_server_without_containers_is_started_as_the_tests_start_it(tmp_path: 
         ours = " ".join(made.services[service].command)
         for path, there in places.items():
             ours = ours.replace(path, there)
-        assert sorted(word.removeprefix("$PWD/") for word in words) == sorted(ours.split()), service
+        spoken = (word.removeprefix("$PWD/").removeprefix("/opt/fedrebasin/") for word in words)
+        assert sorted(spoken) == sorted(ours.split()), service
+
+
+def test_the_units_start_what_the_guide_says(tmp_path: Path) -> None:
+    section = GUIDES["server-guide.md"].partition("\n## Without containers\n")[2].partition("\n## ")[0]
+    (enabled,) = re.findall(r"systemctl enable --now (.*)", section)
+    units = {path.name.removesuffix(".service.j2") for path in (ROOT / "deploy" / "server").iterdir()}
+    assert set(enabled.split()) == units
+    made = Deployment(tmp_path, superlink="127.0.0.1:8000")
+    made.make({})
+    places = ServerPlaces(made.server, tmp_path, tmp_path / "runs")
+    written = write_server_units(places, tmp_path, BIN / "fedrebasin", pwd.getpwuid(os.getuid()).pw_name)
+    started = {path.stem.removeprefix("fedrebasin-server-"): path.read_text() for path in written}
+    for name in ("superlink", "superexec", "proxy"):
+        (line,) = re.findall(r"^ExecStart=(.*)$", started[name].replace("\\\n", " "), re.MULTILINE)
+        ours = (
+            " ".join(made.services[name].command).replace("state.db", "superlink.db").replace("proxy-scratch", "nginx")
+        )
+        assert sorted(line.split()) == sorted(ours.split()), name

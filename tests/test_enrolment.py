@@ -863,6 +863,8 @@ def test_a_federation_that_was_not_made_whole_is_not_in_the_way_of_the_next(
 
 
 def test_units_name_the_command_by_its_whole_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root has no units; tests/deployment/test_systemd.py makes those of others")
     site, kit, told = joined(tmp_path)
     install_kit(kit, site, told)
     assert run(capsys, "site", "configure", "--systemd", tmp_path, "--user", ME, "--folder", site.path).code == 0

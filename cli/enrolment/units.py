@@ -1,117 +1,82 @@
-"""A site without containers: the systemd units of its three processes."""
+"""A site, or a federation's server, without containers: the systemd units of its processes."""
 
 import os
 import pwd
-import re
-import subprocess
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cli.enrolment.errors import KitError
-from cli.enrolment.files import read_settings, write_public
-from cli.enrolment.layout import SiteFolder
+from cli.enrolment.errors import EnrolmentError, KitError
+from cli.enrolment.files import private_folder, read_settings, write_public
+from cli.enrolment.layout import ServerFolder, SiteFolder
 from cli.enrolment.parts import Part
-from cli.enrolment.settings import SiteSettings
-from cli.enrolment.templates import render
+from cli.enrolment.settings import Federation, SiteSettings, host_of
+from cli.enrolment.templates import DEPLOY, render
+from cli.enrolment.users import unfit
 
-# systemd.syntax(7) and systemd.unit(5): what separates, quotes or expands in a unit.
-MISREAD = re.compile(r"[\s%$\"'\\]")
-MOST_SECONDS = 120.0
-User = pwd.struct_passwd
+SERVICES = ("superlink", "proxy", "superexec", "exporter")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# Below, a port is root's, or of whom it gives it to.
+FIRST_FREE_PORT = 1024
 
 
 def write_units(folder: SiteFolder, target: Path, command: Path, user: str) -> list[Path]:
-    """Writes the units and returns them; ``command`` is `fedrebasin` itself.
+    """Writes a site's units and returns them; ``command`` is `fedrebasin` itself.
 
-    Raises `KitError` when there is no such user, the folder, which is its owner's alone, is not theirs, or the units
-    could not come to the folder or the command.
+    Raises `KitError` where ``user`` could not run them.
     """
     settings = read_settings(folder.check().settings, SiteSettings)
     path = folder.path.resolve()
-    owner = _user(user)
-    _check_owner(path, owner)
-    for each in (path, command, Path(sys.executable).resolve()):
-        _check_reachable(each, owner)
-    _check_runs(command, owner)
+    if why := unfit(user, path, (), command):
+        raise KitError(why)
     values = {"folder": path, "command": command, "user": user, "memory": settings.memory.upper()}
     names = [f"fedrebasin-{part}.service" for part in Part]
     return [write_public(target / name, render(f"site/{name}.j2", **values)) for name in names]
 
 
-def _user(name: str) -> User:
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise KitError(f"--user {name}: no such user on this machine: `useradd --system {name}` makes one") from None
+@dataclass(frozen=True)
+class ServerPlaces:
+    """Where a server has its keys and the list of sites, what its processes remember, and the runs."""
+
+    folder: ServerFolder
+    state: Path
+    runs: Path
 
 
-def _check_owner(path: Path, user: User) -> None:
-    if (owner := path.stat().st_uid) != user.pw_uid:
-        raise KitError(
-            f"{path}: it belongs to the user {owner} and its keys to nobody else, so {user.pw_name} ({user.pw_uid}) "
-            f"could not read them: `chown -R {user.pw_name}: {path}`"
-        )
+def write_server_units(places: ServerPlaces, target: Path, command: Path, user: str) -> list[Path]:
+    """Writes the units of a federation's server and returns them; makes the folders that they write to.
 
-
-def _check_reachable(path: Path, user: User) -> None:
-    if MISREAD.search(str(path)):
-        raise KitError(
-            f"{path}: in a unit systemd reads white space, quotes, '%', '$' and '\\' as something else: move it to a "
-            "path without them, such as /srv/fedrebasin"
-        )
-    for folder in reversed(path.parents):
-        if folder.exists() and not _can_enter(folder, user):
-            raise KitError(
-                f"{path}: the user {user.pw_name} cannot enter {folder}: move it to where they can, such as "
-                f"/srv/fedrebasin{_or_open(folder, 'o+x')}"
-            )
-
-
-def _check_runs(command: Path, user: User) -> None:
-    """Raises `KitError` where that user cannot run ``command``, as of a clone that was made under a strict umask."""
-    if user.pw_uid == os.geteuid():
-        # Who asks runs it just now.
-        return
-    try:
-        done = _as(user, [command, "--help"])
-        told = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] if done.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as error:
-        told = str(error)
-    if told:
-        # .venv/bin/fedrebasin, in the clone.
-        clone = command.parents[min(2, len(command.parents) - 1)]
-        raise KitError(
-            f"{command}: the user {user.pw_name} cannot run it: {told}. Let them read all of the clone and its .venv, "
-            f"such as by installing both in /srv/fedrebasin with `umask 022`{_or_open(clone, '-R o+rX')}"
-        )
-
-
-def _or_open(folder: Path, how: str) -> str:
-    """The advice to open ``folder``, which nobody is given for a home."""
-    homes = {Path(each.pw_dir) for each in pwd.getpwall()}
-    return "" if folder in homes or folder == Path("/") else f", or `chmod {how} {folder}`"
-
-
-def _can_enter(folder: Path, user: User) -> bool:
-    if user.pw_uid == os.geteuid():
-        return os.access(folder, os.X_OK)
-    return _as(user, ["/usr/bin/test", "-x", folder]).returncode == 0
-
-
-def _as(user: User, command: Sequence[str | Path]) -> "subprocess.CompletedProcess[bytes]":
-    """Runs ``command`` as that user, in the environment of a unit, since modes alone do not tell what they may.
-
-    Only root can have come this far for another user: the folder of a site is its owner's.
+    Raises `EnrolmentError` where ``user`` could not run them, and where the SuperLink is not to be on this machine.
     """
-    return subprocess.run(  # noqa: S603
-        command,
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=os.getgrouplist(user.pw_name, user.pw_gid),
-        cwd="/",
-        env={"HOME": user.pw_dir, "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        timeout=MOST_SECONDS,
-        check=False,
-    )
+    folder = places.folder.check()
+    federation = read_settings(folder.settings, Federation)
+    if host_of(federation.superlink) not in LOOPBACK:
+        raise EnrolmentError(
+            f"{folder.settings}: superlink is {federation.superlink!r}, expected 127.0.0.1 and a port: without "
+            "containers nobody but this machine may reach it. Put that there, then `fedrebasin server renew server`"
+        )
+    path, state, runs = (each.resolve() for each in (folder.path, places.state, places.runs))
+    if why := unfit(user, path, (state, runs, DEPLOY), command):
+        raise EnrolmentError(why)
+    _give([state, *(state / name for name in ("superlink", "superexec", "nginx"))], runs, pwd.getpwnam(user))
+    values = {
+        "folder": path,
+        "state": state,
+        "runs": runs,
+        "bin": command.parent,
+        "serve": DEPLOY / "proxy" / "serve.sh",
+        "user": user,
+        "superlink": federation.superlink,
+        "port": federation.superlink.rpartition(":")[2],
+        "low_port": int(federation.listen.rpartition(":")[2]) < FIRST_FREE_PORT,
+    }
+    names = [f"fedrebasin-server-{service}.service" for service in SERVICES]
+    return [write_public(target / name, render(f"server/{name}.j2", **values)) for name in names]
+
+
+def _give(private: list[Path], runs: Path, user: pwd.struct_passwd) -> None:
+    """Makes the folders; those that are new are the user's, and what is not runs is theirs alone."""
+    for path in (*private, runs):
+        if not path.exists():
+            path.mkdir(parents=True) if path == runs else private_folder(path)
+            if os.geteuid() != user.pw_uid:
+                os.chown(path, user.pw_uid, user.pw_gid)

@@ -211,7 +211,7 @@ def test_the_proxy_tells_who_asked_where_its_output_is_a_socket_as_under_systemd
     with ours:
         ours.settimeout(20)
         command = [ROOT / "deploy" / "proxy" / "serve.sh", folder, server.root / "scratch-apart"]
-        proxy = subprocess.Popen(command, stdout=theirs, start_new_session=True)
+        proxy = subprocess.Popen(command, stdout=theirs.fileno(), start_new_session=True)
         theirs.close()
         try:
             wait_until(lambda: is_open("127.0.0.1", port), 20, "the proxy listens")
