@@ -69,6 +69,12 @@ class Recalibration:
                     told[nodes[node]] = read_moments(shapes, [MERGED], nodes[node], sound(nodes[node], reply))[MERGED]
                 except RefusedReply as verdict:
                     logger.warning("%s: %s", RECALIBRATE, verdict)
+            if not told:
+                logger.warning(
+                    "BatchNorm statistics stay as they were: no node answered query.recalibrate. A ClientApp does with "
+                    '@app.query("recalibrate") and recalibration_reply'
+                )
+                break
             state = _written(state, [told[name] for name in sorted(told)])
         return state
 

@@ -142,7 +142,7 @@ def test_without_any_answer_the_statistics_stay_and_the_log_says_so(
 
     found = merged(tmp_path, mute, asked(clock=Ticking().clock()))
     assert all(torch.equal(found[name], without[name]) for name in found)
-    assert "BatchNorm statistics stay as they were" in caplog.text
+    assert "BatchNorm statistics stay as they were: no node answered query.recalibrate" in caplog.text
 
 
 def test_nodes_whose_networks_were_refused_are_not_asked(tmp_path: Path) -> None:
