@@ -99,6 +99,8 @@ def units(
     with writing(
         target, "name folders that are there, and that you may write to; systemd's own takes root", EnrolmentError
     ):
+        # A folder that is not there is told before what is wrong with the user.
+        target.stat()
         written = write_server_units(places, target, Path(executable("fedrebasin")), runner(user))
     if output is Format.JSON:
         print_json({"written": [str(path) for path in written]})

@@ -83,6 +83,8 @@ def configure(
         written = [write_environment(site)]
     if systemd is not None:
         with writing(systemd, "name a folder that is there with --systemd; systemd's own takes root", KitError):
+            # A folder that is not there is told before what is wrong with the user.
+            systemd.stat()
             written += write_units(site, systemd, Path(executable("fedrebasin")), runner(user))
     if output is Format.JSON:
         print_json({"written": [str(path) for path in written]})
