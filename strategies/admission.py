@@ -1,6 +1,7 @@
 """Whether a training reply may enter the merge. Each is judged alone; a bad one costs its site the turn only."""
 
 import math
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from strategies.protocol import MATCHING, PERMUTATION
 VARIANCE = "running_var"
 # What Flower answers in a node's stead.
 EXPIRED, NO_NODE, CRASHED = (3, 4), 5, 8
+# The text is the site's.
+LONGEST_REASON = 200
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,14 @@ def sound(site: str, reply: Message | None) -> Message:
         ended = {NO_NODE: Reason.GONE, CRASHED: Reason.GONE, UNREADABLE: Reason.MALFORMED}
         known = {**ended, **dict.fromkeys(EXPIRED, Reason.LATE)}
         reason = known.get(reply.error.code, Reason.CLIENT_ERROR)
-        # The text is the site's, may be missing, and is no longer than a line of a log should be.
-        raise RefusedReply(reason, site, f"code {reply.error.code}: {reply.error.reason or 'no reason given':.200}")
+        raise RefusedReply(reason, site, f"code {reply.error.code}: {_last_line(reply.error.reason or '')}")
     return reply
+
+
+def _last_line(reason: str) -> str:
+    """What is worth a line of a log: of a traceback, which Flower's simulation makes the reason, the exception."""
+    lines = [line.strip() for line in COLOURS.sub("", reason).splitlines() if line.strip()]
+    return lines[-1][-LONGEST_REASON:] if lines else "no reason given"
 
 
 def _records(site: str, content: RecordDict) -> tuple[ArrayRecord, MetricRecord]:
@@ -103,8 +112,12 @@ def variances(buffers: Collection[str]) -> list[str]:
 
 
 def _check_headers(site: str, arrays: ArrayRecord, reference: State) -> None:
-    if unknown := sorted(set(arrays) ^ set(reference)):
-        raise RefusedReply(Reason.KEYS, site, "missing or unknown", unknown[0][:80])
+    if missing := sorted(set(reference) - set(arrays)):
+        unknown = sorted(set(arrays) - set(reference))
+        instead = f"; {unknown[0]!r:.80} is unknown" if unknown else ""
+        raise RefusedReply(Reason.KEYS, site, f"missing{instead}", missing[0][:80])
+    if unknown := sorted(set(arrays) - set(reference)):
+        raise RefusedReply(Reason.KEYS, site, "unknown", unknown[0][:80])
     for name, tensor in reference.items():
         expected = str(tensor.dtype).removeprefix("torch.")
         if arrays[name].dtype != expected:

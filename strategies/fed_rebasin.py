@@ -1,5 +1,6 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import getLogger
@@ -15,6 +16,7 @@ from alignment.spec import PermutationSpec, State
 from strategies.admission import Admitted, admit, variances
 from strategies.bounds import Bounds
 from strategies.errors import Reason, RefusedReply
+from strategies.given import check_given
 from strategies.matching import AlignAt, Matcher, Ways
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
@@ -42,7 +44,7 @@ class Sampling:
 class FedRebasin(FedAvg):
     """Align, then average: Git Re-Basin (arXiv 2209.04836, Algorithm 1) on every reply, then the weighted mean.
 
-    A drop-in for `FedAvg` in any Flower app whose ArrayRecord is a state dict::
+    In the place of `FedAvg` in any Flower app whose ArrayRecord is a state dict::
 
         strategy = FedRebasin(spec=derive_spec(model, (example,)))
         result = strategy.start(grid, ArrayRecord(model.state_dict()))
@@ -57,6 +59,7 @@ class FedRebasin(FedAvg):
     refine     with ``"both"``: weight matching starts from the proposal
     judge      what else a reply must pass: is given the site's name and its metrics, raises `RefusedReply`
     recalibration  asks the nodes for BatchNorm statistics of the merge; None leaves the mean of theirs
+    sampling   which nodes train and evaluate, where `FedAvg` has an argument for each number
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
     rule       how aligned networks become one, see `strategies.rules`; by default their weighted mean
@@ -87,6 +90,7 @@ class FedRebasin(FedAvg):
         judge: Callable[[str, MetricRecord], object] | None = None,
         recalibration: Recalibration | None = None,
     ) -> None:
+        check_given(spec, reference, align_at, rule)
         chosen = sampling or Sampling()
         super().__init__(
             fraction_train=chosen.fraction_train,
@@ -134,6 +138,9 @@ class FedRebasin(FedAvg):
         """FedAvg's messages; remembers what was sent, how nodes are called, and the grid that reaches them."""
         self._grid = grid
         self.remember(arrays, {node.node_id: node.name for node in grid.get_nodes()}, apart=server_round == 1)
+        if server_round == 1 and isinstance(self.reference, str) and self.reference not in (GLOBAL, LARGEST, MEDOID):
+            # Before anybody trains for nothing.
+            the_site(self.reference, self.names.values())
         return super().configure_train(server_round, arrays, config, grid)
 
     def remember(self, arrays: ArrayRecord, names: Mapping[int, str], apart: bool = True) -> None:
@@ -173,7 +180,14 @@ class FedRebasin(FedAvg):
             except RefusedReply as verdict:
                 self.refuse(verdict)
         self._compare()
-        logger.info("admitted %d replies, refused %d", len(self._collected.admitted), len(self._collected.refused))
+        n_admitted = len(self._collected.admitted)
+        logger.log(
+            logging.INFO if n_admitted else logging.WARNING,
+            "admitted %d replies, refused %d%s",
+            n_admitted,
+            len(self._collected.refused),
+            "" if n_admitted else ": nothing is merged",
+        )
 
     def _compare(self) -> None:
         """Refuses the replies whose updates are too far from the others'."""

@@ -4,6 +4,7 @@ The variance of units collapses in the mean of networks (REPAIR, arXiv 2211.0840
 the networks are not those of their mean: a merge of independent starts that keeps them is near chance.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
 from alignment.batches import Batch, network_with
-from alignment.errors import StateError
+from alignment.errors import BatchError, StateError
 from alignment.moments import Moments, pool_moments
 from strategies.admission import sound
 from strategies.errors import RefusedReply
@@ -51,30 +52,43 @@ class Recalibration:
     passes: int = 1
     deadline_seconds: float = 600.0
     clock: Clock = field(default_factory=Clock)
+    shapes: Mapping[str, tuple[int, ...]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.passes < 1:
+            raise ValueError(f"passes: expected 1 or more, got {self.passes}")
+        try:
+            # Settled, since one sample has no variance: the shapes are the same.
+            expected = batch_norm_moments(self.model, [self.example], settled=True)
+        except (RuntimeError, TypeError, BatchError) as error:
+            raise ValueError(f"example: the network does not take it: {error}. Give a batch as the nodes do") from error
+        shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+        object.__setattr__(self, "shapes", shapes)
 
     def renewed(self, state: State, grid: Grid, nodes: Mapping[int, str], server_round: int) -> State:
         """``state`` with statistics of all samples that ``nodes``, given by id and name, hold together.
 
         A bad answer is logged and left out. Without any good one the statistics stay.
         """
-        # Settled, since one sample has no variance: the shapes are the same.
-        expected = batch_norm_moments(self.model, [self.example], settled=True)
-        shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
-        for number in range(self.passes if shapes else 0):
+        for number in range(self.passes if self.shapes else 0):
             content = RecordDict({MERGED: to_arrays(state), CONFIG: ConfigRecord({SETTLED: number > 0})})
             messages = [request(i, RECALIBRATE, content, server_round, self.deadline_seconds) for i in nodes]
             told: dict[str, Moments] = {}
             for node, reply in exchange(grid, messages, self.deadline_seconds, self.clock):
                 try:
-                    told[nodes[node]] = read_moments(shapes, [MERGED], nodes[node], sound(nodes[node], reply))[MERGED]
+                    answer = sound(nodes[node], reply)
+                    told[nodes[node]] = read_moments(self.shapes, [MERGED], nodes[node], answer)[MERGED]
                 except RefusedReply as verdict:
                     logger.warning("%s: %s", RECALIBRATE, verdict)
             if not told:
                 logger.warning(
-                    "BatchNorm statistics stay as they were: no node answered query.recalibrate. A ClientApp does with "
-                    '@app.query("recalibrate") and recalibration_reply'
+                    "BatchNorm statistics stay as they were: no node of %d answered query.recalibrate with moments, as "
+                    'stands above. A ClientApp does with @app.query("recalibrate") and recalibration_reply',
+                    len(nodes),
                 )
                 break
+            level = logging.INFO if len(told) == len(nodes) else logging.WARNING
+            logger.log(level, "BatchNorm statistics are those of %d nodes of %d", len(told), len(nodes))
             state = _written(state, [told[name] for name in sorted(told)])
         return state
 

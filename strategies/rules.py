@@ -13,7 +13,7 @@ Only aligned networks have coordinates that mean the same: of unaligned ones the
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from alignment.spec import State
 from strategies.spool import SpooledState
 
 Rule = Literal["mean", "trimmed-mean", "median", "krum"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 # Numbers of all networks together that are looked at at a time: 128 MB in double precision.
 BLOCK = 1 << 24
 

@@ -1,21 +1,26 @@
 """`FedRebasin` in a Flower app of one's own: BatchNorm statistics of the merge come from the nodes."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 
-from alignment import derive_spec, recalibrate
+from alignment import AlignmentError, derive_spec, recalibrate
 from strategies import FedRebasin, Recalibration, Sampling, recalibration_reply
+from strategies.errors import OperatorError
 from strategies.exchange import Clock
-from strategies.protocol import MERGED, RECALIBRATE, to_state
+from strategies.protocol import MERGED, RECALIBRATE, TRAIN, to_state
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, Ticking, honest, quick_settings
 
 EXAMPLE = torch.zeros(1, 4)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -124,12 +129,15 @@ def told(content: RecordDict, sums: Tensor) -> None:
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_node_that_answers_badly_is_left_out_of_the_statistics(tmp_path: Path, how: str) -> None:
+def test_a_node_that_answers_badly_is_left_out_of_the_statistics(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     without = merged(tmp_path)
     found = merged(tmp_path, bare(SPOILT[how], at=1), asked(clock=Ticking().clock()))
     expected = recalibrated(without, [0, 2])
     for name in filter(is_statistic, found):
         torch.testing.assert_close(found[name], expected[name])
+    assert "BatchNorm statistics are those of 2 nodes of 3" in caplog.text
 
 
 def test_without_any_answer_the_statistics_stay_and_the_log_says_so(
@@ -142,7 +150,7 @@ def test_without_any_answer_the_statistics_stay_and_the_log_says_so(
 
     found = merged(tmp_path, mute, asked(clock=Ticking().clock()))
     assert all(torch.equal(found[name], without[name]) for name in found)
-    assert "BatchNorm statistics stay as they were: no node answered query.recalibrate" in caplog.text
+    assert "BatchNorm statistics stay as they were: no node of 3 answered query.recalibrate" in caplog.text
 
 
 def test_nodes_whose_networks_were_refused_are_not_asked(tmp_path: Path) -> None:
@@ -173,3 +181,79 @@ def test_a_network_of_another_shape_is_refused_at_the_node() -> None:
     message = Message(content, FIRST_NODE, RECALIBRATE)
     with pytest.raises(Exception, match="the state does not fit Sequential"):
         recalibration_reply(network(), message, [samples(0)])
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"spec": None}, "spec: expected a PermutationSpec"),
+        ({"reference": 3}, "reference: expected 'global', 'largest'.* got a int"),
+        ({"reference": {"0.weight": torch.zeros(1)}}, "reference"),
+        ({"rule": "krm"}, "rule: expected one of mean, trimmed-mean, median, krum, got 'krm'"),
+        ({"align_at": "none"}, "align_at: expected one of server, site, both, got 'none'"),
+    ],
+    ids=["spec", "reference", "state", "rule", "align at"],
+)
+def test_what_a_strategy_is_made_of_is_looked_at_at_once(given: dict[str, Any], told: str) -> None:
+    arguments: dict[str, Any] = {"spec": derive_spec(network(), (torch.randn(8, 4),)), **given}
+    with pytest.raises((TypeError, ValueError, AlignmentError), match=told):
+        FedRebasin(**arguments)
+
+
+def test_a_recalibration_that_could_not_be_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"example: the network does not take it: .* Give a batch as the nodes do"):
+        Recalibration(network(), torch.zeros(2, 5))
+    with pytest.raises(ValueError, match="passes: expected 1 or more, got 0"):
+        Recalibration(network(), EXAMPLE, passes=0)
+
+
+def test_a_reference_that_is_not_there_ends_the_run_before_anybody_trains(tmp_path: Path) -> None:
+    heard: list[int] = []
+
+    def tamper(partition: int, reply: Message) -> Message:
+        heard.append(partition)
+        return reply
+
+    grid = InProcessGrid(own_app(), quick_settings(tmp_path), 3, tamper)
+    strategy = FedRebasin(spec=derive_spec(network(), (torch.randn(8, 4),)), reference="largets")
+    with pytest.raises(OperatorError, match="'largets': there is no site of that name; there are: 1000, 1001"):
+        strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=1)
+    assert not heard
+
+
+def test_the_log_has_the_end_of_a_nodes_traceback_without_colours(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        if partition == 1 and reply.metadata.message_type == TRAIN:
+            told = f"\x1b[36mray::ClientAppActor.run()\x1b[39m{'x' * 400}\n\x1b[31mOSError: disk full\x1b[0m\n"
+            return Message(Error(2, told), reply_to=Message(RecordDict(), FIRST_NODE + 1, TRAIN))
+        return reply
+
+    merged(tmp_path, tamper, asked())
+    assert "the site answered with an error: code 2: OSError: disk full" in caplog.text
+
+
+def test_the_log_says_where_nothing_is_merged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def tamper(partition: int, reply: Message) -> Message:
+        if reply.metadata.message_type == TRAIN:
+            arrays = reply.content.array_records["arrays"]
+            arrays["module.0.bias"] = arrays.pop("0.bias")
+        return reply
+
+    grid = InProcessGrid(own_app(), quick_settings(tmp_path), 3, tamper)
+    strategy = FedRebasin(
+        spec=derive_spec(network(), (torch.randn(8, 4),)), sampling=Sampling(fraction_evaluate=0), recalibration=asked()
+    )
+    strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=1)
+    assert "admitted 0 replies, refused 3: nothing is merged" in caplog.text
+    assert "tensor '0.bias': missing; 'module.0.bias' is unknown" in caplog.text
+
+
+def test_a_tensor_in_the_place_of_the_inputs_is_told() -> None:
+    # In a process of its own: in this one types are checked.
+    program = "import torch, alignment; alignment.derive_spec(torch.nn.Linear(4, 3), torch.zeros(2, 4))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (
+        "SpecError: derive_spec: expected a tuple of all that the network is called with, such as (x,)" in done.stderr
+    )

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from alignment.errors import SpecError
 from alignment.spec import Factor, PermutationSpec
 from alignment.tracing.assembly import assemble
 from alignment.tracing.bench import Bench, bench, seeded
@@ -28,9 +29,13 @@ def derive_spec(model: nn.Module, inputs: Sequence[Any]) -> PermutationSpec:
     The run is recorded operation by operation; each operation ties the axes that it pairs (the derivation that
     Git Re-Basin, arXiv 2209.04836, section 3.2 does by hand). Inputs and outputs never move, nor does what feeds a
     tensor that only training reads. What cannot be derived stays fixed, with the reason in ``spec.fixed``. ``model`` is
-    left as it was. Cost: about six forward passes and one backward, in fp64 where the network allows it. Raises what
-    ``model(*inputs)`` raises.
+    left as it was. Cost: about six forward passes and one backward, in fp64 where the network allows it. Raises
+    `SpecError` for a tensor in the place of the tuple, and what ``model(*inputs)`` raises.
     """
+    if isinstance(inputs, Tensor):
+        raise SpecError(
+            "derive_spec: expected a tuple of all that the network is called with, such as (x,), got a tensor"
+        )
     with bench(model, inputs) as runnable:
         return _derive(runnable, sharing(model))
 
