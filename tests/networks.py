@@ -411,3 +411,14 @@ class TanhClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.body(x).tanh())
+
+
+class Turning(nn.Module):
+    """A complex layer, whose values' sizes a real one reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn, self.out = nn.Linear(4, 6, dtype=torch.complex64), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.turn(x.to(torch.complex64)).abs())

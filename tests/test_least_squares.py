@@ -17,6 +17,7 @@ from alignment.least_squares import gram_sums, merge_layers
 from alignment.linear_layers import gram_sizes
 from alignment.partial_run import needed
 from alignment.sequential import HOLD, fit_layers, fitted_in_sequence, output_sums
+from tests.networks import Turning
 
 LAYERS: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(5, 3), (40, 5)),
@@ -408,17 +409,6 @@ def test_layers_that_are_given_one_sample_alone_are_solved_as_others_are() -> No
     torch.testing.assert_close(gram, sums["of_constant"])
     given = other.of_constant(other.constant).detach().double()
     torch.testing.assert_close(across, torch.outer(row, given), rtol=1e-5, atol=1e-6)
-
-
-class Turning(nn.Module):
-    """A complex layer, whose values' sizes a real one reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turn, self.out = nn.Linear(4, 6, dtype=torch.complex64), nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.turn(x.to(torch.complex64)).abs())
 
 
 def test_complex_layers_are_left_as_they_are() -> None:

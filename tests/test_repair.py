@@ -17,6 +17,7 @@ from alignment.spec import State
 from alignment.weight_matching import match_weights
 from models.norms import ChannelNorm
 from tests.hand_specs import resnet_spec
+from tests.networks import Turning
 from tests.trained import digits, digits_network, perceptron_spec, trained
 
 Kind = tuple[str, str, int, int]  # name, norm, width, depth
@@ -232,17 +233,6 @@ def test_a_layer_that_is_called_twice_is_left_alone_and_the_logits_come_out_as_t
         found = network_with(model, repaired)(x)
     torch.testing.assert_close(found.mean(0), ends.mean(1).mean(0))
     torch.testing.assert_close(found.std(0), ends.std(1).mean(0))
-
-
-class Turning(nn.Module):
-    """A complex layer, whose values' sizes a real one reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.turn, self.out = nn.Linear(4, 6, dtype=torch.complex64), nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.turn(x.to(torch.complex64)).abs())
 
 
 def test_complex_layers_are_left_alone_and_the_logits_come_out_as_they_should():

@@ -1,7 +1,5 @@
 """The systemd units of a federation's server, as they are written; tests/deployment/test_systemd.py runs them."""
 
-import os
-import pwd
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,7 @@ from cli.enrolment.settings import Federation
 from cli.enrolment.units import ServerPlaces, write_server_units
 from cli.errors import OptionError
 from tests.commands import run
-from tests.test_enrolment import joined
-
-ME = pwd.getpwuid(os.getuid()).pw_name
+from tests.test_enrolment import ME, joined
 
 
 def server_of(tmp_path: Path, **settings: str) -> ServerFolder:

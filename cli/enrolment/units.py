@@ -5,6 +5,7 @@ import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.direct import LOOPBACK
 from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import private_folder, read_settings, write_public
 from cli.enrolment.layout import ServerFolder, SiteFolder
@@ -14,7 +15,6 @@ from cli.enrolment.templates import DEPLOY, render
 from cli.enrolment.users import unfit
 
 SERVICES = ("superlink", "proxy", "superexec", "exporter")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Below, a port is root's, or of whom it gives it to.
 FIRST_FREE_PORT = 1024
 

@@ -7,8 +7,8 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -180,30 +180,36 @@ def test_what_is_logged_of_a_request_holds_no_header_and_no_query(server: Deploy
 
 def test_a_flood_of_requests_is_told_to_come_again(server: Deployment) -> None:
     # Where no SuperLink is there, nginx answers by itself: a busy machine is fast enough for a flood.
-    port, nobody = free_port(), free_port()
-    folder = shutil.copytree(server.server.proxy, server.root / "proxy-flooded")
-    text = (folder / "nginx.conf").read_text().replace(f"listen {server.proxy} ", f"listen 127.0.0.1:{port} ")
-    (folder / "nginx.conf").write_text(text.replace(f"server {server.superlink};", f"server 127.0.0.1:{nobody};"))
-    command = [ROOT / "deploy" / "proxy" / "serve.sh", folder, server.root / "scratch-flooded"]
-    proxy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     n_requests = 900
+    with (
+        another_proxy(server, subprocess.DEVNULL, superlink=f"127.0.0.1:{free_port()}") as port,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+        of(server, "site-eu").wrap_socket(plain, server_hostname="127.0.0.1") as flooding,
+        httpx.Client(verify=of(server), trust_env=False) as other,
+    ):
+        flooding.sendall(b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: proxy\r\nContent-Length: 0\r\n\r\n" * n_requests)
+        told = b""
+        while told.count(b"HTTP/1.1 ") < n_requests and (more := flooding.recv(65536)):
+            told += more
+        assert set(re.findall(rb"HTTP/1\.1 (\d+)", told)) == {b"502", b"503"}
+        # The other site is not held up by it.
+        assert other.get(f"https://127.0.0.1:{port}/health").status_code == 502
+
+
+@contextmanager
+def another_proxy(server: Deployment, output: int, superlink: str = "") -> Generator[int]:
+    """The port of a second proxy, which tells ``output`` what it is asked; it asks ``superlink``, if that is given."""
+    port = free_port()
+    folder = server.root / f"proxy-{port}"
+    shutil.copytree(server.server.proxy, folder)
+    text = (folder / "nginx.conf").read_text().replace(f"listen {server.proxy} ", f"listen 127.0.0.1:{port} ")
+    text = text.replace(f"server {server.superlink};", f"server {superlink or server.superlink};")
+    (folder / "nginx.conf").write_text(text)
+    command = [ROOT / "deploy" / "proxy" / "serve.sh", folder, server.root / f"scratch-{port}"]
+    proxy = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         wait_until(lambda: is_open("127.0.0.1", port), 20, "the proxy listens")
-        with (
-            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
-            of(server, "site-eu").wrap_socket(plain, server_hostname="127.0.0.1") as flooding,
-        ):
-            flooding.sendall(
-                b"POST /v1/fleet/get-run HTTP/1.1\r\nHost: proxy\r\nContent-Length: 0\r\n\r\n" * n_requests
-            )
-            told = b""
-            while told.count(b"HTTP/1.1 ") < n_requests and (more := flooding.recv(65536)):
-                told += more
-        answers = set(re.findall(rb"HTTP/1\.1 (\d+)", told))
-        assert answers == {b"502", b"503"}
-        # The other site is not held up by it.
-        with httpx.Client(verify=of(server), trust_env=False) as client:
-            assert client.get(f"https://127.0.0.1:{port}/health").status_code == 502
+        yield port
     finally:
         proxy.terminate()
         proxy.wait(20)
@@ -226,24 +232,13 @@ def wrap(server: Deployment, context: ssl.SSLContext, name: str) -> None:
 
 
 def test_the_proxy_tells_who_asked_where_its_output_is_a_socket_as_under_systemd(server: Deployment) -> None:
-    port = free_port()
-    folder = shutil.copytree(server.server.proxy, server.root / "proxy-apart")
-    configuration = folder / "nginx.conf"
-    configuration.write_text(configuration.read_text().replace(f"listen {server.proxy} ", f"listen 127.0.0.1:{port} "))
     ours, theirs = socket.socketpair()
     with ours:
         ours.settimeout(20)
-        command = [ROOT / "deploy" / "proxy" / "serve.sh", folder, server.root / "scratch-apart"]
-        proxy = subprocess.Popen(command, stdout=theirs.fileno(), start_new_session=True)
-        theirs.close()
-        try:
-            wait_until(lambda: is_open("127.0.0.1", port), 20, "the proxy listens")
-            with httpx.Client(verify=of(server), trust_env=False) as client:
-                assert client.get(f"https://127.0.0.1:{port}/health").status_code == 200
+        with another_proxy(server, theirs.fileno()) as port, httpx.Client(verify=of(server), trust_env=False) as client:
+            theirs.close()
+            assert client.get(f"https://127.0.0.1:{port}/health").status_code == 200
             told = ours.recv(4096)
-        finally:
-            proxy.terminate()
-            proxy.wait(20)
         assert json.loads(told)["site"] == "site-us"
         # All that held its end of the socket is gone with it.
         assert not ours.recv(4096)
