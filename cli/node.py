@@ -1,9 +1,10 @@
-"""Flower's SuperNode, as a process that is over when it has failed, and that answers the question it was asked.
+"""Flower's SuperNode, as a process that is over when it has failed, and that answers each question once.
 
 Where it is refused, as by a proxy that has not let the site in yet, its main thread ends with an exception. The thread
 that serves the site's ClientApps would keep the process there for ever, with nothing to do and nobody to see it.
 
-Where a run ends while a message of it is on its way, `take_in` clears away what Flower leaves of it.
+It takes in one message, waits for an answer, sends it, and takes in the next. Of two ways to lose step with that, one
+is closed by `take_in` (an answer too many), the other by `Answering` (one too few).
 
 python -P -m cli.node OPTIONS OF flower-supernode
 """
@@ -16,14 +17,36 @@ from typing import Any
 
 from flwr.common import Message
 from flwr.common.constant import SubStatus
+from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store import ObjectStore
 from flwr.supernode import start_client_internal as flower
 from flwr.supernode.cli.flower_supernode import flower_supernode
-from flwr.supernode.nodestate import NodeState
+from flwr.supernode.nodestate import NodeState, in_memory_nodestate, nodestate_factory
 
-# By this name Flower's loop finds the step that it repeats.
-STEP = "_pull_and_store_message"
+# By these names Flower finds the step that its loop repeats, and what it keeps messages in.
+STEP, STATE = "_pull_and_store_message", "InMemoryNodeState"
 _flowers_step: Callable[..., int | None] = getattr(flower, STEP)
+
+
+class Answering(in_memory_nodestate.InMemoryNodeState):
+    """Flower's messages and tasks, where a ClientApp that ended without an answer has failed to answer.
+
+    So it is where a ClientApp dies. One that was asked to end, as an operator or a machine short of memory does, says
+    so itself and is believed, and the SuperNode would wait for its answer for ever.
+    """
+
+    def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
+        """Ends a task; true where it had not ended before."""
+        finished = super().finish_task(task_id, sub_status, details)
+        if finished and sub_status == SubStatus.FAILED:
+            (task,) = self.get_tasks(task_ids=[task_id])
+            # A task is made for each message. One that ends late is not the one that the next message waits for.
+            (latest,) = self.get_tasks(run_ids=[task.run_id], order_by="pending_at", ascending=False, limit=1)
+            if task.type == TaskType.CLIENT_APP and task_id == latest.task_id:
+                # Fetched or not, no other task will ask for it.
+                self.get_messages_legacy(run_ids=[task.run_id], is_reply=False)
+                self._store_error_replies({task.run_id}, in_memory_nodestate.CLIENT_APP_CRASHED_ERROR)
+        return finished
 
 
 def take_in(
@@ -64,6 +87,7 @@ def take_in(
 def main() -> None:
     """Runs the SuperNode until it ends. What Flower does not expect ends the process at once, with code 1."""
     setattr(flower, STEP, take_in)
+    setattr(nodestate_factory, STATE, Answering)
     try:
         flower_supernode()
     except (SystemExit, KeyboardInterrupt):

@@ -1,9 +1,12 @@
 """What becomes of runs when a site is killed, or sleeps over the deadline."""
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 
+from cli.processes import processes_of
 from strategies.files import write_bytes, write_text
 from tests.deployment.federation import SHORT, Deployment, Process, deployment, finish, reach
 from tests.waiting import Beside, wait_until
@@ -12,6 +15,7 @@ pytestmark = pytest.mark.long
 
 # Flower gives a site up after about a minute without a sign of life, and lets it in again then.
 LEASE_SECONDS = 120.0
+TRAIN = "Receiving: train message"
 
 
 class Restarting(Beside):
@@ -61,6 +65,40 @@ def test_a_site_that_answers_after_the_deadline_is_late_and_in_the_next_rounds(f
     # Its answer to round 1 comes while round 2 is played, and is no answer to round 2.
     assert {refused.reason for record in rounds[1:] for refused in record.refused} <= {"LATE"}
     assert sorted(rounds[-1].weights) == ["site-eu", "site-us"]
+
+
+def test_a_site_whose_training_is_ended_says_so_at_once_and_is_in_the_next_round(federation: Deployment) -> None:
+    """By SIGTERM, as by an operator: a ClientApp that dies is missed by Flower itself, after a minute."""
+    site = federation.services["site-eu"]
+    trainings, deadline = site.log.read_text(errors="replace").count(TRAIN), 240
+    run = federation.run("ended", rounds=2, **SHORT, **{"round-deadline-seconds": deadline})
+    wait_until(lambda: started(site, trainings), 120, lambda: f"site-eu trains\n{federation.logs()}")
+    trains = newest_client_app(site)
+    wait_until(lambda: catches(trains, signal.SIGTERM), 60, "the ClientApp takes being asked to end as such")
+    os.kill(trains, signal.SIGTERM)
+    first, second = finish(federation, run, "ended")
+    assert [(refused.site, refused.reason) for refused in first.refused] == [("site-eu", "GONE")]
+    assert sum(first.seconds.values()) < deadline
+    assert sorted(second.weights) == ["site-eu", "site-us"]
+
+
+def started(site: Process, trainings: int) -> bool:
+    """Whether a ClientApp was started for one more message to train than there were."""
+    received = site.log.read_text(errors="replace").split(TRAIN)
+    return len(received) > trainings + 1 and "Start `flwr-clientapp` process" in received[-1]
+
+
+def newest_client_app(site: Process) -> int:
+    """The process of the ClientApp that the site started last; one that has answered may still be ending."""
+    found = {number: Path(f"/proc/{number}") for number in processes_of(Path(site.environment["FLWR_HOME"]))}
+    apps = [number for number, process in found.items() if b"flwr-clientapp" in (process / "cmdline").read_bytes()]
+    return max(apps, key=lambda number: int((found[number] / "stat").read_text().rpartition(") ")[2].split()[19]))
+
+
+def catches(process_id: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler of its own for a signal."""
+    caught = Path(f"/proc/{process_id}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def test_a_site_that_the_proxy_refuses_is_there_once_it_is_let_in() -> None:
