@@ -8,6 +8,7 @@ from logging import getLogger
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from torch import Tensor
 
 from alignment.matching import Matching
@@ -16,7 +17,7 @@ from alignment.spec import PermutationSpec, State
 from strategies.admission import Admitted, admit, variances
 from strategies.bounds import Bounds
 from strategies.errors import Reason, RefusedReply
-from strategies.given import check_given
+from strategies.given import check_given, check_unclipped
 from strategies.matching import AlignAt, Matcher, Ways
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
@@ -135,7 +136,12 @@ class FedRebasin(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """FedAvg's messages; remembers what was sent, how nodes are called, and the grid that reaches them."""
+        """FedAvg's messages; remembers what was sent, how nodes are called, and the grid that reaches them.
+
+        Raises `OperatorError` inside Flower's differential privacy, unless nodes align themselves.
+        """
+        if KEY_CLIPPING_NORM in config:
+            check_unclipped(self.align_at)
         self._grid = grid
         self.remember(arrays, {node.node_id: node.name for node in grid.get_nodes()}, apart=server_round == 1)
         if server_round == 1 and isinstance(self.reference, str) and self.reference not in (GLOBAL, LARGEST, MEDOID):

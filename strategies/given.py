@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import cast, get_args
 
 from alignment.spec import PermutationSpec, State
+from strategies.errors import OperatorError
 from strategies.matching import AlignAt
 from strategies.rules import RULES
 
@@ -21,3 +22,13 @@ def check_given(spec: object, reference: object, align_at: str, rule: str) -> No
         raise ValueError(f"align_at: expected one of {', '.join(get_args(AlignAt))}, got {align_at!r}")
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
+
+
+def check_unclipped(align_at: AlignAt) -> None:
+    """Raises `OperatorError` where nodes clip their updates and the server would align what is left of them."""
+    if align_at != "site":
+        raise OperatorError(
+            f"FedRebasin in Flower's differential privacy: expected align_at='site', got {align_at!r}. Nodes clip what "
+            "they changed of the network that was sent, before the server could align it: it would align what clipping "
+            "and noise left. Align at the nodes, with align_at='site', or do without clipping (docs/privacy.md)"
+        )

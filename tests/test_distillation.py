@@ -15,6 +15,7 @@ from client.own import keep_own, load_own
 from client.site import read_site
 from client.sources import Samples
 from client.training import Objective, Schedule, Teacher, class_shift, train
+from server.store import RunStore
 from server.summary import read_rounds
 from strategies.protocol import ARRAYS, CONFIG, ROUND, START, TRAIN, config_of, to_arrays
 from tests.inprocess import FIRST_NODE, InProcessGrid, play_in_process, quick_settings
@@ -40,10 +41,18 @@ def test_a_strong_teacher_is_followed_against_the_labels() -> None:
     assert (student(x).argmax(-1) == wrong).float().mean() < 0.2
 
 
-def test_it_changes_later_rounds_only(tmp_path: Path) -> None:
-    stores = [
-        play_in_process(quick_settings(tmp_path / str(weight), distillation=weight, rounds=2)) for weight in (0.0, 1.0)
-    ]
+def test_it_changes_later_rounds_only_and_costs_no_question(tmp_path: Path) -> None:
+    asked: list[list[tuple[int, str]]] = [[], []]
+    stores: list[RunStore] = []
+    for weight in (0, 1):
+
+        def look(partition: int, reply: Message, told: list[tuple[int, str]] = asked[weight]) -> Message:
+            told.append((partition, reply.metadata.message_type))
+            return reply
+
+        settings = quick_settings(tmp_path / str(weight), distillation=float(weight), rounds=2)
+        stores.append(play_in_process(settings, tamper=look))
+    assert sorted(asked[0]) == sorted(asked[1])
     one, other = ([store.checkpoint_path(number).read_bytes() for number in (1, 2)] for store in stores)
     assert one[0] == other[0]
     assert one[1] != other[1]

@@ -10,12 +10,17 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+)
 from torch import Tensor, nn
 
 from alignment import AlignmentError, derive_spec, recalibrate
 from strategies import FedRebasin, Recalibration, Sampling, recalibration_reply
 from strategies.errors import OperatorError
 from strategies.exchange import Clock
+from strategies.matching import AlignAt
 from strategies.protocol import MERGED, RECALIBRATE, TRAIN, to_state
 from tests.inprocess import FIRST_NODE, InProcessGrid, Tamper, Ticking, honest, quick_settings
 
@@ -198,6 +203,30 @@ def test_what_a_strategy_is_made_of_is_looked_at_at_once(given: dict[str, Any], 
     arguments: dict[str, Any] = {"spec": derive_spec(network(), (torch.randn(8, 4),)), **given}
     with pytest.raises((TypeError, ValueError, AlignmentError), match=told):
         FedRebasin(**arguments)
+
+
+@pytest.mark.parametrize("align_at", ["server", "both", "site"])
+@pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
+def test_updates_that_nodes_clip_are_not_aligned_at_the_server(
+    tmp_path: Path, align_at: AlignAt, adaptive: bool
+) -> None:
+    grid = InProcessGrid(own_app(), quick_settings(tmp_path), 3)
+    inner = FedRebasin(spec=derive_spec(network(), (torch.randn(8, 4),)), align_at=align_at)
+    strategy = (
+        DifferentialPrivacyClientSideAdaptiveClipping(inner, 0.1, 3)
+        if adaptive
+        else DifferentialPrivacyClientSideFixedClipping(inner, 0.1, 1.0, 3)
+    )
+
+    def configure() -> list[Message]:
+        arrays = ArrayRecord(network().state_dict())
+        return list(strategy.configure_train(1, arrays, ConfigRecord(), grid))
+
+    if align_at == "site":
+        assert len(configure()) == 3
+    else:
+        with pytest.raises(OperatorError, match=f"expected align_at='site', got '{align_at}'"):
+            configure()
 
 
 def test_a_recalibration_that_could_not_be_is_refused_at_once() -> None:

@@ -1,14 +1,17 @@
 """Whoever starts a run is told before by which settings sites get each other's networks."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from strategies.called_for import CALLED_FOR
 from strategies.sent import SENT, sent_networks
 from strategies.settings import parse_settings
 from tests.commands import run_settings
 
 PRIVATE: dict[str, object] = {"align-at": "site", "start": "shared", "probe-points": 0}
+SETTINGS = frozenset(parse_settings({}).model_dump(by_alias=True))
 
 
 def told(config: dict[str, object]) -> list[str]:
@@ -43,7 +46,16 @@ def test_with_privacy_no_site_gets_the_network_of_another(privacy: str) -> None:
 
 
 def test_every_row_names_a_setting() -> None:
-    assert {each.key for each in SENT} <= set(parse_settings({}).model_dump(by_alias=True))
+    assert {each.key for each in SENT} <= SETTINGS
+
+
+def test_the_page_on_privacy_has_a_row_for_each_and_for_what_calls_for_questions() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "privacy.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    named = {name.partition(" = ")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    called_for = {key for _, words in CALLED_FOR.values() for key in SETTINGS if re.search(rf"\b{key}\b", words)}
+    # Which network is the reference stands in the rows of who aligns.
+    assert {each.key for each in SENT} | called_for <= named | {"reference"}
 
 
 def test_it_is_told_with_the_size_of_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
