@@ -1,6 +1,8 @@
 """``fedrebasin barrier``: loss and accuracy on the straight line between two networks, without and with alignment."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +33,7 @@ class BarrierAnswer(Record, frozen=True):
 
     held_out  what the lines were measured on; none where that is ``data`` itself
     flatters  whether the samples that judge also matched or recalibrated
+    highest   of each line, the λ of its greatest loss; at 0 or 1 the barrier is half the difference between the ends
     notes     what may not be what was meant
     plot      the picture's file, where one was drawn
     """
@@ -48,6 +51,7 @@ class BarrierAnswer(Record, frozen=True):
     moved: float
     paths: Paths
     barrier: BarrierRecord
+    highest: dict[str, float]
     definition: str
     notes: list[str]
     plot: str | None = None
@@ -110,7 +114,8 @@ def barrier(
     with bars() as shown:
         found = measure(plan, shown)
     if plot is not None:
-        _draw(plot, path_picture(found.paths, form, f"{between(found)}\n{heights(found)}, in nats"))
+        title = "\n".join((between(found), f"{heights(found)}, in nats", *at_ends(found)))
+        _draw(plot, path_picture(found.paths, form, title))
         found = found.model_copy(update={"plot": str(plot)})
     if answer is Format.JSON:
         print_json(found.model_dump())
@@ -150,6 +155,7 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         moved=share_moved(matching),
         paths=paths,
         barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=definition),
+        highest={"naive": paths.naive.highest, "aligned": paths.aligned.highest},
         definition=definition,
         notes=list(same_networks(names, (reference, other))),
     )
@@ -163,6 +169,8 @@ def show(found: BarrierAnswer) -> None:
     columns = ("λ", "loss naive", "aligned", "accuracy naive", "aligned")
     print_table(between(found), columns, rows)
     people.print(heights(found))
+    for line in at_ends(found):
+        people.print(line, soft_wrap=True)
     people.print(f"({found.definition})", style="dim", soft_wrap=True)
     people.print(f"matched by {found.method}: {found.moved:.0%} of all units moved, gain {found.matching.gain:.5g}")
     if found.plot is not None:
@@ -179,6 +187,15 @@ def between(found: BarrierAnswer) -> str:
 def heights(found: BarrierAnswer) -> str:
     """Both barriers in words."""
     return f"barrier: naive {found.paths.naive.barrier:.3f}, aligned {found.paths.aligned.barrier:.3f}"
+
+
+def at_ends(found: BarrierAnswer) -> Iterator[str]:
+    """In words, which lines nowhere rise above an end: their barriers tell of the ends alone. Not if shown as 0."""
+    heights = {"naive": found.paths.naive.barrier, "aligned": found.paths.aligned.barrier}
+    shown = [name for name, height in heights.items() if isfinite(height) and round(height, 3)]
+    for end in (0, 1):
+        if names := ", ".join(name for name in shown if found.highest[name] == end):
+            yield f"{names}: highest at the end λ = {end}; the barrier is half the ends' difference"
 
 
 def _draw(plot: Path, picture: bytes) -> None:
