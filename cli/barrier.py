@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from alignment import permute
-from alignment.barrier import DEFINITION
 from cli import options
 from cli.bars import Bars, bars
 from cli.card import network_record, share_moved
@@ -98,7 +97,8 @@ def barrier(
     REFERENCE and OTHER are safetensors files of one network. The barrier is the most by which the loss on the straight
     line between them exceeds the mean of both ends.
 
-    If the network has BatchNorm, its statistics are recomputed on --data at every point of the line.
+    If the network has BatchNorm, its statistics are recomputed on --data at every point of the line, the ends included:
+    their losses are not those of the files as they are, which merge measures.
 
         \b
     fedrebasin barrier a.safetensors b.safetensors --model resnet20 --data digits --plot path.svg
@@ -137,10 +137,10 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     matcher = Matcher(network, spec, plan.method, plan.steps, plan.evidence, plan.seed, shown)
     matching = matcher.match(reference, other, "matching")
     aligned = permute(spec, matching.permutation, other)
-    paths = Judge(network, plan.evidence, shown).paths(reference, other, aligned, plan.points)
+    judge = Judge(network, plan.evidence, shown)
+    paths = judge.paths(reference, other, aligned, plan.points)
     names = labels([plan.reference, plan.other])
     apart = plan.evidence.apart
-    definition = DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else "")
     return BarrierAnswer(
         reference=names[0],
         other=names[1],
@@ -154,9 +154,9 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         matching=MatchingRecord.of(matching),
         moved=share_moved(matching),
         paths=paths,
-        barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=definition),
+        barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=judge.definition),
         highest={"naive": paths.naive.highest, "aligned": paths.aligned.highest},
-        definition=definition,
+        definition=judge.definition,
         notes=list(same_networks(names, (reference, other))),
     )
 

@@ -23,6 +23,11 @@ STATISTICS = {
     "are any, are the mean of the inputs' own.",
 }
 
+MEASURED = (
+    "The inputs are measured as they are, with the BatchNorm statistics in their files; both means, and each point of "
+    "a line, its ends included, with statistics recomputed on the data."
+)
+
 
 class DataRecord(Record, frozen=True):
     """Samples that a merge used."""
@@ -48,7 +53,11 @@ class InputRecord(Record, frozen=True):
 
 
 class Card(Record, frozen=True):
-    """What is said of a merged network; ``notes`` of what may not be what was meant."""
+    """What is said of a merged network.
+
+    measured  which scores are of networks as they are, and which of recalibrated ones; empty where none is recalibrated
+    notes     what may not be what was meant
+    """
 
     file: str
     sha256: str
@@ -67,6 +76,7 @@ class Card(Record, frozen=True):
     held_out: DataRecord | None
     naive: Score | None
     merged: Score | None
+    measured: str
     notes: list[str]
     versions: dict[str, str]
 
@@ -164,7 +174,7 @@ On the same samples that the merge was made with, which flatters it:
 On {{ card.data.samples }} samples of `{{ card.data.name }}` (SHA-256 `{{ card.data.sha256 }}`);
 the merge was made without any.
 {% endif %}
-Losses are cross-entropies in nats.
+Losses are cross-entropies in nats.{{ " " ~ card.measured if card.measured }}
 
 | network | accuracy | loss | barrier naive | barrier aligned |
 | --- | ---: | ---: | ---: | ---: |
@@ -179,7 +189,7 @@ Losses are cross-entropies in nats.
 {% if loop.first %}
 
 The barrier is {{ each.barrier.definition }}, on the line from the first input to this one, without and with
-permutation{{ ", BatchNorm recalibrated at each λ" if card.statistics == "recalibrated" }}.
+permutation.
 {% endif %}
 {% endfor %}
 {% else %}

@@ -92,7 +92,7 @@ def test_batch_norm_is_recalibrated_at_each_point_and_the_definition_says_so(tmp
     inputs = [write(tmp_path / f"{seed}.safetensors", residual(seed)) for seed in (0, 1)]
     options = ("--points", "3", "--batch-size", "999", "--format", "json")
     found = json.loads(run(capsys, "barrier", *inputs, RESNET, DATA, *options).out)
-    assert found["definition"].endswith("BatchNorm recalibrated at each λ")
+    assert found["definition"].endswith("BatchNorm recalibrated at each λ, the ends included")
     a, b = (read_tensors(path) for path in inputs)
     stale, fresh = (
         loss_barrier(residual(0), a, b, [some_digits()], cross_entropy, 3, again) for again in (None, [some_digits()])
