@@ -40,7 +40,7 @@ class BarrierAnswer(Record, frozen=True):
     reference: str
     other: str
     sha256: list[str]
-    network: dict[str, str | int]
+    network: dict[str, str | int | None]
     method: str
     seed: int
     data: str

@@ -62,7 +62,7 @@ class Card(Record, frozen=True):
     file: str
     sha256: str
     parameters: int
-    network: dict[str, str | int]
+    network: dict[str, str | int | None]
     method: str
     layers: str = "mean"
     steps: int | None
@@ -97,13 +97,16 @@ class Card(Record, frozen=True):
         )
 
 
-def network_record(network: Network) -> dict[str, str | int]:
-    """What is known of the architecture; empty and 0: the family's usual, or, of the shape, that nothing tells it."""
-    architecture = network.architecture
+def network_record(network: Network) -> dict[str, str | int | None]:
+    """What is known of the architecture; empty and 0: the family's usual, or, of the shape, that nothing tells it.
+
+    Classes are None where nothing tells them.
+    """
+    architecture = network.known
     return {
         "model": architecture.model,
         "shape": "" if network.shape_is_a_guess else "x".join(str(size) for size in architecture.shape),
-        "classes": architecture.classes,
+        "classes": architecture.classes or None,
         "width": architecture.width,
         "depth": architecture.depth,
         "norm": architecture.norm,
