@@ -11,6 +11,7 @@ from torch import Tensor
 from alignment.errors import StateError
 from alignment.precision import as_double, is_continuous
 from alignment.spec import State
+from alignment.validate import check_one_each
 
 
 def interpolate(reference: State, candidate: State, lam: float) -> dict[str, Tensor]:
@@ -27,8 +28,10 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
     """Σ w_k · state_k in fp64, summed in the order of the list.
 
     Integers and dtypes are those of the first state. The weights are used as they are; see `normalised`.
-    Raises `StateError` when a state differs from the first in a key or a shape, or in what is a tensor.
+    Raises `StateError` when a state differs from the first in a key or a shape, or in what is a tensor, `ValueError`
+    unless there is one weight for each of at least one state.
     """
+    check_one_each("weight", len(weights), len(states))
     for position, state in enumerate(states):
         _check_alike(states[0], state, position)
     return {name: _mean([state[name] for state in states], weights) for name in states[0]}
@@ -40,8 +43,7 @@ def normalised(weights: Sequence[float] | None, n_states: int) -> list[float]:
     Raises `ValueError` unless there is one weight for each state and all are positive and finite.
     """
     given = [1.0] * n_states if weights is None else list(weights)
-    if len(given) != n_states or n_states == 0:
-        raise ValueError(f"expected one weight for each of at least one state, got {len(given)} for {n_states}")
+    check_one_each("weight", len(given), n_states)
     if not all(isfinite(weight) and weight > 0 for weight in given):
         raise ValueError(f"weights must be positive and finite, got {given}")
     total = sum(given)

@@ -21,6 +21,7 @@ from alignment.linear_layers import matrix_of, parts_of, rows_of
 from alignment.moments import accumulate
 from alignment.solving import solve
 from alignment.spec import State
+from alignment.validate import check_one_each
 
 RIDGE = 1e-6
 """Share of its mean diagonal that is added to a summed Gram matrix, for inputs that are always 0."""
@@ -57,8 +58,9 @@ def merge_layers(
 
     ``grams[i]`` is of the inputs of ``states[i]``, which must be aligned; ``alpha`` counts as `MOST_ALPHA` at most.
     They are looked at one after another, so that they may lie on a disk. Raises `StateError` for a Gram matrix of
-    another size than the layer's inputs.
+    another size than the layer's inputs, `ValueError` unless each of at least one state has its matrices.
     """
+    check_one_each("set of Gram matrices", len(grams), len(states))
     solved = dict(merged)
     shared = set[str].intersection(*map(set[str], grams))
     for layer in [name for name in grams[0] if name in shared]:

@@ -62,8 +62,10 @@ def fit_layers(merged: State, sums: Sequence[Mapping[str, tuple[Tensor, Tensor]]
     """``merged`` with each layer that all ``sums`` speak of fitted to the outputs wanted of it; see this file's top.
 
     ``sums`` are those of `output_sums`, one for each network. Raises `StateError` for sums of other shapes than the
-    layer's.
+    layer's, `ValueError` for none at all.
     """
+    if not sums:
+        raise ValueError("no sums to fit layers to")
     fitted = dict(merged)
     for layer in [name for name in sums[0] if all(name in each for each in sums)]:
         grams, products = zip(*(each[layer] for each in sums), strict=True)

@@ -1,4 +1,4 @@
-"""What two states must be before they can be matched."""
+"""What states must be before they can be matched or merged."""
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ def check_fit(spec: PermutationSpec, reference: State, candidate: State) -> None
     spec.check_state(candidate, "candidate")
     if unshared := sorted(set(reference) ^ set(candidate)):
         raise StateError(f"tensor {unshared[0]!r} is not in both the reference and the candidate")
+
+
+def check_one_each(what: str, n_given: int, n_states: int) -> None:
+    """Raises `ValueError` unless there is one of ``what`` for each state, and a state."""
+    if n_given != n_states or n_states == 0:
+        raise ValueError(f"expected one {what} for each of at least one state, got {n_given} for {n_states}")
 
 
 def check_finite(state: State, role: str) -> None:

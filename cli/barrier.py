@@ -1,13 +1,14 @@
 """``fedrebasin barrier``: loss and accuracy on the straight line between two networks, without and with alignment."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alignment import permute
-from alignment.barrier import DEFINITION
 from cli import options
 from cli.bars import Bars, bars
 from cli.card import network_record, share_moved
@@ -31,6 +32,7 @@ class BarrierAnswer(Record, frozen=True):
 
     held_out  what the lines were measured on; none where that is ``data`` itself
     flatters  whether the samples that judge also matched or recalibrated
+    highest   of each line, the λ of its greatest loss; at 0 or 1 the barrier is half the difference between the ends
     notes     what may not be what was meant
     plot      the picture's file, where one was drawn
     """
@@ -38,7 +40,7 @@ class BarrierAnswer(Record, frozen=True):
     reference: str
     other: str
     sha256: list[str]
-    network: dict[str, str | int]
+    network: dict[str, str | int | None]
     method: str
     seed: int
     data: str
@@ -48,6 +50,7 @@ class BarrierAnswer(Record, frozen=True):
     moved: float
     paths: Paths
     barrier: BarrierRecord
+    highest: dict[str, float]
     definition: str
     notes: list[str]
     plot: str | None = None
@@ -94,7 +97,8 @@ def barrier(
     REFERENCE and OTHER are safetensors files of one network. The barrier is the most by which the loss on the straight
     line between them exceeds the mean of both ends.
 
-    If the network has BatchNorm, its statistics are recomputed on --data at every point of the line.
+    If the network has BatchNorm, its statistics are recomputed on --data at every point of the line, the ends included:
+    their losses are not those of the files as they are, which merge measures.
 
         \b
     fedrebasin barrier a.safetensors b.safetensors --model resnet20 --data digits --plot path.svg
@@ -110,7 +114,8 @@ def barrier(
     with bars() as shown:
         found = measure(plan, shown)
     if plot is not None:
-        _draw(plot, path_picture(found.paths, form, f"{between(found)}\n{heights(found)}, in nats"))
+        title = "\n".join((between(found), f"{heights(found)}, in nats", *at_ends(found)))
+        _draw(plot, path_picture(found.paths, form, title))
         found = found.model_copy(update={"plot": str(plot)})
     if answer is Format.JSON:
         print_json(found.model_dump())
@@ -132,10 +137,10 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     matcher = Matcher(network, spec, plan.method, plan.steps, plan.evidence, plan.seed, shown)
     matching = matcher.match(reference, other, "matching")
     aligned = permute(spec, matching.permutation, other)
-    paths = Judge(network, plan.evidence, shown).paths(reference, other, aligned, plan.points)
+    judge = Judge(network, plan.evidence, shown)
+    paths = judge.paths(reference, other, aligned, plan.points)
     names = labels([plan.reference, plan.other])
     apart = plan.evidence.apart
-    definition = DEFINITION + (", BatchNorm recalibrated at each λ" if network.has_batch_norm else "")
     return BarrierAnswer(
         reference=names[0],
         other=names[1],
@@ -149,8 +154,9 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
         matching=MatchingRecord.of(matching),
         moved=share_moved(matching),
         paths=paths,
-        barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=definition),
-        definition=definition,
+        barrier=BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=judge.definition),
+        highest={"naive": paths.naive.highest, "aligned": paths.aligned.highest},
+        definition=judge.definition,
         notes=list(same_networks(names, (reference, other))),
     )
 
@@ -163,6 +169,8 @@ def show(found: BarrierAnswer) -> None:
     columns = ("λ", "loss naive", "aligned", "accuracy naive", "aligned")
     print_table(between(found), columns, rows)
     people.print(heights(found))
+    for line in at_ends(found):
+        people.print(line, soft_wrap=True)
     people.print(f"({found.definition})", style="dim", soft_wrap=True)
     people.print(f"matched by {found.method}: {found.moved:.0%} of all units moved, gain {found.matching.gain:.5g}")
     if found.plot is not None:
@@ -179,6 +187,15 @@ def between(found: BarrierAnswer) -> str:
 def heights(found: BarrierAnswer) -> str:
     """Both barriers in words."""
     return f"barrier: naive {found.paths.naive.barrier:.3f}, aligned {found.paths.aligned.barrier:.3f}"
+
+
+def at_ends(found: BarrierAnswer) -> Iterator[str]:
+    """In words, which lines nowhere rise above an end: their barriers tell of the ends alone. Not if shown as 0."""
+    heights = {"naive": found.paths.naive.barrier, "aligned": found.paths.aligned.barrier}
+    shown = [name for name, height in heights.items() if isfinite(height) and round(height, 3)]
+    for end in (0, 1):
+        if names := ", ".join(name for name in shown if found.highest[name] == end):
+            yield f"{names}: highest at the end λ = {end}; the barrier is half the ends' difference"
 
 
 def _draw(plot: Path, picture: bytes) -> None:

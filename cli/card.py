@@ -23,6 +23,11 @@ STATISTICS = {
     "are any, are the mean of the inputs' own.",
 }
 
+MEASURED = (
+    "The inputs are measured as they are, with the BatchNorm statistics in their files; both means, and each point of "
+    "a line, its ends included, with statistics recomputed on the data."
+)
+
 
 class DataRecord(Record, frozen=True):
     """Samples that a merge used."""
@@ -48,12 +53,16 @@ class InputRecord(Record, frozen=True):
 
 
 class Card(Record, frozen=True):
-    """What is said of a merged network; ``notes`` of what may not be what was meant."""
+    """What is said of a merged network.
+
+    measured  which scores are of networks as they are, and which of recalibrated ones; empty where none is recalibrated
+    notes     what may not be what was meant
+    """
 
     file: str
     sha256: str
     parameters: int
-    network: dict[str, str | int]
+    network: dict[str, str | int | None]
     method: str
     layers: str = "mean"
     steps: int | None
@@ -67,6 +76,7 @@ class Card(Record, frozen=True):
     held_out: DataRecord | None
     naive: Score | None
     merged: Score | None
+    measured: str
     notes: list[str]
     versions: dict[str, str]
 
@@ -87,13 +97,16 @@ class Card(Record, frozen=True):
         )
 
 
-def network_record(network: Network) -> dict[str, str | int]:
-    """What is known of the architecture; empty and 0: the family's usual, or, of the shape, that nothing tells it."""
-    architecture = network.architecture
+def network_record(network: Network) -> dict[str, str | int | None]:
+    """What is known of the architecture; empty and 0: the family's usual, or, of the shape, that nothing tells it.
+
+    Classes are None where nothing tells them.
+    """
+    architecture = network.known
     return {
         "model": architecture.model,
         "shape": "" if network.shape_is_a_guess else "x".join(str(size) for size in architecture.shape),
-        "classes": architecture.classes,
+        "classes": architecture.classes or None,
         "width": architecture.width,
         "depth": architecture.depth,
         "norm": architecture.norm,
@@ -164,7 +177,7 @@ On the same samples that the merge was made with, which flatters it:
 On {{ card.data.samples }} samples of `{{ card.data.name }}` (SHA-256 `{{ card.data.sha256 }}`);
 the merge was made without any.
 {% endif %}
-Losses are cross-entropies in nats.
+Losses are cross-entropies in nats.{{ " " ~ card.measured if card.measured }}
 
 | network | accuracy | loss | barrier naive | barrier aligned |
 | --- | ---: | ---: | ---: | ---: |
@@ -179,7 +192,7 @@ Losses are cross-entropies in nats.
 {% if loop.first %}
 
 The barrier is {{ each.barrier.definition }}, on the line from the first input to this one, without and with
-permutation{{ ", BatchNorm recalibrated at each λ" if card.statistics == "recalibrated" }}.
+permutation.
 {% endif %}
 {% endfor %}
 {% else %}

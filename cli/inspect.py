@@ -54,7 +54,7 @@ class Inspection(Record, frozen=True):
     unread  weights without a say in the outputs of the traced run, that what feeds them may leave behind
     """
 
-    network: dict[str, str | int]
+    network: dict[str, str | int | None]
     parameters: int
     moving_parameters: int
     groups: list[GroupRecord]
@@ -91,7 +91,7 @@ def inspect(
     if answer is Format.JSON:
         print_json(found.model_dump())
     else:
-        show(found, describe(network.architecture))
+        show(found, describe(network.known))
 
 
 def examine(network: Network, state: State, weights: str, seed: int) -> Inspection:

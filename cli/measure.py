@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from alignment import loss_barrier, write_moments
-from alignment.barrier import loss_sums
+from alignment.barrier import DEFINITION, loss_sums
 from alignment.batch_norm import batch_norm_moments
 from alignment.batches import network_with
 from cli.bars import Bars
@@ -24,6 +24,12 @@ class Judge:
     evidence: Evidence
     bars: Bars
 
+    @property
+    def definition(self) -> str:
+        """What the barriers of `paths` are."""
+        again = ", BatchNorm recalibrated at each λ, the ends included" if self.network.has_batch_norm else ""
+        return DEFINITION + again
+
     def recalibrated(self, state: State) -> dict[str, Tensor]:
         """``state`` with BatchNorm statistics from the data."""
         data = self.evidence.data
@@ -32,7 +38,7 @@ class Judge:
         return write_moments(state, moments)
 
     def scores(self, states: Sequence[State]) -> list[Score]:
-        """Of each state as it is."""
+        """Of each state as it is, with the BatchNorm statistics that it has."""
         held_out = self.evidence.held_out
         with self.bars.stretch("measuring", len(states) * len(held_out)) as advance:
             batches = held_out.telling(advance)
@@ -40,7 +46,7 @@ class Judge:
         return [Score.of(each) for each in sums]
 
     def paths(self, reference: State, other: State, aligned: State, points: int) -> Paths:
-        """The straight lines from ``reference`` to ``other`` and to ``aligned``."""
+        """The straight lines from ``reference`` to ``other`` and to ``aligned``, recalibrated at each point."""
         naive = self._path("path, naive", reference, other, points)
         return Paths(naive=naive, aligned=self._path("path, aligned", reference, aligned, points))
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from alignment.barrier import DEFINITION
 from alignment.interpolate import normalised
 from cli import options
 from cli.bars import bars
@@ -58,7 +57,8 @@ def merge(
 
     INPUTS are two or more safetensors files of one network; the first is the reference.
 
-    With --data it recalibrates BatchNorm, and measures inputs, merge and the barriers between the inputs.
+    With --data it recalibrates BatchNorm, and measures inputs, merge and the barriers between the inputs. Inputs are
+    measured as they are; merges, and each point of a line between inputs, with BatchNorm recalibrated.
 
         \b
     fedrebasin merge a.safetensors b.safetensors --model resnet20 --data digits -o ab.safetensors
@@ -111,8 +111,10 @@ def show(card: Card, output: Path) -> None:
             ("network", "accuracy", "loss", "barrier naive", "aligned"),
             rows,
         )
-        again = ", BatchNorm recalibrated at each λ" if card.statistics == "recalibrated" else ""
-        people.print(f"({DEFINITION}{again})", style="dim", soft_wrap=True)
+        for line in dict.fromkeys(each.barrier.definition for each in card.inputs if each.barrier is not None):
+            people.print(f"({line})", style="dim", soft_wrap=True)
+        if card.measured:
+            people.print(card.measured, soft_wrap=True)
     if card.flatters:
         warn("measured on the samples that the merge was made with, which flatters it; --held-out takes others")
     people.print(f"card: {cards_of(output)[0]}", soft_wrap=True)

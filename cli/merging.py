@@ -7,14 +7,13 @@ from pathlib import Path
 from torch import Tensor
 
 from alignment import Matching, PermutationSpec, check_spec, permute
-from alignment.barrier import DEFINITION
 from alignment.batches import network_with
 from alignment.interpolate import weighted_mean
 from alignment.linear_layers import gram_sizes
 from alignment.sequential import fitted_in_sequence
 from alignment.unread import unread
 from cli.bars import Advance, Bars
-from cli.card import Card, DataRecord, InputRecord, network_record, share_moved, versions
+from cli.card import MEASURED, Card, DataRecord, InputRecord, network_record, share_moved, versions
 from cli.evidence import Batches, Evidence
 from cli.fitting import fitting_state
 from cli.match import Matcher
@@ -148,6 +147,7 @@ def _card(plan: Plan, aligned: Aligned, judge: Judge | None, output: Path, merge
         held_out=_data(measured_on) if measured_on is not None else None,
         naive=naive,
         merged=judge.scores([merged])[0] if judge is not None else None,
+        measured=MEASURED if judge is not None and network.has_batch_norm else "",
         notes=merged_same(labels(plan.inputs), aligned.states),
         versions=versions(),
     )
@@ -165,7 +165,7 @@ def _matched(record: InputRecord, k: int, plan: Plan, aligned: Aligned, judge: J
     barrier = None
     if judge is not None:
         paths = judge.paths(aligned.states[0], aligned.states[k], aligned.brought(k), plan.points)
-        barrier = BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=DEFINITION)
+        barrier = BarrierRecord(naive=paths.naive.barrier, aligned=paths.aligned.barrier, definition=judge.definition)
     found = {"matching": MatchingRecord.of(matching), "moved": share_moved(matching), "barrier": barrier}
     return record.model_copy(update=found)
 

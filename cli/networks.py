@@ -67,6 +67,7 @@ class NetworkFile:
 class Network:
     """A network, how it was described, and inputs that it has been seen to take.
 
+    n_outputs         of one sample; 0 where it is answered with anything but one row
     shape_is_a_guess  of convolutions and of sequences the weights do not tell it, and nothing else does
     """
 
@@ -80,6 +81,11 @@ class Network:
     def has_batch_norm(self) -> bool:
         """Whether it has BatchNorm statistics, which a mean of networks leaves stale."""
         return bool(batch_norms(self.module))
+
+    @property
+    def known(self) -> Architecture:
+        """The architecture, whose classes are the network's outputs where nothing else told them; 0: nor do these."""
+        return replace(self.architecture, classes=self.architecture.classes or self.n_outputs)
 
     def derive(self) -> PermutationSpec:
         """Its permutation spec, proved."""
@@ -109,7 +115,7 @@ def find_network(
     example = _example(said, architecture, samples, seed)
     is_a_guess = said.model in MADE_UP and not said.shape and not said.example and samples is None
     outputs = _run(architecture, module, example, _how_to_say_inputs(said, file, samples))
-    n_outputs = int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim > 1 else 0
+    n_outputs = int(outputs.shape[1]) if isinstance(outputs, Tensor) and outputs.ndim == 2 else 0
     network = Network(architecture, module, example, n_outputs, is_a_guess)
     if samples is not None:
         check_samples(network, samples, "the data")

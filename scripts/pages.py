@@ -1,6 +1,6 @@
 """Writes the pages that are made from the code; with ``--check``, fails when one is out of date.
 
-docs/settings.md           from `strategies.settings.Settings`
+docs/settings.md           from `strategies.settings.Settings`, grouped by `scripts.settings`
 docs/exit-codes/README.md  from the classes that carry the codes, and `strategies.errors.Reason`
 docs/rounds.md             from `server.records`
 docs/metrics.md            from `server.metrics.CATALOGUE`
@@ -13,14 +13,14 @@ from pathlib import Path
 from scripts.dashboards.build import dashboards
 from scripts.exit_codes import exit_code_table
 from scripts.records import records_tables
+from scripts.settings import settings_tables
 from server.metrics import metrics_table
 from strategies.errors import Reason
-from strategies.settings import settings_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = f"""# Settings of a run
 
-The run config is a flat table in TOML, which server and sites read. This page has every key of it.
+The run config is a flat table in TOML, which server and sites read. This page has every key of it, by subject.
 `fedrebasin settings FILE.toml` reads it as a run would. It names what is wrong: the nearest neighbour of a misspelt
 key, or what was expected and got. Else it shows what every setting will be, marks those that differ from the defaults,
 and tells what a round moves to and from each site at most. To play a run on this machine, with so many simulated sites:
@@ -41,9 +41,9 @@ In a deployment, [`fedrebasin server run`](server-guide.md#start-a-run) plays it
 
 A wrong value stops a run at its start. The reason stands in `status.json` of the run's folder, and in the log above
 Flower's "Exit Code: 700". [`rounds.jsonl`](rounds.md) has what `baselines` and `variants` measure. `make pages` renews
-this page from `strategies/settings.py`.
+this page from `strategies/settings.py` and `scripts/settings.py`.
 
-{settings_table()}
+{settings_tables()}
 
 ## Settings of a site
 

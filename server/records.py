@@ -53,6 +53,12 @@ class PathRecord(Record, frozen=True):
         lambdas, losses, accuracies = map(list[float], (path.lambdas, path.losses, path.accuracies))
         return cls(lambdas=lambdas, losses=losses, accuracies=accuracies, barrier=path.barrier)
 
+    @property
+    def highest(self) -> float:
+        """The λ of the greatest loss: that of an end, where no point in between is above it."""
+        last = len(self.losses) - 1
+        return self.lambdas[max((0, last, *range(1, last)), key=self.losses.__getitem__)]
+
 
 class SitePaths(Record, frozen=True):
     """The line from the reference to one site's network."""

@@ -366,15 +366,5 @@ def _together(settings: Settings) -> Settings:
     return settings
 
 
-def settings_table() -> str:
-    """The settings as a table in Markdown: key, default, what it says."""
-    rows = ["| setting | default | what it says |", "| --- | --- | --- |"]
-    for field in Settings.model_fields.values():
-        shown = as_shown(field.default)
-        said = " ".join((field.description or "").split())
-        rows.append(f"| `{field.alias}` | {f'`{shown}`' if shown else 'empty'} | {said} |")
-    return "\n".join(rows)
-
-
 def _fields() -> dict[str, object]:
     return {str(field.alias): field.annotation for field in Settings.model_fields.values()}

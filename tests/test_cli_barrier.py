@@ -8,6 +8,7 @@ import pytest
 from torch.nn.functional import cross_entropy
 
 from alignment import loss_barrier
+from server.records import PathRecord
 from strategies.tensor_files import read_tensors
 from tests.commands import (
     DATA,
@@ -91,7 +92,7 @@ def test_batch_norm_is_recalibrated_at_each_point_and_the_definition_says_so(tmp
     inputs = [write(tmp_path / f"{seed}.safetensors", residual(seed)) for seed in (0, 1)]
     options = ("--points", "3", "--batch-size", "999", "--format", "json")
     found = json.loads(run(capsys, "barrier", *inputs, RESNET, DATA, *options).out)
-    assert found["definition"].endswith("BatchNorm recalibrated at each λ")
+    assert found["definition"].endswith("BatchNorm recalibrated at each λ, the ends included")
     a, b = (read_tensors(path) for path in inputs)
     stale, fresh = (
         loss_barrier(residual(0), a, b, [some_digits()], cross_entropy, 3, again) for again in (None, [some_digits()])
@@ -125,6 +126,38 @@ def test_the_picture_says_what_it_shows_and_the_answer_where_it_is(
     assert f"{barrier}, in nats" in told
     found = json.loads(run(capsys, "barrier", *pair, MLP, DATA, *drawn, "--format", "json").out)
     assert found["plot"] == str(tmp_path / "p.svg")
+
+
+def test_a_line_that_is_highest_at_an_end_is_said_to_tell_of_its_ends_alone(tmp_path: Path, capsys: Capsys) -> None:
+    model = perceptron(0)
+    worse = {name: tensor * -1 if name == "fc.weight" else tensor for name, tensor in model.state_dict().items()}
+    inputs = write(tmp_path / "a.safetensors", model), write_state(tmp_path / "b.safetensors", worse)
+    drawn = ("--points", "5", "--plot", tmp_path / "p.svg", "--force")
+    ran = run(capsys, "barrier", *inputs, MLP, DATA, *drawn)
+    said = "naive, aligned: highest at the end λ = 1; the barrier is half the ends' difference"
+    assert said in ran.out.splitlines()
+    assert said in html.unescape((tmp_path / "p.svg").read_text())
+    found = json.loads(run(capsys, "barrier", *inputs, MLP, DATA, *drawn, "--format", "json").out)
+    assert found["highest"]["naive"] == 1
+    first, *_, last = found["paths"]["naive"]["losses"]
+    assert found["barrier"]["naive"] == pytest.approx((last - first) / 2)
+
+
+def test_a_line_that_rises_above_its_ends_or_nowhere_is_said_nothing_of(
+    pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    ran = run(capsys, "barrier", *pair, MLP, DATA, "--points", "5")
+    assert "aligned -0.000" in ran.out or "aligned 0.000" in ran.out
+    assert "highest" not in ran.out
+    found = json.loads(run(capsys, "barrier", *pair, MLP, DATA, "--points", "5", "--format", "json").out)
+    assert 0 < found["highest"]["naive"] < 1
+
+
+def test_a_point_in_between_is_the_highest_only_above_both_ends() -> None:
+    losses = {(1.0, 1.0, 0.5): 0, (0.5, 1.0, 1.0): 1, (0.5, 1.0, 0.9): 0.5, (1.0, 1.0, 1.0): 0}
+    for each, lam in losses.items():
+        path = PathRecord(lambdas=[0, 0.5, 1], losses=list(each), accuracies=[0, 0, 0], barrier=0)
+        assert path.highest == lam
 
 
 def test_dollars_in_a_name_are_no_formula(tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys) -> None:

@@ -56,6 +56,22 @@ def test_a_file_gives_the_sizes_and_the_weights_of_the_proof(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
+    ("options", "classes"),
+    [
+        (("--model", "tests.commands:two_heads", "--shape", "64"), 10),
+        (("--model", "tests.commands:tagger", "--example", "tests.commands:sentences"), 11),
+        (("--model", "tests.commands:answers_axis", "--shape", "64"), None),
+    ],
+)
+def test_of_a_network_of_ones_own_the_classes_are_its_outputs_or_not_known(
+    options: tuple[str, ...], classes: int | None, capsys: Capsys
+) -> None:
+    assert json.loads(run(capsys, "inspect", *options, "--format", "json").out)["network"]["classes"] == classes
+    title = run(capsys, "inspect", *options).out.splitlines()[0]
+    assert f"classes {classes}" in title if classes else "classes" not in title
+
+
+@pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (("--model", "mlp"), 19, "--shape 3x32x32"),

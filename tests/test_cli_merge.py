@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_model
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from alignment import match_weights, permute, recalibrate
+from alignment.barrier import loss_sums
 from alignment.interpolate import weighted_mean
 from alignment.tracing import derive_spec
 from cli.errors import OptionError
@@ -247,6 +249,31 @@ def test_data_recalibrate_batch_norm(tmp_path: Path, residuals: tuple[Path, Path
     recalibrate(twin, [some_digits()[0]])
     for name, tensor in twin.state_dict().items():
         torch.testing.assert_close(merged[name], tensor)
+
+
+def test_inputs_are_measured_as_they_are_beside_recalibrated_lines_and_all_say_so(
+    tmp_path: Path, residuals: tuple[Path, Path], capsys: Capsys
+) -> None:
+    options = (RESNET, DATA, "--points", "3", "--batch-size", "999")
+    ran = run(capsys, "merge", *residuals, *options, "-o", tmp_path / "out.safetensors")
+    card = card_of(tmp_path / "out.safetensors")
+    ends = json.loads(run(capsys, "barrier", *residuals, *options, "--format", "json").out)
+    as_it_is = loss_sums(residual(0), read_tensors(residuals[0]), [some_digits()], cross_entropy)
+    assert card["inputs"][0]["score"]["loss"] == pytest.approx(as_it_is.loss / as_it_is.count, rel=1e-4)
+    assert card["inputs"][0]["score"]["loss"] != pytest.approx(ends["paths"]["naive"]["losses"][0], rel=1e-2)
+    assert card["inputs"][1]["barrier"] == ends["barrier"]
+    for told in (ran.out, card["measured"], (tmp_path / "out.md").read_text()):
+        assert "The inputs are measured as they are, with the BatchNorm statistics in their files" in told
+    for told in (ran.out, (tmp_path / "out.md").read_text()):
+        assert ends["definition"] in told
+
+
+def test_where_nothing_is_recalibrated_nothing_is_said_of_it(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", DATA, "--points", "3")
+    assert card_of(tmp_path / "out.safetensors")["measured"] == ""
+    assert "as they are" not in ran.out + (tmp_path / "out.md").read_text()
 
 
 def test_a_network_without_statistics_has_nothing_to_warn_of(

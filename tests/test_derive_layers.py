@@ -24,6 +24,44 @@ def test_linear_layers_act_on_any_leading_axes() -> None:
     assert freedom(spec) == {"0": 5}
 
 
+class Adapted(nn.Module):
+    """A hidden layer beside an adapter of a rank, that may be 0."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.hidden, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.down, self.up = (nn.Parameter(torch.ones(size)) for size in ((rank, 5), (3, rank)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.hidden(x).relu()
+        return self.last(h) + F.linear(F.linear(h, self.down), self.up)
+
+
+def test_units_move_along_tensors_without_elements_whose_own_axes_stay() -> None:
+    spec = derived(Adapted(0), torch.randn(2, 4))
+    (units,) = freedom(spec)
+    assert layout(spec, "hidden.weight") == [units, "4"]
+    assert layout(spec, "down") == ["0", units]
+    assert layout(spec, "up") == ["3", "0"]
+    assert sorted(freedom(derived(Adapted(2), torch.randn(2, 4))).values()) == [2, 5]
+
+
+def test_what_is_concatenated_with_nothing_moves_as_without() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+            self.rows, self.columns = nn.Parameter(torch.zeros(0, 5)), nn.Parameter(torch.zeros(2, 0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.cat([self.columns, self.hidden(x).relu(), self.columns], 1)
+            return self.last(torch.cat([self.rows, h]))
+
+    spec = derived(Beside(), torch.randn(2, 4))
+    assert list(freedom(spec).values()) == [5]
+    assert layout(spec, "rows")[1:] == layout(spec, "hidden.weight")[:1] == layout(spec, "last.weight")[1:]
+
+
 @pytest.mark.parametrize("n_axes", [1, 2, 3])
 def test_convolutions_share_their_channels(n_axes: int) -> None:
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[n_axes - 1]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alignment import batch_norm_moments, linear_layers, write_moments
 from alignment.batches import network_with
 from alignment.errors import StateError
-from alignment.interpolate import interpolate
+from alignment.interpolate import interpolate, weighted_mean
 from alignment.least_squares import gram_sums, merge_layers
 from alignment.linear_layers import gram_sizes
 from alignment.partial_run import needed
@@ -280,6 +280,18 @@ def test_a_gram_matrix_of_another_layer_is_refused() -> None:
     _, states, _ = networks(*LAYERS[0])
     with pytest.raises(StateError, match=r"Gram matrix of 'only': expected \(6, 6\), got \(5, 5\)"):
         merge_layers(states[0], states, [{"only": torch.eye(5)}] * 2)
+
+
+@pytest.mark.parametrize(("n_states", "n_grams"), [(0, 0), (2, 1), (1, 2), (2, 0)])
+def test_layers_of_no_networks_or_without_their_sums_are_an_error(n_states: int, n_grams: int) -> None:
+    model, states, inputs = networks(*LAYERS[0])
+    given = states[:n_states], grams(model, states, inputs)[:n_grams]
+    with pytest.raises(ValueError, match=f"Gram matrices for each of at least one state, got {n_grams} for {n_states}"):
+        merge_layers(states[0], *given)
+    with pytest.raises(ValueError, match=f"one weight for each of at least one state, got {n_grams} for {n_states}"):
+        weighted_mean(given[0], [0.5] * n_grams)
+    with pytest.raises(ValueError, match="no sums to fit layers to"):
+        fit_layers(states[0], [])
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)

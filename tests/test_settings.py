@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from models import FAMILIES
+from scripts.settings import GROUPS, settings_tables
 from strategies.errors import SettingsError
-from strategies.settings import Settings, parse_settings, settings_table
+from strategies.settings import Settings, as_shown, parse_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,14 +19,25 @@ def test_the_app_config_in_pyproject_says_what_the_defaults_say() -> None:
     assert project["tool"]["flwr"]["app"]["config"] == Settings().model_dump(by_alias=True)
 
 
+def test_the_page_of_settings_has_each_of_them_under_one_heading() -> None:
+    grouped = [key for group in GROUPS for key in group.settings]
+    assert sorted(grouped) == sorted(Settings().model_dump(by_alias=True))
+
+
+def test_the_page_of_settings_describes_each_and_says_its_default() -> None:
+    rows = re.findall(r"^\| `([a-z-]+)` \| (?:`(.+?)`|empty) \| (.+) \|$", settings_tables(), re.MULTILINE)
+    shown = {key: as_shown(value) for key, value in Settings().model_dump(by_alias=True).items()}
+    assert {key: default for key, default, _ in rows} == shown
+
+
 def test_the_page_of_settings_names_every_network_that_is_shipped() -> None:
-    (line,) = [line for line in settings_table().splitlines() if line.startswith("| `model` |")]
+    (line,) = [line for line in settings_tables().splitlines() if line.startswith("| `model` |")]
     assert set(re.findall(r"`([a-z0-9]+)`", line)) - {"model"} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 def test_the_page_of_settings_says_which_networks_do_not_take_a_norm(norm: str) -> None:
-    (line,) = [line for line in settings_table().splitlines() if line.startswith("| `norm` |")]
+    (line,) = [line for line in settings_tables().splitlines() if line.startswith("| `norm` |")]
     (without,) = re.findall(rf"`{norm}` \(not ([^)]+)\)", line)
     assert set(re.findall(r"`(\w+)`", without)) == {name for name, each in FAMILIES.items() if norm not in each.norms}
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from alignment.tracing.dims import Axes, fix, fixed_axes, fresh, size_of, unify
+from alignment.tracing.dims import EMPTY, Axes, fix, fixed_axes, fresh, size_of, unify
 from alignment.tracing.operation import Mixing, Operand, Operation
 from alignment.tracing.recording import Call, Frame, Recording, Value
 from alignment.tracing.rules.table import PASSIVE, WRITE_ASIDE, rule_of
@@ -163,8 +163,9 @@ def _fits(call: Call, outputs: Sequence[Axes]) -> bool:
 def _conclude(call: Call, outputs: Sequence[Axes], why: str) -> None:
     """Gives the outputs their axes; what was written in place keeps its own, tied to the new ones."""
     for value, axes in zip(call.outputs, outputs, strict=True):
-        if 0 in value.shape:
-            value.axes = fixed_axes(value.shape, "empty")
+        if tuple(map(size_of, axes)) != value.shape:
+            # What a rule makes of no elements may be anything.
+            value.axes = fixed_axes(value.shape, EMPTY)
         elif value.axes is None:
             value.axes = axes
         else:

@@ -22,10 +22,11 @@ Expr = tuple[Product, ...]
 Axes = tuple[Expr, ...]
 
 UNIT: Expr = ((),)
+EMPTY = "empty"
 
 
 class Dim:
-    """An unknown of ``size`` >= 2 units. ``hint`` is what `assembly` calls its units."""
+    """An unknown of ``size`` >= 2 units, or of none, which is fixed. ``hint`` is what `assembly` calls its units."""
 
     __slots__ = ("bound", "hint", "link", "pending", "reason", "size")
 
@@ -44,8 +45,8 @@ class Dim:
 
 
 def fresh(size: int, reason: str | None = None, hint: str | None = None) -> Expr:
-    """An axis of ``size`` units of which only ``reason`` is known."""
-    return UNIT if size == 1 else ((Dim(size, reason, hint),),)
+    """An axis of ``size`` units of which only ``reason`` is known. Where there are no units, none can move."""
+    return UNIT if size == 1 else ((Dim(size, reason or (None if size else EMPTY), hint),),)
 
 
 def fixed_axes(shape: Iterable[int], reason: str) -> Axes:
