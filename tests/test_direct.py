@@ -92,6 +92,15 @@ def test_flowers_commands_and_a_sites_parts_dial_the_loopback_directly(tmp_path:
     assert dialled(read_parts(member(tmp_path, "seed")).environment(), address) == "here"
 
 
+def test_so_they_do_where_the_environment_names_a_socks_proxy(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, PROXY.replace("http", "socks5"))
+    assert dialled(flower_environment(tmp_path), address) == "here"
+    assert dialled(read_parts(member(tmp_path, "seed")).environment(), address) == "here"
+
+
 def test_parts_on_hosts_of_their_own_dial_each_other_directly_and_all_else_as_before(tmp_path: Path) -> None:
     environment = read_parts(member(tmp_path, "seed"), apart=True).environment()
     assert all(bypassed(environment, host) for host in ("sidecar", "supernode", "intranet.example"))
