@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.merging.images import CACHE
-from benchmarks.merging.pages import FOLDER, PARTS, page
+from benchmarks.merging.pages import FOLDER, PARTS, SUMMARY, page, summary
 from benchmarks.merging.quality import POOLED, RECORDS
 from benchmarks.merging.runs import METHODS, all_kept, kept, record, run_config
 from benchmarks.merging.tables import tables
@@ -20,6 +20,11 @@ from strategies.settings import parse_settings
 def test_the_pages_of_tables_are_those_of_the_records(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, str(RECORDS))
     assert (FOLDER / f"{part}.md").read_text(encoding="utf-8") == page(part), "`make pages` renews them"
+
+
+def test_the_tables_that_sum_them_up_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(RECORDS))
+    assert SUMMARY.read_text(encoding="utf-8") == summary(), "`make pages` renews them"
 
 
 def test_a_page_has_a_command_for_each_run_of_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
