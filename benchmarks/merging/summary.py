@@ -5,13 +5,19 @@ Numbers are points of accuracy: means over the seeds, with what `_mean` and `_ce
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
-from benchmarks.merging.runs import Played
-from benchmarks.merging.tables import Rows, accuracies, alone, best_of_both, by_row, points_above
+from benchmarks.merging.runs import ONWARDS, Played
+from benchmarks.merging.tables import WAY, Rows, accuracies, alone, best_of_both, by_row, in_order, points_above
 from benchmarks.merging.tasks import SEEDS
+from benchmarks.merging.tasks import SPLITS as ORDER
 
 END = "<!-- end of table -->"
 By = Mapping[str, Sequence[Played]]
+# What a merge is held against, by seed.
+Other = Callable[[By], Mapping[int, float]]
+ensemble: Other = partial(accuracies, title="ensemble")
+site_head: Other = partial(accuracies, title="best site + logistic")
 # The last layer of what the page calls the merge.
 HEAD = {"digits": "ridge", "cifar10": "logistic"}
 DATA = {"digits": "digits", "cifar10": "CIFAR-10"}
@@ -25,6 +31,7 @@ HOLD = {
     "iid": "equal shares of all",
 }
 FEDERATIONS = {f"{COUNTS[n]} sites, width {width}": (width, n) for n in COUNTS for width in WIDTHS}
+LEVERS_OF = (("digits", 16), ("cifar10", 16), ("cifar10", 32))
 # Seeds that lie further apart than this are told one by one.
 APART_POINTS = 4.0
 # The aims: biased labels so near to the ensemble, disjoint ones so far above a site.
@@ -46,10 +53,7 @@ def renewed(text: str, found: Iterable[Played]) -> str:
 
 def what_to_set(rows: Rows) -> str:
     """What `mix = best` takes, above the best of what a site has alone."""
-    lines = [
-        [hold, *(_cell(_best_above(_of(rows, "cifar10", width, split, n))) for width, n in FEDERATIONS.values())]
-        for split, hold in HOLD.items()
-    ]
+    lines = [[hold, *(_cell(_best_above(played)) for played in _cifar10(rows, split))] for split, hold in HOLD.items()]
     return _table(["sites hold", *FEDERATIONS], lines)
 
 
@@ -59,29 +63,20 @@ def _best_above(played: By) -> dict[int, float]:
 
 def the_merge(rows: Rows) -> str:
     """The merge above the best of what a site has alone, the ensemble, and `site-head`."""
-    above: dict[str, Callable[[By], Mapping[int, float]]] = {
+    others: dict[str, Other] = {
         "a site alone": alone,
-        "the ensemble": lambda played: accuracies(played, "ensemble"),
-        "one site's network with a last layer solved on everybody's samples (`site-head`)": lambda played: accuracies(
-            played, "best site + logistic"
-        ),
+        "the ensemble": ensemble,
+        "one site's network with a last layer solved on everybody's samples (`site-head`)": site_head,
     }
     lines = [
-        [
-            title if split == "disjoint" else "",
-            said,
-            *(
-                _cell(_above("cifar10", _of(rows, "cifar10", width, split, n), other))
-                for width, n in FEDERATIONS.values()
-            ),
-        ]
-        for title, other in above.items()
+        [title if split == "disjoint" else "", said, *(_cell(_above(each, other)) for each in _cifar10(rows, split))]
+        for title, other in others.items()
         for split, said in SPLITS.items()
     ]
     return _table(["the merge is above", "labels", *FEDERATIONS], lines)
 
 
-def _above(data: str, played: By, other: Callable[[By], Mapping[int, float]]) -> dict[int, float]:
+def _above(played: By, other: Other, data: str = "cifar10") -> dict[int, float]:
     return points_above(accuracies(played, f"joint + sequential + {HEAD[data]}"), other(played))
 
 
@@ -103,17 +98,64 @@ def aims(rows: Rows) -> str:
 
 def _aim(data: str, rows: Rows, width: int, n_sites: int) -> list[str]:
     biased, disjoint = (_of(rows, data, width, split, n_sites) for split in ("biased", "disjoint"))
-    found = [
-        _above(data, biased, alone),
-        _above(data, biased, lambda played: accuracies(played, "ensemble")),
-        _above(data, disjoint, alone),
-    ]
+    found = [_above(biased, alone, data), _above(biased, ensemble, data), _above(disjoint, alone, data)]
     if not all(found):
         return [*map(_mean, found), ""]
-    site, ensemble, far = (statistics.mean(each.values()) for each in found)
-    lacks = {"biased": max(-site, -NEAR_POINTS - ensemble), "disjoint": FAR_POINTS - far}
+    site, near, far = (statistics.mean(each.values()) for each in found)
+    lacks = {"biased": max(-site, -NEAR_POINTS - near), "disjoint": FAR_POINTS - far}
     missing = ", ".join(f"{split} {points:.1f}" for split, points in lacks.items() if points > 0)
     return [*map(_mean, found), missing or "none"]
+
+
+def levers(rows: Rows) -> str:
+    """What each lever on the way to the merge adds to the one before it, from the naive mean on."""
+    columns = {
+        f"{DATA[data]}, width {width}, {SPLITS[split]}": _of(rows, data, width, split, 2)
+        for data, width in LEVERS_OF
+        for split in ("biased", "disjoint")
+    }
+    naive = ["naive mean, accuracy", *(_mean(accuracies(played, "naive"), ".3f") for played in columns.values())]
+    lines = [
+        [lever, *(_mean(_added(played, before, after), "+z.1f") for played in columns.values())]
+        for lever, (before, after) in WAY.items()
+    ]
+    return _table(["", *columns], [naive, *lines])
+
+
+def _added(played: By, before: str, after: str) -> dict[int, float]:
+    return points_above(accuracies(played, after), accuracies(played, before))
+
+
+def onwards(rows: Rows) -> str:
+    """In which round each start passes the best corrected site, and its accuracy after the last one, by seed."""
+    every = {
+        f"{said}, {SPLITS[split]}": _of(rows, data, 16, split, 2) for data, said in DATA.items() for split in ORDER
+    }
+    columns = {title: played for title, played in every.items() if any(method in played for method in ONWARDS)}
+    starts = [method for method in ONWARDS if any(method in played for played in columns.values())]
+    lines = [[f"`{method}`", *(_onwards(method, played) for played in columns.values())] for method in starts]
+    return _table(["", *columns], [["best corrected site", *map(_beside, columns.values())], *lines])
+
+
+def _beside(played: By) -> str:
+    seeds = {run.task.seed for method in ONWARDS for run in played.get(method, ())}
+    best = accuracies(played, "best site, corrected")
+    return in_order({seed: f"{accuracy:.3f}" for seed, accuracy in best.items() if seed in seeds}, "; ")
+
+
+def _onwards(method: str, played: By) -> str:
+    best = accuracies(played, "best site, corrected")
+    runs = {run.task.seed: run for run in played.get(method, ()) if run.rounds[-1].merged}
+    return in_order({seed: _passes(run, best[seed]) for seed, run in runs.items() if seed in best}, "; ")
+
+
+def _passes(run: Played, best: float) -> str:
+    merged = {n: each.merged.accuracy for n, each in enumerate(run.rounds, 1) if each.merged}
+    return f"{next((n for n, accuracy in merged.items() if accuracy > best), 'no')}, {merged[len(run.rounds)]:.3f}"
+
+
+def _cifar10(rows: Rows, split: str) -> list[By]:
+    return [_of(rows, "cifar10", width, split, n) for width, n in FEDERATIONS.values()]
 
 
 def _of(rows: Rows, data: str, width: int, split: str, n_sites: int) -> By:
@@ -129,10 +171,10 @@ def _mean(found: Mapping[int, float], form: str = "z.1f") -> str:
 
 
 def _cell(found: Mapping[int, float]) -> str:
-    """The same; but behind it each seed's value, in their order, where they lie more than `APART_POINTS` apart."""
+    """The same; but behind it each seed's value, where they lie more than `APART_POINTS` apart."""
     if not found or max(found.values()) - min(found.values()) <= APART_POINTS:
         return _mean(found)
-    each = ", ".join(f"{value:z.1f}" for value in found.values())
+    each = in_order({seed: f"{value:z.1f}" for seed, value in found.items()})
     return f"{statistics.mean(found.values()):z.1f} ({each})"
 
 
@@ -144,4 +186,6 @@ TABLES: Mapping[str, Callable[[Rows], str]] = {
     "what to set": what_to_set,
     "the merge": the_merge,
     "aims": aims,
+    "levers": levers,
+    "rounds": onwards,
 }

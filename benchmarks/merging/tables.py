@@ -235,10 +235,14 @@ def _by_seeds(found: Mapping[int, float], digits: int) -> str:
     """Mean, and what it is of: each seed's value, behind its number where it is not the next from 0."""
     if not found:
         return ""
-    each = [f"{value:+.{digits}f}" for value in found.values()]
+    each = in_order({seed: f"{value:+.{digits}f}" for seed, value in found.items()})
+    return f"{statistics.mean(found.values()):+.{digits}f} ({each})"
+
+
+def in_order(found: Mapping[int, str], between: str = ", ") -> str:
+    """What each seed has, behind its number where these are not the seeds from 0 on."""
     whole = list(found) == list(range(len(found)))
-    seeds = ", ".join(each if whole else [f"s{seed} {value}" for seed, value in zip(found, each, strict=True)])
-    return f"{statistics.mean(found.values()):+.{digits}f} ({seeds})"
+    return between.join(found.values() if whole else [f"s{seed} {said}" for seed, said in found.items()])
 
 
 def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:
