@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.merging.images import CACHE
-from benchmarks.merging.pages import FOLDER, PARTS, page
+from benchmarks.merging.pages import FOLDER, PARTS, SUMMARY, page, summary
 from benchmarks.merging.quality import POOLED, RECORDS
 from benchmarks.merging.runs import METHODS, all_kept, kept, record, run_config
+from benchmarks.merging.summary import renewed
 from benchmarks.merging.tables import tables
 from benchmarks.merging.tasks import Task, tasks
 from server.store import RunStore
@@ -20,6 +21,29 @@ from strategies.settings import parse_settings
 def test_the_pages_of_tables_are_those_of_the_records(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, str(RECORDS))
     assert (FOLDER / f"{part}.md").read_text(encoding="utf-8") == page(part), "`make pages` renews them"
+
+
+def test_the_tables_that_sum_them_up_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(RECORDS))
+    assert SUMMARY.read_text(encoding="utf-8") == summary(), "`make pages` renews them"
+
+
+def test_a_table_that_sums_up_says_of_how_few_seeds_a_number_is_and_leaves_empty_what_was_not_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("joint", "sequential-ridge"):
+        name = f"digits-w16-biased-2-s1-{method}"
+        shutil.copytree(RECORDS / "runs" / name, tmp_path / "runs" / name)
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    lines = summary().splitlines()
+    assert "| digits, width 16, two sites | 1.7 (1) | 0.0 (1) |  |  |" in lines
+    assert "| digits, width 16, five sites |  |  |  |  |" in lines
+
+
+def test_a_table_that_has_lost_its_place_is_not_left_as_it_was() -> None:
+    text = SUMMARY.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="table: aims"):
+        renewed(text.replace("<!-- table: aims -->\n", ""), [])
 
 
 def test_a_page_has_a_command_for_each_run_of_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """docs/merge-quality/: the tables of all runs, a page for each data set and width, and the commands that played them.
 
-``python -m benchmarks.merging.pages`` writes them from `benchmarks/merging/records`.
+``python -m benchmarks.merging.pages`` writes them from `benchmarks/merging/records`, and the tables of
+docs/merge-quality.md, the page that sums them up.
 """
 
 import os
@@ -12,11 +13,12 @@ from benchmarks.merging.images import CACHE
 from benchmarks.merging.pooled import kept_pooled
 from benchmarks.merging.quality import POOLED, RECORDS
 from benchmarks.merging.runs import Played, all_kept
+from benchmarks.merging.summary import renewed
 from benchmarks.merging.tables import tables
-from benchmarks.merging.tasks import Task, tasks
+from benchmarks.merging.tasks import SEEDS, Task, tasks
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "merge-quality"
-SEEDS = 3
+SUMMARY = FOLDER.with_suffix(".md")
 DIGITS = "A ResNet-8 with BatchNorm on scikit-learn's 1,797 digits, 20 epochs from each site's own start."
 CIFAR10 = """A ResNet-20 with BatchNorm on 16,000 images over all sites, 10 epochs from each site's own start, learning
 rate 0.1, weight decay 3e-3, products in bfloat16."""
@@ -51,6 +53,12 @@ def main() -> None:
     os.environ[CACHE] = str(RECORDS)
     for part in PARTS:
         (FOLDER / f"{part}.md").write_text(page(part), encoding="utf-8")
+    SUMMARY.write_text(summary(), encoding="utf-8")
+
+
+def summary() -> str:
+    """The page that sums them up as it stands, with its tables from the runs that the cache keeps."""
+    return renewed(SUMMARY.read_text(encoding="utf-8"), all_kept(tasks(SEEDS)))
 
 
 def page(part: str) -> str:

@@ -55,14 +55,17 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
 # What can be had without a merge, of which the most accurate counts, and of losses the least.
 ALONE = ("best site", "best site, corrected")
 HEADS = ("ridge", "logistic")
-# Levers, each with the network that it adds to and the one that it gives: first the way to the best merge, then others.
-LEVERS: Mapping[str, tuple[str, str]] = {
+# Levers on the way to the best merge, each with the network that it adds to and the one that it gives; and all levers.
+WAY: Mapping[str, tuple[str, str]] = {
     "recalibration": ("naive", "naive, recalibrated"),
     "alignment by weights": ("naive, recalibrated", "weights"),
     "by activations too (`joint`)": ("weights", "joint"),
     "the ridge head": ("joint", "joint + ridge"),
     "layers in sequence": ("joint + ridge", "joint + sequential + ridge"),
     "the logistic head": ("joint + sequential + ridge", "joint + sequential + logistic"),
+}
+LEVERS: Mapping[str, tuple[str, str]] = {
+    **WAY,
     "class counts, to `joint`": ("joint", "joint + counts"),
     "least squares at once, to `joint`": ("joint", "joint + least squares"),
     "least squares at once, to weights": ("weights", "weights + least squares"),
@@ -112,10 +115,11 @@ def by_row(found: Iterable[Played]) -> dict[str, dict[str, list[Played]]]:
 
 def scores_of(played: Mapping[str, Sequence[Played]], title: str) -> list[Score]:
     """What one line of the table has of a task, seed by seed."""
-    return list(_by_seed(played, title).values())
+    return list(by_seed(played, title).values())
 
 
-def _by_seed(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, Score]:
+def by_seed(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, Score]:
+    """The same, with the seeds that have it."""
     if title == "pooled training":
         tasks = {run.task.seed: run.task for runs in played.values() for run in runs}
         return {seed: score for seed, task in tasks.items() if (score := kept_pooled(task)) is not None}
@@ -123,6 +127,26 @@ def _by_seed(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, Sc
     for method, name in reversed(COLUMNS[title]):
         found |= {run.task.seed: score for run in played.get(method, ()) if (score := _score(run, name)) is not None}
     return dict(sorted(found.items()))
+
+
+def accuracies(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, float]:
+    """The accuracies of one line of the table, by seed."""
+    return {seed: score.accuracy for seed, score in by_seed(played, title).items()}
+
+
+def alone(played: Mapping[str, Sequence[Played]]) -> dict[int, float]:
+    """The best accuracy that a site has without a merge, corrected or not, by seed."""
+    first, *others = (accuracies(played, title) for title in ALONE)
+    return {
+        seed: max(value, *(one[seed] for one in others))
+        for seed, value in first.items()
+        if all(seed in one for one in others)
+    }
+
+
+def points_above(got: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:
+    """100 (got - other), by seed, over the seeds that have both accuracies."""
+    return {seed: 100 * (got[seed] - other[seed]) for seed in got if seed in other}
 
 
 def _table(
@@ -151,54 +175,58 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> list[str]:
 
 def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Played]]) -> list[str]:
     """By how much a merge is above the best of what a site has alone, in accuracy and in loss, and above the others."""
-    alone = [_by_seed(played, title) for title in ALONE]
-    scores = {seed: score for seed, score in _by_seed(played, merge).items() if all(seed in one for one in alone)}
+    best = alone(played)
+    scores = {seed: score for seed, score in by_seed(played, merge).items() if seed in best}
     if not scores:
         return []
-    points = {seed: 100 * (score.accuracy - max(one[seed].accuracy for one in alone)) for seed, score in scores.items()}
-    nats = {seed: score.loss - min(one[seed].loss for one in alone) for seed, score in scores.items()}
-    beside = [
-        {seed: 100 * (scores[seed].accuracy - other[seed].accuracy) for seed in scores if seed in other}
-        for other in (_by_seed(played, title) for title in others)
+    got = {seed: score.accuracy for seed, score in scores.items()}
+    losses = [by_seed(played, title) for title in ALONE]
+    nats = {seed: score.loss - min(one[seed].loss for one in losses) for seed, score in scores.items()}
+    beside = [points_above(got, accuracies(played, title)) for title in others]
+    return [
+        _by_seeds(points_above(got, best), 1),
+        _by_seeds(nats, 3),
+        *(_by_seeds(found, 1) for found in beside),
     ]
-    return [_by_seeds(points, 1), _by_seeds(nats, 3), *(_by_seeds(found, 1) for found in beside)]
+
+
+def best_of_both(played: Mapping[str, Sequence[Played]]) -> dict[int, tuple[str, float]]:
+    """What `mix = best` has to choose from, in the runs that measured them apart: the one with less loss by ridge.
+
+    By seed: `merge` or `site`, and the accuracy of what is taken, with the logistic head.
+    """
+    networks = {"merge": "joint + sequential", "site": "best site"}
+    ways = {name: {head: by_seed(played, f"{title} + {head}") for head in HEADS} for name, title in networks.items()}
+    every = [found for way in ways.values() for found in way.values()]
+    seeds = [seed for seed in every[0] if all(seed in found for found in every)]
+    taken = {seed: min(ways, key=lambda name: ways[name]["ridge"][seed].loss) for seed in seeds}
+    return {seed: (name, ways[name]["logistic"][seed].accuracy) for seed, name in taken.items()}
 
 
 def _best(played: Mapping[str, Sequence[Played]]) -> list[str]:
-    """What `mix = best` has to choose from, in the runs that measured them apart: by the loss with the ridge head.
-
-    By seed what is taken, and by how much that, with the logistic head, is above the best of what a site has alone and
-    above the merge.
-    """
-    alone = [_by_seed(played, title) for title in ALONE]
-    site, merge = (
-        {head: _by_seed(played, f"{network} + {head}") for head in HEADS}
-        for network in ("best site", "joint + sequential")
-    )
-    ways = (*alone, *site.values(), *merge.values())
-    seeds = [seed for seed in merge["logistic"] if all(seed in way for way in ways)]
-    if not seeds:
+    """By seed what is taken, and by how much that is above the best of what a site has alone and above the merge."""
+    best = alone(played)
+    taken = {seed: each for seed, each in best_of_both(played).items() if seed in best}
+    if not taken:
         return []
-    taken = {seed: min((merge, site), key=lambda way: way["ridge"][seed].loss) for seed in seeds}
-    got = {seed: way["logistic"][seed].accuracy for seed, way in taken.items()}
-    names = ", ".join(f"s{seed} {'merge' if way is merge else 'site'}" for seed, way in taken.items())
-    above = {seed: 100 * (got[seed] - max(one[seed].accuracy for one in alone)) for seed in seeds}
-    more = {seed: 100 * (got[seed] - merge["logistic"][seed].accuracy) for seed in seeds}
-    return [names, _by_seeds(above, 1), _by_seeds(more, 1)]
+    got = {seed: accuracy for seed, (_, accuracy) in taken.items()}
+    names = ", ".join(f"s{seed} {name}" for seed, (name, _) in taken.items())
+    merge = accuracies(played, "joint + sequential + logistic")
+    return [names, *(_by_seeds(points_above(got, other), 1) for other in (best, merge))]
 
 
 def _shares(rows: Rows) -> list[str]:
     """A line for each lever: by how many points of accuracy it moves a merge, over the seeds that have both."""
     lines: list[str] = []
     for lever, (before, after) in LEVERS.items():
-        shares = [_gain(_by_seed(played, before), _by_seed(played, after)) for played in rows.values()]
+        gains = [points_above(accuracies(played, after), accuracies(played, before)) for played in rows.values()]
+        shares = [_gain(list(found.values())) for found in gains]
         if any(shares):
             lines.append(f"| {lever} | " + " | ".join(shares) + " |")
     return ["| points that each adds | " + " | ".join(rows) + " |", "| --- " * (len(rows) + 1) + "|", *lines]
 
 
-def _gain(before: Mapping[int, Score], after: Mapping[int, Score]) -> str:
-    gains = [100 * (after[seed].accuracy - before[seed].accuracy) for seed in after if seed in before]
+def _gain(gains: Sequence[float]) -> str:
     spread = f" ± {(max(gains) - min(gains)) / 2:.1f}" if len(gains) > 1 else ""
     return f"{statistics.mean(gains):+.1f}{spread}" if gains else ""
 
@@ -207,10 +235,14 @@ def _by_seeds(found: Mapping[int, float], digits: int) -> str:
     """Mean, and what it is of: each seed's value, behind its number where it is not the next from 0."""
     if not found:
         return ""
-    each = [f"{value:+.{digits}f}" for value in found.values()]
+    each = in_order({seed: f"{value:+.{digits}f}" for seed, value in found.items()})
+    return f"{statistics.mean(found.values()):+.{digits}f} ({each})"
+
+
+def in_order(found: Mapping[int, str], between: str = ", ") -> str:
+    """What each seed has, behind its number where these are not the seeds from 0 on."""
     whole = list(found) == list(range(len(found)))
-    seeds = ", ".join(each if whole else [f"s{seed} {value}" for seed, value in zip(found, each, strict=True)])
-    return f"{statistics.mean(found.values()):+.{digits}f} ({seeds})"
+    return between.join(found.values() if whole else [f"s{seed} {said}" for seed, said in found.items()])
 
 
 def _barriers(played: Mapping[str, Sequence[Played]]) -> list[str]:

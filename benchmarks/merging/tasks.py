@@ -7,6 +7,8 @@ from itertools import product
 from benchmarks.merging.images import DATA
 from strategies.settings import Settings, parse_settings
 
+# As many as the tables in the docs are of, from 0.
+SEEDS = 3
 SPLITS = ("biased", "disjoint", "dirichlet", "iid")
 COMMON: dict[str, object] = {"start": "checkpoint", "model": "resnet20", "norm": "batch", "classes": 10}
 DATA_SETTINGS: dict[str, dict[str, object]] = {

@@ -1,0 +1,191 @@
+"""The tables of docs/merge-quality.md, each between two comments there: what the pages of all tables come to, in short.
+
+Numbers are points of accuracy: means over the seeds, with what `_mean` and `_cell` put behind them.
+"""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+
+from benchmarks.merging.runs import ONWARDS, Played
+from benchmarks.merging.tables import WAY, Rows, accuracies, alone, best_of_both, by_row, in_order, points_above
+from benchmarks.merging.tasks import SEEDS
+from benchmarks.merging.tasks import SPLITS as ORDER
+
+END = "<!-- end of table -->"
+By = Mapping[str, Sequence[Played]]
+# What a merge is held against, by seed.
+Other = Callable[[By], Mapping[int, float]]
+ensemble: Other = partial(accuracies, title="ensemble")
+site_head: Other = partial(accuracies, title="best site + logistic")
+# The last layer of what the page calls the merge.
+HEAD = {"digits": "ridge", "cifar10": "logistic"}
+DATA = {"digits": "digits", "cifar10": "CIFAR-10"}
+COUNTS = {2: "two", 5: "five"}
+WIDTHS = (16, 32)
+SPLITS = {"disjoint": "disjoint", "dirichlet": "Dirichlet", "biased": "biased", "iid": "equal data"}
+HOLD = {
+    "disjoint": "no class in common (disjoint)",
+    "dirichlet": "very different numbers of each class (Dirichlet)",
+    "biased": "all classes, in shares such as 80:20 (biased)",
+    "iid": "equal shares of all",
+}
+FEDERATIONS = {f"{COUNTS[n]} sites, width {width}": (width, n) for n in COUNTS for width in WIDTHS}
+LEVERS_OF = (("digits", 16), ("cifar10", 16), ("cifar10", 32))
+# Seeds that lie further apart than this are told one by one.
+APART_POINTS = 4.0
+# The aims: biased labels so near to the ensemble, disjoint ones so far above a site.
+NEAR_POINTS, FAR_POINTS = 2.0, 25.0
+
+
+def renewed(text: str, found: Iterable[Played]) -> str:
+    """The page ``text`` with every table of the runs' records. Raises ValueError where it lacks a table's comments."""
+    rows = by_row(found)
+    for name, table in TABLES.items():
+        begin = f"<!-- table: {name} -->\n"
+        before, begun, rest = text.partition(begin)
+        _, ended, after = rest.partition(END)
+        if not begun or not ended:
+            raise ValueError(f"no place for the table: expected {begin.strip()} and {END} around it")
+        text = f"{before}{begin}{table(rows)}\n{END}{after}"
+    return text
+
+
+def what_to_set(rows: Rows) -> str:
+    """What `mix = best` takes, above the best of what a site has alone."""
+    lines = [[hold, *(_cell(_best_above(played)) for played in _cifar10(rows, split))] for split, hold in HOLD.items()]
+    return _table(["sites hold", *FEDERATIONS], lines)
+
+
+def _best_above(played: By) -> dict[int, float]:
+    return points_above({seed: got for seed, (_, got) in best_of_both(played).items()}, alone(played))
+
+
+def the_merge(rows: Rows) -> str:
+    """The merge above the best of what a site has alone, the ensemble, and `site-head`."""
+    others: dict[str, Other] = {
+        "a site alone": alone,
+        "the ensemble": ensemble,
+        "one site's network with a last layer solved on everybody's samples (`site-head`)": site_head,
+    }
+    lines = [
+        [title if split == "disjoint" else "", said, *(_cell(_above(each, other)) for each in _cifar10(rows, split))]
+        for title, other in others.items()
+        for split, said in SPLITS.items()
+    ]
+    return _table(["the merge is above", "labels", *FEDERATIONS], lines)
+
+
+def _above(played: By, other: Other, data: str = "cifar10") -> dict[int, float]:
+    return points_above(accuracies(played, f"joint + sequential + {HEAD[data]}"), other(played))
+
+
+def aims(rows: Rows) -> str:
+    """The merge beside what it was to reach, and how many points of that are missing.
+
+    Missing on biased labels: the greater of what lacks to the best of what a site has alone, and to the ensemble less
+    `NEAR_POINTS`; on disjoint ones, what lacks to `FAR_POINTS` above a site. By means over the seeds.
+    """
+    lines = [
+        [f"{said}, width {width}, {COUNTS[n]} sites", *_aim(data, rows, width, n)]
+        for data, said in DATA.items()
+        for width in WIDTHS
+        for n in COUNTS
+    ]
+    titles = ["", "biased: above a site", "biased: above the ensemble", "disjoint: above a site", "points missing"]
+    return _table(titles, lines)
+
+
+def _aim(data: str, rows: Rows, width: int, n_sites: int) -> list[str]:
+    biased, disjoint = (_of(rows, data, width, split, n_sites) for split in ("biased", "disjoint"))
+    found = [_above(biased, alone, data), _above(biased, ensemble, data), _above(disjoint, alone, data)]
+    if not all(found):
+        return [*map(_mean, found), ""]
+    site, near, far = (statistics.mean(each.values()) for each in found)
+    lacks = {"biased": max(-site, -NEAR_POINTS - near), "disjoint": FAR_POINTS - far}
+    missing = ", ".join(f"{split} {points:.1f}" for split, points in lacks.items() if points > 0)
+    return [*map(_mean, found), missing or "none"]
+
+
+def levers(rows: Rows) -> str:
+    """What each lever on the way to the merge adds to the one before it, from the naive mean on."""
+    columns = {
+        f"{DATA[data]}, width {width}, {SPLITS[split]}": _of(rows, data, width, split, 2)
+        for data, width in LEVERS_OF
+        for split in ("biased", "disjoint")
+    }
+    naive = ["naive mean, accuracy", *(_mean(accuracies(played, "naive"), ".3f") for played in columns.values())]
+    lines = [
+        [lever, *(_mean(_added(played, before, after), "+z.1f") for played in columns.values())]
+        for lever, (before, after) in WAY.items()
+    ]
+    return _table(["", *columns], [naive, *lines])
+
+
+def _added(played: By, before: str, after: str) -> dict[int, float]:
+    return points_above(accuracies(played, after), accuracies(played, before))
+
+
+def onwards(rows: Rows) -> str:
+    """In which round each start passes the best corrected site, and its accuracy after the last one, by seed."""
+    every = {
+        f"{said}, {SPLITS[split]}": _of(rows, data, 16, split, 2) for data, said in DATA.items() for split in ORDER
+    }
+    columns = {title: played for title, played in every.items() if any(method in played for method in ONWARDS)}
+    starts = [method for method in ONWARDS if any(method in played for played in columns.values())]
+    lines = [[f"`{method}`", *(_onwards(method, played) for played in columns.values())] for method in starts]
+    return _table(["", *columns], [["best corrected site", *map(_beside, columns.values())], *lines])
+
+
+def _beside(played: By) -> str:
+    seeds = {run.task.seed for method in ONWARDS for run in played.get(method, ())}
+    best = accuracies(played, "best site, corrected")
+    return in_order({seed: f"{accuracy:.3f}" for seed, accuracy in best.items() if seed in seeds}, "; ")
+
+
+def _onwards(method: str, played: By) -> str:
+    best = accuracies(played, "best site, corrected")
+    runs = {run.task.seed: run for run in played.get(method, ()) if run.rounds[-1].merged}
+    return in_order({seed: _passes(run, best[seed]) for seed, run in runs.items() if seed in best}, "; ")
+
+
+def _passes(run: Played, best: float) -> str:
+    merged = {n: each.merged.accuracy for n, each in enumerate(run.rounds, 1) if each.merged}
+    return f"{next((n for n, accuracy in merged.items() if accuracy > best), 'no')}, {merged[len(run.rounds)]:.3f}"
+
+
+def _cifar10(rows: Rows, split: str) -> list[By]:
+    return [_of(rows, "cifar10", width, split, n) for width, n in FEDERATIONS.values()]
+
+
+def _of(rows: Rows, data: str, width: int, split: str, n_sites: int) -> By:
+    return rows.get(f"{data}-w{width}-{split}-{n_sites}", {})
+
+
+def _mean(found: Mapping[int, float], form: str = "z.1f") -> str:
+    """The mean; behind it how many seeds it is of, where these are fewer than others have."""
+    if not found:
+        return ""
+    mean = format(statistics.mean(found.values()), form)
+    return mean if len(found) >= SEEDS else f"{mean} ({len(found)})"
+
+
+def _cell(found: Mapping[int, float]) -> str:
+    """The same; but behind it each seed's value, where they lie more than `APART_POINTS` apart."""
+    if not found or max(found.values()) - min(found.values()) <= APART_POINTS:
+        return _mean(found)
+    each = in_order({seed: f"{value:z.1f}" for seed, value in found.items()})
+    return f"{statistics.mean(found.values()):z.1f} ({each})"
+
+
+def _table(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(["| " + " | ".join(cells) + " |" for cells in (titles, ["---"] * len(titles), *lines)])
+
+
+TABLES: Mapping[str, Callable[[Rows], str]] = {
+    "what to set": what_to_set,
+    "the merge": the_merge,
+    "aims": aims,
+    "levers": levers,
+    "rounds": onwards,
+}
