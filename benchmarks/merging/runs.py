@@ -77,6 +77,8 @@ ONWARDS: dict[str, dict[str, object]] = {
     # The same number of rounds from the network of the best site as it is, and from nothing.
     "rounds-site": ROUNDS | {"start": "shared", "initial": BEST},
     "rounds-scratch": ROUNDS | {"start": "shared"},
+    # And from the best merge: layers in sequence and the logistic head once, then means.
+    "rounds-merge": ROUNDS | {"start": "shared", "initial": SEQUENCE},
     # The head that pooled data would give, after every round; and the ensemble as a teacher of each site.
     "rounds-ridge": ROUNDS | {"head": "ridge"},
     "rounds-sequential": ROUNDS | {"merge": "sequential", "head": "ridge"},
