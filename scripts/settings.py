@@ -76,7 +76,7 @@ GROUPS = (
     Group(
         "Merge",
         "How aligned networks become one.",
-        ("rule", "malicious-sites", "merge", "gram-shrinkage", "gram-limit-megabytes"),
+        ("rule", "malicious-sites", "merge", "later-merge", "gram-shrinkage", "gram-limit-megabytes"),
     ),
     Group(
         "Statistics",

@@ -59,7 +59,8 @@ def told_on(n_sites: int, settings: Settings) -> Iterator[str]:
     """What sites were sent of each other's, a line each."""
     yield "the merged network of each round"
     # A search sends both networks to both anyway.
-    if n_sites == 2 and settings.merge == settings.mix == "mean" and settings.rule != "krum":
-        last = "" if settings.head == "mean" else " but for its last layer"
+    last_round = settings.in_round(first=settings.rounds == 1)
+    if n_sites == 2 and last_round.merge == last_round.mix == "mean" and settings.rule != "krum":
+        last = "" if last_round.head == "mean" else " but for its last layer"
         yield f"with two sites, each can work out the other's network{last} from the merge"
     yield from sent_lines(settings)

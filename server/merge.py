@@ -14,13 +14,13 @@ from strategies.protocol import MERGED, State
 from strategies.rounds import MergedRound
 
 
-def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stopwatch) -> State:
-    """The network that the settings ask for, with its statistics and its last layer renewed.
+def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stopwatch, first: bool) -> State:
+    """The network that the settings ask for, with its statistics and its last layer renewed; see `Settings.in_round`.
 
     Layers come before statistics, which must be those of the final layers, and the last layer is solved on both.
     """
     sites, model = search.sites, search.model
-    settings = sites.settings
+    settings = sites.settings.in_round(first)
     with watch.phase("mean"):
         state: State = strategy.mean(merged)
     if settings.merge == "least-squares":

@@ -31,4 +31,5 @@ PHASES: Mapping[str, Holds] = {
 
 def phases(settings: Settings, first: bool) -> list[str]:
     """Those of a round, the ``first`` until one has merged; one that comes to nothing has fewer."""
-    return [name for name, holds in PHASES.items() if holds(settings, first)]
+    now = settings.in_round(first)
+    return [name for name, holds in PHASES.items() if holds(now, first)]

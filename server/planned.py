@@ -74,7 +74,7 @@ class Planned:
 
     def parts(self) -> dict[str, Load]:
         """What moves, by what it is for, in that order; of what the settings do not ask for there is none."""
-        s = self.settings
+        s = self.settings.in_round(self.first)
         found = {part: reckon(self) for part, (holds, reckon) in PARTS_OF_A_ROUND.items() if holds(s, self.first)}
         return {part: load for part, load in found.items() if load.questions}
 

@@ -62,12 +62,12 @@ def _on_solved_head(model: nn.Module, settings: Settings) -> list[str]:
     on training goes astray. A norm before or between the hidden layers does not help the layers behind it. REPAIR gives
     features their size back.
     """
-    if settings.rounds == 1 or not settings.solves_head or settings.repair:
+    if settings.rounds == 1 or not settings.in_round(first=False).solves_head or settings.repair:
         return []
     if not scales_features(model, head_name(model), example_of(settings)):
         return []
     return [
         f"setting 'head' = {settings.head!r}: in a network without normalisation behind its last hidden layer each "
         "mean makes features smaller and the solved last layer larger, until later rounds may diverge; set repair = "
-        "true, head = 'mean' or rounds = 1"
+        "true, head = 'mean', later-merge = 'mean' or rounds = 1"
     ]

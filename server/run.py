@@ -199,7 +199,7 @@ class Run:
         if undone := [site for site, each in decisions.items() if each.decision == "undone"]:
             self.sites.note(f"not aligned, since the mean has less loss so: {', '.join(undone)}")
         search = Search(self.sites, self.model)
-        state = merge(self.strategy, merged, search, watch)
+        state = merge(self.strategy, merged, search, watch, first)
         if is_broken(self.sites, state):
             return before, self._void_record(collected, watch)
         with watch.phase("evaluate"):

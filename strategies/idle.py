@@ -44,6 +44,11 @@ NEEDS = (
     Needs(("matching-weight",), lambda s: s.site_matching == "joint", "site-matching = 'joint'"),
     Needs(("refine",), lambda s: s.align_at == "both", "align-at = 'both'"),
     Needs(("distillation", "later-epochs", "later-learning-rate"), lambda s: s.rounds > 1, "rounds = 2 or more"),
+    Needs(
+        ("later-merge",),
+        lambda s: s.rounds > 1 and s.in_round(first=False) != s,
+        "rounds = 2 or more, and merge, head, mix or repair",
+    ),
     Needs(("gram-shrinkage",), lambda s: s.sends_grams, "merge = 'least-squares'"),
     Needs(("gram-limit-megabytes",), lambda s: s.merge != "mean" or s.variants, "merge other than 'mean'"),
     Needs(("recalibrate-passes",), _may_have_batch_norm, "a network with BatchNorm"),

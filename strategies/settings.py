@@ -228,6 +228,9 @@ class Settings(BaseModel, frozen=True):
     """Gives the outputs of the merge's units the means and deviations that the sites' have (REPAIR). With BatchNorm it
     comes after the statistics are renewed, and corrects only the layers behind the last BatchNorm, often the one that
     `head` solves. Every site is sent all sites' networks for it, one a trip."""
+    later_merge: Literal["same", "mean"] = "same"
+    """What becomes of the networks in the rounds after the first that merges. `same`: what `merge`, `head`, `mix` and
+    `repair` say. `mean`: their aligned mean, as if these were left out."""
     probe_points: OrUsual = 25
     """Points measured on the line between two networks, 3 or more with its ends; 0: no probing. A network that
     alignment does not move gets 3. With probing, each site's network is also measured alone in the first round that
@@ -239,6 +242,11 @@ class Settings(BaseModel, frozen=True):
     """Also measures, in the first round that merges, the naive and the aligned mean, each also with `head` at `counts`
     and `ridge`, the aligned one also by least squares; with or without `baselines`. Sites then send class counts and
     networks as they were trained, too."""
+
+    def in_round(self, first: bool) -> "Settings":
+        """What holds in a round, the ``first`` until one has merged."""
+        plain = {"merge": "mean", "head": "mean", "mix": "mean", "repair": False}
+        return self if first or self.later_merge == "same" else self.model_copy(update=plain)
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ def moved(record: dict[str, TrafficRecord]) -> tuple[int, int]:
         ({"mix": "search", "head": "ridge", "norm": "batch", "probe_points": 0}, 3, (0.97, 0.98)),
         ({"merge": "sequential", "head": "ridge", "norm": "batch", "probe_points": 0}, 2, (0.95, 0.95)),
         ({"merge": "least-squares", "head": "logistic", "probe_points": 0}, 2, (0.93, 0.95)),
+        ({"mix": "best", "head": "ridge", "later_merge": "mean", "probe_points": 0}, 2, (0.95, 0.9)),
         ({"repair": True, "recalibrate_passes": 2, "norm": "batch", "guard": False}, 2, (0.95, 0.95)),
         ({"align_at": "both", "baselines": True, "variants": True, "guard": False}, 2, (0.97, 0.89)),
         ({**PRIVATE, "privacy": "secure-aggregation"}, 3, (0.65, 0.5)),
@@ -57,6 +58,8 @@ def test_no_round_moves_more_than_is_told_beforehand(
     most = total(told.later)
     assert later[0] <= most.to_site
     assert later[1] <= most.from_site
+    if settings.later_merge == "mean":
+        assert most.to_site < total(told.first).to_site / 2
 
 
 def test_a_further_site_adds_as_much_as_it_is_said_to(tmp_path: Path) -> None:
