@@ -14,7 +14,7 @@ from cli.bars import Bars, bars
 from cli.card import network_record, share_moved
 from cli.errors import OptionError
 from cli.evidence import Evidence, read_evidence
-from cli.fitting import fitting_state
+from cli.fitting import fitting_states
 from cli.match import Matcher
 from cli.measure import Judge
 from cli.networks import Description, check_samples, find_network, read_file
@@ -131,7 +131,7 @@ def measure(plan: Plan, shown: Bars) -> BarrierAnswer:
     network = find_network(plan.said, files[0], plan.evidence.data.samples)
     if plan.evidence.apart is not None:
         check_samples(network, plan.evidence.apart.samples, "--held-out")
-    reference, other = (fitting_state(network, file) for file in files)
+    reference, other = fitting_states(network, files)
     with shown.stretch("deriving the permutation spec"):
         spec = network.derive()
     matcher = Matcher(network, spec, plan.method, plan.steps, plan.evidence, plan.seed, shown)

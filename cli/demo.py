@@ -205,6 +205,9 @@ def show(summary: Summary, report: Path) -> None:
     names = {name: f"{name}  ← the merge" if name == summary.merge else name for name in summary.accuracy}
     rows = [(text, f"{summary.accuracy[name]:.3f}", f"{summary.loss[name]:.3f}") for name, text in names.items()]
     print_table(f"{summary.run}: on the union of held-out data", ("network", "accuracy", "loss, nats"), rows)
+    if any(name.endswith(".recalibrated") for name in summary.accuracy):
+        stale = "(means that are not recalibrated have others' BatchNorm statistics; docs/demo.md tells the rows)"
+        people.print(stale, style="dim", soft_wrap=True)
     if summary.barrier is not None:
         naive = "not known" if summary.barrier.naive is None else f"{summary.barrier.naive:.3f}"
         people.print(f"barrier: naive {naive}, aligned {summary.barrier.aligned:.3f}")

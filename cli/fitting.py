@@ -1,5 +1,6 @@
 """Whether a file's tensors are those of a network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -9,8 +10,18 @@ from cli.networks import FitError, Network, NetworkFile, State, describe
 from strategies.checkpoints import unwrapping
 
 
-def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
+def fitting_states(network: Network, files: Sequence[NetworkFile]) -> list[dict[str, Tensor]]:
+    """`fitting_state` of each file. Raises `FitError` as it does: beside one that fits, no option helps."""
+    found: list[dict[str, Tensor]] = []
+    for file in files:
+        found.append(fitting_state(network, file, beside=files[0].path if found else None))
+    return found
+
+
+def fitting_state(network: Network, file: NetworkFile, beside: Path | None = None) -> dict[str, Tensor]:
     """The tensors of ``file`` as the state dict of ``network``, tied ones that the file leaves out filled in.
+
+    ``beside`` is a file that fits.
 
     Raises `FitError` that names the first tensor that is missing, unknown, of another shape, of whole numbers where the
     network has floats or the reverse, or not finite.
@@ -20,7 +31,7 @@ def fitting_state(network: Network, file: NetworkFile) -> dict[str, Tensor]:
     if problems := _problems(expected, state):
         more = f" {len(problems) - 1} more tensors do not fit." if len(problems) > 1 else ""
         misfit = f"{file.path} does not fit {describe(network.architecture)}: {problems[0]}."
-        raise FitError(f"{misfit}{more} {_remedy(expected, state, file.path)}")
+        raise FitError(f"{misfit}{more} {_remedy(expected, state, file.path, beside)}")
     if strange := next((name for name in expected if _kind(state[name]) != _kind(expected[name])), None):
         # A mean of whole numbers is the first of them: the merge would be the first file.
         raise FitError(
@@ -68,12 +79,14 @@ def _shown(tensor: Tensor) -> str:
     return "x".join(str(size) for size in tensor.shape) or "()"
 
 
-def _remedy(expected: State, state: State, path: Path) -> str:
+def _remedy(expected: State, state: State, path: Path, beside: Path | None) -> str:
     if prefix := _wrapper(expected, state):
         return (
             f"Every name in the file begins with {prefix!r}, which a wrapper put there: save the wrapped network, "
             f"or take it off:\n{unwrapping(path, prefix)}"
         )
+    if beside is not None:
+        return f"{beside} fits, so these are files of two networks: give files of one."
     return "Say how the network was built: --model, --classes, --width, --depth, --norm, --shape."
 
 

@@ -15,7 +15,7 @@ from alignment.unread import unread
 from cli.bars import Advance, Bars
 from cli.card import MEASURED, Card, DataRecord, InputRecord, network_record, share_moved, versions
 from cli.evidence import Batches, Evidence
-from cli.fitting import fitting_state
+from cli.fitting import fitting_states
 from cli.match import Matcher
 from cli.measure import Judge
 from cli.networks import TRACE_ALL, Description, Network, NetworkFile, State, check_samples, find_network, read_file
@@ -88,7 +88,7 @@ def align(plan: Plan, shown: Bars) -> Aligned:
     network = find_network(plan.said, files[0], samples)
     if plan.evidence is not None and plan.evidence.apart is not None:
         check_samples(network, plan.evidence.apart.samples, "--held-out")
-    states = [fitting_state(network, file) for file in files]
+    states = fitting_states(network, files)
     with shown.stretch("deriving the permutation spec"):
         spec = network.derive()
     if not spec.groups:

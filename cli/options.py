@@ -36,7 +36,7 @@ Model = Annotated[
 Shape = Annotated[
     str,
     typer.Option(
-        help="Shape of one input without batch, such as 3x32x32. By default the data's, or the file's.",
+        help="Shape of one input without batch, such as 3x32x32. By default the data's, or what the file tells.",
         rich_help_panel=NETWORK,
     ),
 ]

@@ -70,7 +70,7 @@ class Settings(BaseModel, frozen=True):
     min_sites: Count = 2
     """Fewest sites that a run starts with, and fewest good replies that make a round. With fewer, a round is void."""
     round_deadline_seconds: Positive = 3600.0
-    """Longest wait for the replies to one question."""
+    """Longest wait for the replies to one question. Training is one: a site that takes longer is late."""
     join_deadline_seconds: Positive = 600.0
     """Longest wait for `min-sites` sites and, until a round has merged, for the one that `reference` names."""
     max_void_rounds: OrUsual = 3
@@ -166,9 +166,10 @@ class Settings(BaseModel, frozen=True):
     privacy: Literal["none", "clipping", "local-dp", "secure-aggregation"] = "none"
     """What a site does to its aligned network before it sends it. `none`: nothing. `clipping`: Flower clips its update
     to a norm. `local-dp`: clipping and Gaussian noise. `secure-aggregation`: Flower masks it, and only the sum can be
-    read. All but `none` keep buffers at the site, and need `align-at = site`, `probe-points = 0`, a reference that is
-    no site's, and [more](privacy.md#what-every-kind-of-privacy-asks-for). [Privacy](privacy.md) says what each covers
-    and leaves open."""
+    read. All but `none` keep buffers at the site, and need `align-at = site`, `probe-points = 0`, `head`, `merge` and
+    `mix` at `mean`, a reference that is no site's, as with `start = shared`, and
+    [more](privacy.md#what-every-kind-of-privacy-asks-for). [Privacy](privacy.md) says what each covers and leaves
+    open."""
     secure_range: Positive = 8.0
     """With `secure-aggregation`, parameters are cut to ± this and rounded to 2²² steps in between."""
     secure_threshold: Share = 0.6

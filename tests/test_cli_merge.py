@@ -450,7 +450,7 @@ def _quantised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     [
         (_quantised, ["b.safetensors: tensor '", "holds whole numbers (int8), expected floats (float32)"]),
         (_without_head, ["b.safetensors does not fit mlp", "tensor 'fc.bias' is missing"]),
-        (_wide_head, ["tensor 'layers.1.0.weight' has shape 7x16, expected 16x16", "--width"]),
+        (_wide_head, ["tensor 'layers.1.0.weight' has shape 7x16, expected 16x16", "a.safetensors fits, so these are"]),
         (_with_stranger, ["tensor 'stranger' is not of this network"]),
         (_wrapped, ["begins with 'module.'", "save the wrapped network"]),
         (_diverged, ["b.safetensors: tensor 'fc.bias' holds NaN or infinity"]),
@@ -465,6 +465,15 @@ def test_a_file_that_does_not_fit_is_named_with_its_tensor(
     assert ran.code == 17
     assert all(word in ran.err for word in words), ran.err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_where_no_file_fits_before_it_the_options_are_named(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    write_state(pair[0], _wide_head(read_tensors(pair[0])))
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors")
+    assert ran.code == 17
+    assert "Say how the network was built: --model" in ran.err
 
 
 @pytest.mark.parametrize(
