@@ -5,8 +5,6 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # Tests at once. Many wait for processes and deadlines: on two cores three are faster than two (`make test` 514 s for 617).
 WORKERS ?= 3
-# Tests of deployments wait more still, for Flower's polls and leases.
-DEPLOYMENT_WORKERS ?= 4
 # Where torch comes from, for a machine without a GPU https://download.pytorch.org/whl/cpu; empty: where all the rest does,
 # which on Linux means CUDA and several GB.
 TORCH_INDEX ?=
@@ -40,7 +38,7 @@ test-observability: $(STAMP) ## rules, dashboards and report, with a real Promet
 
 test-deployment: $(STAMP) ## real SuperLink, nginx and sites on this machine's loopback, and what happens when they die
 	scripts/debian.sh nginx-light faketime
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(DEPLOYMENT_WORKERS) --dist loadscope --no-loadscope-reorder tests/deployment $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder tests/deployment $(ARGS)
 
 test-compose: $(STAMP) ## compose.yml on a real container engine, from the build to the merged network; skips where none answers
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/compose $(ARGS)
