@@ -23,6 +23,7 @@ from cli.enrolment.superlink import nodes, reach_superlink
 from cli.flower import SuperLink
 from cli.interrupts import Interrupted, terminable
 from cli.output import Format, Output, people, print_json
+from cli.ports import free_port
 from cli.rehearsal import RehearsalError, generator, output_change, recovered
 from cli.serve import play
 from cli.simulate import join
@@ -161,7 +162,9 @@ def _furnish(site: SiteFolder, rehearsal: Rehearsal) -> None:
     shape = ", ".join(map(str, settings.tensor_shape))
     code = SAMPLES.format(count=20 * settings.classes, shape=shape, classes=settings.classes)
     (site.code / "rehearsal_samples.py").write_text(code)
-    config = {"data": "rehearsal_samples:samples", "checkpoint": str(checkpoint.resolve()), "threads": 1}
+    # A site of this machine has the usual ports.
+    ports = {"sidecar-port": free_port(), "runtime-port": free_port()}
+    config = {"data": "rehearsal_samples:samples", "checkpoint": str(checkpoint.resolve()), "threads": 1, **ports}
     site.settings.write_text(tomli_w.dumps(config))
 
 

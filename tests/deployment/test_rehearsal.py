@@ -1,11 +1,14 @@
 """The rehearsal: the shuffled reference over the real path, and what it would tell of a path that is not right."""
 
+import socket
 from collections.abc import Generator
+from contextlib import ExitStack, suppress
 
 import pytest
 import torch
 
 from cli.enrolment.register import read_register
+from cli.enrolment.settings import SiteSettings
 from cli.rehearsal import RehearsalError, output_change, recovered
 from models import Architecture, build, example_inputs
 from tests.deployment.federation import RUN, Deployment, deployment, fedrebasin
@@ -19,6 +22,19 @@ def server() -> Generator[Deployment]:
         yield made
 
 
+@pytest.fixture
+def usual_ports() -> Generator[None]:
+    """Taken, as by a site that this machine runs."""
+    usual = SiteSettings(data="digits")
+    with ExitStack() as held:
+        for port in (usual.sidecar_port, usual.runtime_port):
+            # Who else listens there serves as well.
+            with suppress(OSError):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
+
+
+@pytest.mark.usefixtures("usual_ports")
 def test_the_shuffled_reference_comes_back_as_the_reference(server: Deployment) -> None:
     said = fedrebasin("server", "rehearse", "--runs", server.runs, "--folder", server.server.path)
     assert said["recovered"]
