@@ -12,10 +12,8 @@ from strategies.checkpoints import unwrapping
 
 def fitting_states(network: Network, files: Sequence[NetworkFile]) -> list[dict[str, Tensor]]:
     """`fitting_state` of each file. Raises `FitError` as it does: beside one that fits, no option helps."""
-    found: list[dict[str, Tensor]] = []
-    for file in files:
-        found.append(fitting_state(network, file, beside=files[0].path if found else None))
-    return found
+    first, *others = files
+    return [fitting_state(network, first), *(fitting_state(network, each, beside=first.path) for each in others)]
 
 
 def fitting_state(network: Network, file: NetworkFile, beside: Path | None = None) -> dict[str, Tensor]:

@@ -63,24 +63,27 @@ def take_in(
     that nobody waits for is taken for that to the next question, whose own is then taken for that to the one after
     it: the site is late with everything until it is started again. So the task ends with its message.
     """
-    taken: list[Message] = []
+    taken: dict[Message, set[int]] = {}
+
+    def tasks_of(message: Message) -> set[int]:
+        return {task.task_id for task in state.get_tasks(run_ids=[message.metadata.run_id])}
 
     def noted() -> tuple[Message, Any] | None:
         received = receive()
+        # Mostly there is none, and then tasks, of which Flower keeps all, are not looked at.
         if received is not None:
-            taken.append(received[0])
+            taken[received[0]] = tasks_of(received[0])
         return received
 
-    before = {task.task_id for task in state.get_tasks()}
     run = _flowers_step(state=state, object_store=object_store, receive=noted, **connection)
-    if run is None and taken:
-        # A task that has ended can answer no more, so that what is cleared away stays away.
-        for task in state.get_tasks():
-            if task.task_id not in before:
-                state.finish_task(task.task_id, SubStatus.STOPPED, "its run ended while its message came")
-        # Flower takes in one message at a time: there are no others.
-        state.delete_messages()
-        object_store.delete(taken[0].metadata.message_id)
+    if run is None:
+        # One message at a time: there are no others.
+        for message, before in taken.items():
+            # A task that has ended can answer no more, so that what is cleared away stays away.
+            for task in tasks_of(message) - before:
+                state.finish_task(task, SubStatus.STOPPED, "its run ended while its message came")
+            state.delete_messages()
+            object_store.delete(message.metadata.message_id)
     return run
 
 
