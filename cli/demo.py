@@ -20,6 +20,7 @@ from cli.pooled import train_pooled
 from cli.settings import checked_settings, read_run_config
 from cli.steps import following, steps
 from cli.superlink import local_superlink, short_folder
+from cli.toml import settings_of
 from client.site import simulated_name
 from client.sources import describe_samples, read_samples
 from server.live import STARTING
@@ -113,7 +114,8 @@ def demo(
     else:
         _check_alone(context)
         config = {"min-sites": sites} | read | place
-    config |= from_here(checked_settings(config, simulated=True))
+    with settings_of(run_config):
+        config |= from_here(checked_settings(config, simulated=True))
     settings = parse_settings(config)
     _check_playable(settings, sites)
     plan = Demo(settings, sites, port, with_pooled)

@@ -14,6 +14,7 @@ from cli.flower import FlowerError, SuperLink
 from cli.interrupts import Interrupted, tell_interrupted, terminable, uninterrupted
 from cli.output import Format, Output, people, print_json, progress, warn
 from cli.settings import read_run_config, tell_idle
+from cli.toml import settings_of
 from server.resume import FREE, FinishedError, check_goes_on
 from server.store import Record, RunStore
 from strategies.settings import Settings, as_written, parse_settings
@@ -43,7 +44,8 @@ def run(
     server = ServerFolder(folder).check()
     federation = read_settings(server.settings, Federation)
     wanted = (federation.run if config is None else read_run_config(config)) | {"runs-dir": str(runs)}
-    settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
+    with settings_of(config):
+        settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
     tell_idle(settings)
     tell_otherwise(settings, federation)
     store = RunStore(runs / settings.run)

@@ -28,6 +28,7 @@ from cli.errors import OptionError
 from cli.flower import FlowerError, executable
 from cli.late import Late, group_with
 from cli.output import Format, Output, people, print_json, print_table, warn
+from cli.toml import settings_of
 
 app = typer.Typer(
     cls=group_with(Late("run", "cli.serve"), Late("simulate"), Late("rehearse")),
@@ -223,7 +224,8 @@ def _run_config(path: Path | None) -> RunConfig:
     from cli.settings import checked_settings, read_run_config
 
     config = read_run_config(path) if path is not None else {}
-    found = checked_settings(config).model_dump(by_alias=True)
+    with settings_of(path):
+        found = checked_settings(config).model_dump(by_alias=True)
     return {key: found[key] for key in config}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cli.output import Format, Output, people, print_json, print_table, progress, warn
 from cli.room import shortfall
-from cli.toml import read_toml
+from cli.toml import read_toml, settings_of
 from cli.traffic import as_document, show_traffic
 from models import Architecture, build
 from server.heads import feature_shapes
@@ -40,7 +40,9 @@ def settings(
     output: Output = Format.TABLE,
 ) -> None:
     """Show what every setting of a run would be, or say what is wrong with a run config."""
-    checked = _checked(read_run_config(file) if file is not None else {}, simulated=False)
+    config = read_run_config(file) if file is not None else {}
+    with settings_of(file):
+        checked = _checked(config)
     found, usual = (each.model_dump(by_alias=True) for each in (checked.settings, Settings()))
     changed = {key: usual[key] for key, value in found.items() if value != usual[key]}
     moved = traffic(checked.model, checked.settings)
@@ -52,14 +54,17 @@ def settings(
         if changed:
             people.print(f"* differs from the default: {len(changed)} of {len(found)}", highlight=False)
         show_traffic(moved)
+    # Below the table, which is longer than a screen.
+    _tell_of(checked, simulated=False)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The settings of a run, and the network that they describe."""
+    """The settings of a run, the network that they describe, and samples that it takes."""
 
     settings: Settings
     model: nn.Module
+    inputs: Tensor
 
 
 def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -> Settings:
@@ -69,27 +74,33 @@ def checked_settings(config: Mapping[str, object], *, simulated: bool = False) -
     Raises `SettingsError`, also for a last layer that cannot be renewed or a network that there is no room for, or
     `ModelError` for one that there is none of, or not so.
     """
-    return _checked(config, simulated).settings
+    checked = _checked(config)
+    _tell_of(checked, simulated)
+    return checked.settings
 
 
 @torch.no_grad()
-def _checked(config: Mapping[str, object], simulated: bool) -> Checked:
+def _checked(config: Mapping[str, object]) -> Checked:
     found = parse_settings(config)
     architecture = Architecture(*found.network)
     if lacking := shortfall(architecture):
         raise SettingsError(f"settings 'model', 'width', 'depth', 'shape' and 'classes': {lacking}")
     model = build(architecture, found.seed).eval()
-    inputs = check_network(model, found)
+    return Checked(found, model, check_network(model, found))
+
+
+@torch.no_grad()
+def _tell_of(checked: Checked, simulated: bool) -> None:
+    found, model = checked.settings, checked.model
     tell_idle(found)
     for line in network_remarks(model, found):
         warn(line)
     if not simulated:
         for line in sent_networks(found, sum(tensor.nbytes for tensor in model.state_dict().values())):
             _tell(line)
-    tell_sums(model, inputs, found, simulated)
+    tell_sums(model, checked.inputs, found, simulated)
     if spent := budget(found, found.rounds):
         _tell(f"privacy = {found.privacy!r}: {spent}")
-    return Checked(found, model)
 
 
 def tell_sums(model: nn.Module, inputs: Tensor, found: Settings, simulated: bool) -> None:

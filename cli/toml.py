@@ -1,6 +1,9 @@
 """Settings in files that people write."""
 
+import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from strategies.errors import SettingsError
@@ -23,3 +26,29 @@ def toml_in(content: bytes, path: Path) -> dict[str, object]:
         raise SettingsError(
             f'{path}: not TOML: {error}; expected lines such as  number = 5  or  name = "text"  in UTF-8'
         ) from error
+
+
+@contextmanager
+def settings_of(path: Path | None) -> Iterator[None]:
+    """What is said of settings in the file at ``path`` begins as compilers begin it: with file, line and a colon.
+
+    What is said of a setting that does not stand there is left as it is: it came with an option.
+    """
+    try:
+        yield
+    except SettingsError as error:
+        if path is None:
+            raise
+        lines = _lines_of_keys(path)
+        raise SettingsError("\n".join(_placed(said, path, lines) for said in str(error).splitlines())) from error
+
+
+def _lines_of_keys(path: Path) -> dict[str, int]:
+    found = (re.match(r"""\s*["']?([\w-]+)["']?\s*=""", line) for line in path.read_text().splitlines())
+    return {key[1]: number for number, key in enumerate(found, 1) if key}
+
+
+def _placed(said: str, path: Path, lines: dict[str, int]) -> str:
+    # Of two settings that contradict each other both are named, and one of them may be the default.
+    key = next((word for word in re.findall(r"[\w-]+", said) if word in lines), None)
+    return said if key is None else f"{path}:{lines[key]}: {said}"

@@ -1,11 +1,13 @@
 """A run config is told apart from a wrong one before a run is started."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from cli.flower import executable
 from cli.settings import checked_settings
 from cli.traffic import WORDS
 from models import Architecture
@@ -89,6 +91,34 @@ def test_what_is_wrong_is_said_with_an_exit_code(
     done = run_settings(tmp_path, capsys, text)
     assert done.code == 11
     assert told in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("rounds = 1\nhead = 'logstic'\n'epoch' = 3", ["2: setting 'head': expected", "3: setting 'epoch': there is no"]),
+        ("# one merge\n\nprivacy = 'clipping'\nmerge = 'sequential'", ["4: setting 'merge': expected 'mean' with"]),
+        ("# one merge\n\nprivacy = 'clipping'\nalign-at = 'server'", ["4: setting 'align-at': expected"]),
+    ],
+)
+def test_what_is_wrong_with_a_setting_begins_with_file_and_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, told: list[str]
+) -> None:
+    said = run_settings(tmp_path, capsys, text).err
+    for each in told:
+        assert f"{tmp_path / 'run.toml'}:{each}" in said
+
+
+def test_what_is_told_of_a_run_stands_below_its_table(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("rounds = 1\nmix = 'best'\n")
+    said = subprocess.run(
+        [executable("fedrebasin"), "settings", str(tmp_path / "run.toml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    ).stdout
+    assert 0 < said.index("differs from the default") < said.index("mix = 'best': every site is sent")
 
 
 @pytest.mark.parametrize(
