@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def toml_in(content: bytes, path: Path) -> dict[str, object]:
 
 
 @contextmanager
-def settings_of(path: Path | None) -> Iterator[None]:
+def settings_of(path: Path | None) -> Generator[None]:
     """What is said of settings in the file at ``path`` begins as compilers begin it: with file, line and a colon.
 
     What is said of a setting that does not stand there is left as it is: it came with an option.

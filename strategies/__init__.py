@@ -4,14 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from strategies.fed_rebasin import FedRebasin, Sampling
+    from strategies.fed_rebasin import FedRebasin
     from strategies.recalibration import Recalibration, recalibration_reply
 
-__all__ = ["FedRebasin", "Recalibration", "Sampling", "recalibration_reply"]
+__all__ = ["FedRebasin", "Recalibration", "recalibration_reply"]
 _MODULES = {
     "FedRebasin": "strategies.fed_rebasin",
     "Recalibration": "strategies.recalibration",
-    "Sampling": "strategies.fed_rebasin",
     "recalibration_reply": "strategies.recalibration",
 }
 

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from logging import getLogger
+from typing import TypedDict, Unpack
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
@@ -21,7 +22,7 @@ from strategies.given import check_given, check_unclipped
 from strategies.matching import AlignAt, Matcher, Ways
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
-from strategies.protocol import N_EXAMPLES, to_arrays, to_state
+from strategies.protocol import to_arrays, to_state
 from strategies.recalibration import Recalibration
 from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, nearest_first, the_site
 from strategies.rounds import Collected, MergedRound
@@ -31,15 +32,22 @@ from strategies.spool import PermutedState, Spool, in_memory
 logger = getLogger("fedrebasin")
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Which nodes train and evaluate: `FedAvg`'s arguments of the same names."""
+Aggregation = Callable[[list[RecordDict], str], MetricRecord]
 
-    fraction_train: float = 1.0
-    fraction_evaluate: float = 1.0
-    min_train_nodes: int = 2
-    min_evaluate_nodes: int = 2
-    min_available_nodes: int = 2
+
+class FedAvgArguments(TypedDict, total=False):
+    """What `FedAvg` takes, by its names and with its defaults."""
+
+    fraction_train: float
+    fraction_evaluate: float
+    min_train_nodes: int
+    min_evaluate_nodes: int
+    min_available_nodes: int
+    weighted_by_key: str
+    arrayrecord_key: str
+    configrecord_key: str
+    train_metrics_aggr_fn: Aggregation | None
+    evaluate_metrics_aggr_fn: Aggregation | None
 
 
 class FedRebasin(FedAvg):
@@ -60,13 +68,14 @@ class FedRebasin(FedAvg):
     refine     with ``"both"``: weight matching starts from the proposal
     judge      what else a reply must pass: is given the site's name and its metrics, raises `RefusedReply`
     recalibration  asks the nodes for BatchNorm statistics of the merge; None leaves the mean of theirs
-    sampling   which nodes train and evaluate, where `FedAvg` has an argument for each number
     restarts   of the matching, at most; the best objective is kept
     seed       of the order in which groups are visited
     rule       how aligned networks become one, see `strategies.rules`; by default their weighted mean
     malicious  how many poisoned replies the rule withstands
     bounds     how far one reply may carry the merge; by default as far as it likes
     spool      where replies wait; by default in memory. With a folder, memory does not grow with the number of sites
+    fedavg     all that `FedAvg` takes, such as ``min_train_nodes`` and ``train_metrics_aggr_fn``, which is given the
+               metrics that all admitted replies have in the same form
 
     Replies are judged one by one: a malformed one is logged and left out. The mean is taken in site-name order, so
     order of arrival never matters. When no reply is moved here, float entries are `FedAvg.aggregate_train`'s, bit for
@@ -82,25 +91,16 @@ class FedRebasin(FedAvg):
         refine: bool = False,
         restarts: int = 1,
         seed: int = 0,
-        sampling: Sampling | None = None,
-        weighted_by_key: str = N_EXAMPLES,
         spool: Spool | None = None,
         bounds: Bounds | None = None,
         rule: Rule = "mean",
         malicious: int = 1,
         judge: Callable[[str, MetricRecord], object] | None = None,
         recalibration: Recalibration | None = None,
+        **fedavg: Unpack[FedAvgArguments],
     ) -> None:
         check_given(spec, reference, align_at, rule)
-        chosen = sampling or Sampling()
-        super().__init__(
-            fraction_train=chosen.fraction_train,
-            fraction_evaluate=chosen.fraction_evaluate,
-            min_train_nodes=chosen.min_train_nodes,
-            min_evaluate_nodes=chosen.min_evaluate_nodes,
-            min_available_nodes=chosen.min_available_nodes,
-            weighted_by_key=weighted_by_key,
-        )
+        super().__init__(**fedavg)
         self.spec = spec
         self.reference = reference
         self.align_at: AlignAt = align_at

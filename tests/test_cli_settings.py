@@ -96,7 +96,10 @@ def test_what_is_wrong_is_said_with_an_exit_code(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("rounds = 1\nhead = 'logstic'\n'epoch' = 3", ["2: setting 'head': expected", "3: setting 'epoch': there is no"]),
+        (
+            "rounds = 1\nhead = 'logstic'\n'epoch' = 3",
+            ["2: setting 'head': expected", "3: setting 'epoch': there is no"],
+        ),
         ("# one merge\n\nprivacy = 'clipping'\nmerge = 'sequential'", ["4: setting 'merge': expected 'mean' with"]),
         ("# one merge\n\nprivacy = 'clipping'\nalign-at = 'server'", ["4: setting 'align-at': expected"]),
     ],

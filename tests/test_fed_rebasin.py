@@ -2,6 +2,7 @@
 
 import math
 from itertools import permutations
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg
 from alignment.permutation import permute, random_permutation
 from strategies.bounds import Bounds, update_norm
 from strategies.errors import OperatorError
-from strategies.fed_rebasin import FedRebasin
+from strategies.fed_rebasin import FedAvgArguments, FedRebasin
 from strategies.protocol import to_arrays, to_state
 from strategies.settings import Settings
 from tests.inprocess import InProcessGrid
@@ -136,6 +137,27 @@ def test_metrics_that_all_give_are_averaged_as_fedavg_does() -> None:
     _, metrics = ready(FedRebasin(spec=small_spec()), small_state(0)).aggregate_train(1, replies)
     assert metrics is not None
     assert metrics["loss"] == pytest.approx(1.75)
+
+
+def test_it_takes_all_that_fedavg_takes_by_the_same_names() -> None:
+    assert get_type_hints(FedAvgArguments) == {
+        name: hint for name, hint in get_type_hints(FedAvg.__init__).items() if name != "return"
+    }
+
+
+def test_what_fedavg_takes_does_what_it_does_there() -> None:
+    def highest(records: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+        return MetricRecord({weighted_by_key: max(float(str(each["metrics"]["loss"])) for each in records)})
+
+    strategy = FedRebasin(
+        spec=small_spec(), min_train_nodes=3, weighted_by_key="patients", train_metrics_aggr_fn=highest
+    )
+    replies = [train_reply(node, small_state(node), patients=node, loss=float(node)) for node in (1, 3)]
+    arrays, metrics = ready(strategy, small_state(0)).aggregate_train(1, replies)
+    assert metrics == MetricRecord({"patients": 3.0})
+    weighed = [train_reply(node, small_state(node), examples=node) for node in (1, 3)]
+    assert arrays == merge(FedRebasin(spec=small_spec()), weighed)
+    assert strategy.min_train_nodes == 3
 
 
 def test_without_any_good_reply_the_model_stays() -> None:

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import (
 from torch import Tensor, nn
 
 from alignment import AlignmentError, derive_spec, recalibrate
-from strategies import FedRebasin, Recalibration, Sampling, recalibration_reply
+from strategies import FedRebasin, Recalibration, recalibration_reply
 from strategies.errors import OperatorError
 from strategies.exchange import Clock
 from strategies.matching import AlignAt
@@ -65,7 +65,7 @@ def merged(
     strategy = FedRebasin(
         spec=derive_spec(network(), (torch.randn(8, 4),)),
         reference="largest",
-        sampling=Sampling(fraction_evaluate=0),
+        fraction_evaluate=0,
         recalibration=recalibration,
     )
     result = strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=1)
@@ -271,9 +271,7 @@ def test_the_log_says_where_nothing_is_merged(tmp_path: Path, caplog: pytest.Log
         return reply
 
     grid = InProcessGrid(own_app(), quick_settings(tmp_path), 3, tamper)
-    strategy = FedRebasin(
-        spec=derive_spec(network(), (torch.randn(8, 4),)), sampling=Sampling(fraction_evaluate=0), recalibration=asked()
-    )
+    strategy = FedRebasin(spec=derive_spec(network(), (torch.randn(8, 4),)), fraction_evaluate=0, recalibration=asked())
     strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=1)
     assert "admitted 0 replies, refused 3: nothing is merged" in caplog.text
     assert "tensor '0.bias': missing; 'module.0.bias' is unknown" in caplog.text
