@@ -136,18 +136,22 @@ class FedRebasin(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """FedAvg's messages; remembers what was sent, how nodes are called, and the grid that reaches them.
+        """FedAvg's messages; remembers what was sent, how the nodes are called that get them, and the grid.
 
         Raises `OperatorError` inside Flower's differential privacy, unless nodes align themselves.
         """
         if KEY_CLIPPING_NORM in config:
             check_unclipped(self.align_at)
         self._grid = grid
-        self.remember(arrays, {node.node_id: node.name for node in grid.get_nodes()}, apart=server_round == 1)
+        # FedAvg waits here until there are nodes enough: who is asked is known behind it alone.
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        called = {node.node_id: node.name for node in grid.get_nodes()}
+        asked = sorted(message.metadata.dst_node_id for message in messages)
+        self.remember(arrays, {node_id: called.get(node_id, "") for node_id in asked}, apart=server_round == 1)
         if server_round == 1 and isinstance(self.reference, str) and self.reference not in (GLOBAL, LARGEST, MEDOID):
             # Before anybody trains for nothing.
             the_site(self.reference, self.names.values())
-        return super().configure_train(server_round, arrays, config, grid)
+        return messages
 
     def remember(self, arrays: ArrayRecord, names: Mapping[int, str], apart: bool = True) -> None:
         """Takes the network that goes out this round, and the names of nodes; a nameless node is called by its id.

@@ -1,5 +1,6 @@
 """`FedRebasin` in a Flower app of one's own: BatchNorm statistics of the merge come from the nodes."""
 
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,6 +235,43 @@ def test_a_recalibration_that_could_not_be_is_refused_at_once() -> None:
         Recalibration(network(), torch.zeros(2, 5))
     with pytest.raises(ValueError, match="passes: expected 1 or more, got 0"):
         Recalibration(network(), EXAMPLE, passes=0)
+
+
+class Assembling(InProcessGrid):
+    """A grid whose last node comes once somebody has asked for nodes."""
+
+    asked = False
+
+    def get_node_ids(self) -> list[int]:
+        there = list(super().get_node_ids())
+        there, self.asked = (there if self.asked else there[:-1]), True
+        return there
+
+
+def test_a_node_that_comes_while_others_are_waited_for_is_merged(tmp_path: Path) -> None:
+    grid = Assembling(own_app(), quick_settings(tmp_path), 3)
+    strategy = FedRebasin(
+        spec=derive_spec(network(), (torch.randn(8, 4),)), reference="largest", fraction_evaluate=0, min_train_nodes=3
+    )
+    strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=1)
+    assert strategy.merged is not None
+    assert (len(strategy.merged.replies), list(strategy.verdicts)) == (3, [])
+
+
+def test_a_reference_that_is_not_asked_ends_the_run_before_anybody_trains(tmp_path: Path) -> None:
+    grid = InProcessGrid(own_app(), quick_settings(tmp_path), 3)
+    arrays, spec = ArrayRecord(network().state_dict()), derive_spec(network(), (torch.randn(8, 4),))
+    told: list[str] = []
+    for node_id in grid.get_node_ids():
+        strategy = FedRebasin(spec=spec, reference=str(node_id), fraction_train=0.4, min_train_nodes=1)
+        random.seed(0)
+        try:
+            (message,) = strategy.configure_train(1, arrays, ConfigRecord(), grid)
+            assert message.metadata.dst_node_id == node_id
+        except OperatorError as error:
+            told.append(str(error))
+    assert len(told) == 2
+    assert all("there is no site of that name; there are: 100" in each for each in told)
 
 
 def test_a_reference_that_is_not_there_ends_the_run_before_anybody_trains(tmp_path: Path) -> None:
