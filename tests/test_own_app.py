@@ -271,7 +271,7 @@ def test_a_reference_that_is_not_asked_ends_the_run_before_anybody_trains(tmp_pa
         except OperatorError as error:
             told.append(str(error))
     assert len(told) == 2
-    assert all("there is no site of that name; there are: 100" in each for each in told)
+    assert all("the node is connected, and was not drawn for round 1; drawn were: 100" in each for each in told)
 
 
 def test_a_reference_that_is_not_there_ends_the_run_before_anybody_trains(tmp_path: Path) -> None:
