@@ -292,6 +292,9 @@ class FedRebasin(FedAvg):
 
     def _tell_moved(self, merged: MergedRound) -> None:
         """Says whether alignment did anything: after a shared start and few steps there is nothing to move."""
+        if self.align_at == "site" and not merged.matchings:
+            logger.info("the reference is %s; %d networks came aligned", merged.reference, len(merged.replies))
+            return
         units = max(1, sum(self.spec.groups.values()))
         shares = [sum(m.moved[g] * self.spec.groups[g] for g in m.moved) / units for m in merged.matchings.values()]
         moved = [share for share in shares if share]

@@ -242,7 +242,7 @@ def test_the_log_says_where_nodes_did_not_start_from_what_was_sent(
     assert "from round 2 on they train from the merge" in caplog.text
 
 
-def test_nodes_align_themselves_as_the_page_says(tmp_path: Path) -> None:
+def test_nodes_align_themselves_as_the_page_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """To a trained network that goes out, by activations; what they send comes out in its order."""
     sent = network(7)
     moved = permute(spec(), random_permutation(spec(), torch.Generator().manual_seed(1)), sent.state_dict())
@@ -266,6 +266,7 @@ def test_nodes_align_themselves_as_the_page_says(tmp_path: Path) -> None:
 
         return made
 
+    caplog.set_level("INFO", "fedrebasin")
     expected = {**sent.state_dict(), "3.bias": sent.state_dict()["3.bias"] + 1}
     for align_at in ("site", "both"):
         strategy = FedRebasin(spec=spec(), align_at=align_at, fraction_evaluate=0.0)
@@ -273,3 +274,5 @@ def test_nodes_align_themselves_as_the_page_says(tmp_path: Path) -> None:
         assert not strategy.verdicts
         for name, tensor in expected.items():
             torch.testing.assert_close(found[name], tensor)
+    assert "the reference is global; 3 networks came aligned" in caplog.messages
+    assert "the reference is global; 3 of 3 other networks moved" in caplog.text
