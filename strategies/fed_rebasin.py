@@ -1,7 +1,7 @@
 """FedAvg that brings every reply into the basin of one reference network before it averages."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import getLogger
 from typing import TypedDict, Unpack
@@ -16,9 +16,10 @@ from alignment.matching import Matching
 from alignment.permutation import Permutation, invert
 from alignment.spec import PermutationSpec, State
 from strategies.admission import Admitted, admit, variances
+from strategies.asked import by_name
 from strategies.bounds import Bounds
-from strategies.errors import OperatorError, Reason, RefusedReply
-from strategies.given import check_aligned, check_drawn, check_given, check_sent, check_unclipped
+from strategies.errors import Reason, RefusedReply
+from strategies.given import check_aligned, check_drawn, check_given, check_remembered, check_sent, check_unclipped
 from strategies.logs import show_log
 from strategies.matching import AlignAt, Matcher, Ways
 from strategies.mean import exact_mean, fedavg_mean
@@ -187,13 +188,8 @@ class FedRebasin(FedAvg):
 
         Raises `OperatorError` where nothing tells which network was sent.
         """
-        if not self._matcher.sent:
-            raise OperatorError(
-                "aggregate_train: expected to know the network that was sent and who got it, got neither. A subclass "
-                "with a configure_train of its own calls super().configure_train(…), or self.remember(arrays, names "
-                "by node id, apart=server_round == 1)"
-            )
-        self.collect(server_round, self._answers(replies))
+        check_remembered(self._matcher.sent)
+        self.collect(server_round, by_name(replies, self.names, self._asked))
         arrays, metrics = self.merge_collected()
         if self.recalibration and self._grid is None:
             logger.warning(
@@ -306,7 +302,7 @@ class FedRebasin(FedAvg):
         if self.align_at == "server" and merged.reference == GLOBAL and 2 * far > len(shares):
             logger.warning(
                 "most networks lie far from the one that was sent, as if nodes had not started from it: %s",
-                "set reference to 'largest' where they start apart in round 1"
+                "where they start apart, set reference to 'largest' in round 1, unless the one that was sent is trained"
                 if self._matcher.apart
                 else "from round 2 on they train from the merge, which is what they are sent",
             )
@@ -413,22 +409,6 @@ class FedRebasin(FedAvg):
         if lacks:
             logger.warning("site %r is the reference and sent no good reply: nothing can be merged", wanted)
         return lacks
-
-    def _answers(self, replies: Iterable[Message]) -> Iterator[tuple[str, Message | None]]:
-        """Each reply with its node's name; then None for each node that was asked and is silent.
-
-        What Flower answers in a node's stead, gone or too late, has the SuperLink for its source: it is told by the
-        message that it answers, which has its number once it is sent.
-        """
-        asked = {sent.message_id: self.names[sent.dst_node_id] for sent in self._asked if sent.message_id}
-        silent = set(asked.values())
-        for reply in replies:
-            node_id = reply.metadata.src_node_id
-            instead = asked.get(reply.metadata.reply_to_message_id, str(node_id))
-            name = self.names.get(node_id, instead)
-            silent.discard(name)
-            yield name, reply
-        yield from ((name, None) for name in sorted(silent))
 
 
 def _no_more(site: str, metrics: MetricRecord) -> None:

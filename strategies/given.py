@@ -38,6 +38,16 @@ def check_sent(spec: PermutationSpec, sent: State) -> None:
         ) from error
 
 
+def check_remembered(sent: State) -> None:
+    """Raises `OperatorError` where nobody told the strategy which network went out."""
+    if not sent:
+        raise OperatorError(
+            "aggregate_train: expected to know the network that was sent and who got it, got neither. A subclass with "
+            "a configure_train of its own calls super().configure_train(…), or self.remember(arrays, names by node "
+            "id, apart=server_round == 1)"
+        )
+
+
 def check_aligned(align_at: AlignAt, reference: str | State) -> None:
     """Raises `OperatorError` where nodes are to align to a network that they do not have."""
     if align_at != "server" and isinstance(reference, str) and reference != GLOBAL:

@@ -236,7 +236,7 @@ def test_the_log_says_where_nodes_did_not_start_from_what_was_sent(
     assert FAR not in caplog.text
     strategy = FedRebasin(spec=spec(), fraction_evaluate=0.0)
     start(strategy, grid(tmp_path, app()))
-    assert f"{FAR}, as if nodes had not started from it: set reference to 'largest'" in caplog.text
+    assert f"{FAR}, as if nodes had not started from it: where they start apart, set reference" in caplog.text
     caplog.clear()
     strategy.start(grid(tmp_path, app()), ArrayRecord(network().state_dict()), num_rounds=2)
     assert "from round 2 on they train from the merge" in caplog.text
