@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from alignment.batches import Batch, joined, network_with, peeked
+from alignment.batches import CallBatch, joined_rows, network_with, peeked_calls
 from alignment.channels import key_of, named_modules
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
@@ -23,7 +23,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def batch_norm_moments(
-    model: nn.Module, batches: Iterable[Batch], settled: bool = False, until: str | None = None
+    model: nn.Module, batches: Iterable[CallBatch], settled: bool = False, until: str | None = None
 ) -> dict[str, Tensor]:
     """The moments of the inputs of every BatchNorm layer that keeps running statistics.
 
@@ -37,17 +37,20 @@ def batch_norm_moments(
     batches of one site are no sample of all, and deep layers see inputs that no site alone can normalise rightly:
     pooled, written and measured again with ``settled``, statistics become right one layer deeper at each pass.
 
-    With ``until``, the network runs no further than to that layer: of those behind it there are no moments.
+    A network of several inputs is given them as a tuple where one tensor would stand: ``((image, table), target)``.
+
+    With ``until``, the network runs no further than to that layer: of those behind it there are no moments. It must be
+    one of a single input.
     """
     network = network_with(model)
     moments: dict[str, Tensor] = {}
-    first, inputs_by_batch = peeked(batches, network)
+    first, calls = peeked_calls(batches, network)
     with ExitStack() as hooks, torch.no_grad():
         # While all is in eval mode.
-        run = network if until is None else as_far_as(network, [until], first, hooks)
+        run = network if until is None else as_far_as(network, [until], first[0], hooks)
         watch_batch_norms(network, moments, hooks, settled)
-        for inputs in joined(inputs_by_batch):
-            run(inputs)
+        for call in joined_rows(calls):
+            run(*call)
     return moments
 
 
@@ -73,7 +76,7 @@ def write_moments(state: State, moments: Moments) -> dict[str, Tensor]:
     return written
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Batch]) -> None:
+def recalibrate(model: nn.Module, batches: Iterable[CallBatch]) -> None:
     """Rewrites the BatchNorm statistics of ``model``, in place, from one pass over ``batches``.
 
     What resetting them and training with ``momentum=None`` would do, but exact: batches count by their size,

@@ -14,6 +14,9 @@ from alignment.spec import State
 
 # A batch of inputs, alone or followed by what belongs to it: (inputs, targets, …).
 Batch = Tensor | Sequence[Tensor]
+# All that a network is called with: one tensor, or several, by position. In a batch it stands where inputs stand.
+Call = Tensor | Sequence[Tensor]
+CallBatch = Tensor | Sequence[Call]
 LabelledBatch = Sequence[Tensor]
 
 T = TypeVar("T")
@@ -35,6 +38,22 @@ def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
         if len(inputs):
             empty = False
             yield on_device_of(network, _finite(inputs, number))
+    if empty:
+        raise ValueError("no batches to measure on")
+
+
+def calls_of_batches(batches: Iterable[CallBatch], network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+    """What ``network`` is called with for each batch that has a sample, on its device.
+
+    That is what stands first in a batch: a tensor, or a tuple or list of several. Raises as `inputs_of` does.
+    """
+    empty = True
+    for number, batch in enumerate(batches):
+        first = batch[0] if isinstance(batch, list | tuple) else batch
+        parts = [_tensor(part, number) for part in (first if isinstance(first, list | tuple) else (first,))]
+        if parts and len(parts[0]):
+            empty = False
+            yield tuple(on_device_of(network, _finite(part, number)) for part in parts)
     if empty:
         raise ValueError("no batches to measure on")
 
@@ -73,6 +92,16 @@ def _one_tensor(inputs: object, number: int) -> Tensor:
     return inputs
 
 
+def _tensor(part: object, number: int) -> Tensor:
+    if not isinstance(part, Tensor):
+        raise BatchError(
+            f"batch {number}: its inputs are of type {type(part).__name__}, expected a tensor, or a tuple of all that "
+            "forward takes, alone or first in a tuple: ((image, table), target). Of a dict, hand over what the network "
+            "is called with: (batch['image'] for batch in batches)"
+        )
+    return part
+
+
 def _finite(inputs: Tensor, number: int) -> Tensor:
     if not bool(inputs.isfinite().all()):
         raise BatchError(f"batch {number}: its inputs hold a value that is not finite")
@@ -89,6 +118,15 @@ def peeked(batches: Iterable[Batch], network: nn.Module) -> tuple[Tensor, Iterat
     inputs = inputs_of(batches, network)
     first = next(inputs)
     return first, chain([first], inputs)
+
+
+def peeked_calls(
+    batches: Iterable[CallBatch], network: nn.Module
+) -> tuple[tuple[Tensor, ...], Iterator[tuple[Tensor, ...]]]:
+    """The same of networks of several inputs."""
+    calls = calls_of_batches(batches, network)
+    first = next(calls)
+    return first, chain([first], calls)
 
 
 def joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:

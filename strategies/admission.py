@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
@@ -21,6 +21,8 @@ from strategies.protocol import MATCHING, PERMUTATION
 VARIANCE = "running_var"
 # What Flower answers in a node's stead.
 EXPIRED, NO_NODE, CRASHED = (3, 4), 5, 8
+# What NumPy calls the dtypes of counters, tables and masks.
+INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 # The text is the site's.
 LONGEST_REASON = 200
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -28,7 +30,10 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class Admitted:
-    """One site's network, what it weighs, the norm of its update, and what the site says of its alignment."""
+    """One site's network, what it weighs, the norm of its update, and what the site says of its alignment.
+
+    ``told`` is all that came beside arrays, by the names that the site gave it.
+    """
 
     site: str
     state: State
@@ -37,6 +42,7 @@ class Admitted:
     norm: float = 0.0
     permutation: Permutation | None = None
     reported: Reported | None = None
+    told: RecordDict = field(default_factory=RecordDict)
 
 
 def admit(site: str, reply: Message | None, reference: State, spec: PermutationSpec, weighted_by: str) -> Admitted:
@@ -49,8 +55,9 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
     content = sound(site, reply).content
     arrays, metrics = _records(site, content)
     weight = weight_of(site, metrics, weighted_by)
-    _check_headers(site, arrays, reference)
-    state = read_state(site, arrays)
+    counters = _check_headers(site, arrays, reference, spec.buffers)
+    read = read_state(site, arrays)
+    state = {**read, **{name: read[name].to(reference[name].dtype) for name in counters}}
     norm = update_norm(state, reference, spec.buffers)
     if not math.isfinite(norm):
         worst = not_finite(state)
@@ -62,7 +69,8 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
     proposed, said = content.array_records.get(PERMUTATION), content.config_records.get(MATCHING)
     permutation = None if proposed is None else unpack_permutation(site, proposed, spec)
     reported = None if said is None else unpack_matching(site, said, spec)
-    return Admitted(site, state, weight, metrics, norm, permutation, reported)
+    told = RecordDict({name: record for name, record in content.items() if name not in content.array_records})
+    return Admitted(site, state, weight, metrics, norm, permutation, reported, told)
 
 
 def sound(site: str, reply: Message | None) -> Message:
@@ -80,7 +88,7 @@ def sound(site: str, reply: Message | None) -> Message:
 def _last_line(reason: str) -> str:
     """What is worth a line of a log: of a traceback, which Flower's simulation makes the reason, the exception."""
     lines = [line.strip() for line in COLOURS.sub("", reason).splitlines() if line.strip()]
-    return lines[-1][-LONGEST_REASON:] if lines else "no reason given"
+    return lines[-1][:LONGEST_REASON] if lines else "no reason given"
 
 
 def _records(site: str, content: RecordDict) -> tuple[ArrayRecord, MetricRecord]:
@@ -111,7 +119,9 @@ def variances(buffers: Collection[str]) -> list[str]:
     return [name for name in sorted(buffers) if name.rpartition(".")[2] == VARIANCE]
 
 
-def _check_headers(site: str, arrays: ArrayRecord, reference: State) -> None:
+def _check_headers(site: str, arrays: ArrayRecord, reference: State, buffers: Collection[str]) -> list[str]:
+    """The integers that came for buffers that went out as floats: what FedAvg merged has its counters so."""
+    counters: list[str] = []
     if missing := sorted(set(reference) - set(arrays)):
         unknown = sorted(set(arrays) - set(reference))
         instead = f"; {unknown[0]!r:.80} is unknown" if unknown else ""
@@ -120,8 +130,11 @@ def _check_headers(site: str, arrays: ArrayRecord, reference: State) -> None:
         raise RefusedReply(Reason.KEYS, site, "unknown", unknown[0][:80])
     for name, tensor in reference.items():
         expected = str(tensor.dtype).removeprefix("torch.")
-        if arrays[name].dtype != expected:
+        if name in buffers and tensor.is_floating_point() and arrays[name].dtype in INTEGERS:
+            counters.append(name)
+        elif arrays[name].dtype != expected:
             raise RefusedReply(Reason.DTYPE, site, f"expected {expected}, got {arrays[name].dtype!r:.40}", name)
         if tuple(arrays[name].shape) != tuple(tensor.shape):
             shapes = f"expected {tuple(tensor.shape)}, got {tuple(arrays[name].shape)!s:.80}"
             raise RefusedReply(Reason.SHAPE, site, shapes, name)
+    return counters

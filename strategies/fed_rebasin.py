@@ -6,7 +6,7 @@ from dataclasses import replace
 from logging import getLogger
 from typing import TypedDict, Unpack
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
@@ -16,12 +16,15 @@ from alignment.matching import Matching
 from alignment.permutation import Permutation, invert
 from alignment.spec import PermutationSpec, State
 from strategies.admission import Admitted, admit, variances
+from strategies.asked import by_name
 from strategies.bounds import Bounds
 from strategies.errors import Reason, RefusedReply
-from strategies.given import check_given, check_unclipped
+from strategies.given import check_aligned, check_drawn, check_given, check_remembered, check_sent, check_unclipped
+from strategies.logs import show_log
 from strategies.matching import AlignAt, Matcher, Ways
 from strategies.mean import exact_mean, fedavg_mean
 from strategies.metrics import shared_metrics
+from strategies.names import told_apart
 from strategies.protocol import to_arrays, to_state
 from strategies.recalibration import Recalibration
 from strategies.references import GLOBAL, LARGEST, MEDOID, largest_first, nearest_first, the_site
@@ -120,14 +123,24 @@ class FedRebasin(FedAvg):
         self._matcher = self._matching({}, apart=True)
         self._collected = Collected()
         self._grid: Grid | None = None
+        self._asked: list[Metadata] = []
 
     def summary(self) -> None:
-        """Logs what the merge will do, after FedAvg's own lines."""
+        """Logs what the merge will do, after FedAvg's own lines.
+
+        Flower shows what FedAvg says. So that this strategy does not say less, its log is shown too, as by `show_log`,
+        unless somebody has decided what becomes of it.
+        """
+        if logger.level == logging.NOTSET and not logger.hasHandlers():
+            show_log()
         super().summary()
         shown = self.reference if isinstance(self.reference, str) else "a given network"
         groups = len(self.spec.groups)
         logger.info("align at %s: %d groups, reference %s, %d restarts", self.align_at, groups, shown, self.restarts)
-        if self.recalibration is None and variances(self.spec.buffers):
+        kept = variances(self.spec.buffers)
+        if kept and self.recalibration and not self.recalibration.shapes:
+            logger.warning("%s and its like are no BatchNorm's: their mean over the nodes stays", kept[0])
+        if kept and self.recalibration is None:
             logger.warning(
                 "BatchNorm statistics of the merge are the mean of the nodes': after independent starts that is near "
                 "chance. Give recalibration=Recalibration(model, example), and answer query.recalibrate at the nodes"
@@ -138,19 +151,23 @@ class FedRebasin(FedAvg):
     ) -> Iterable[Message]:
         """FedAvg's messages; remembers what was sent, how the nodes are called that get them, and the grid.
 
-        Raises `OperatorError` inside Flower's differential privacy, unless nodes align themselves.
+        Raises `OperatorError` inside Flower's differential privacy, unless nodes align themselves; and in round 1,
+        before anybody trains for nothing, where the network is not the spec's, or nobody has the reference.
         """
         if KEY_CLIPPING_NORM in config:
             check_unclipped(self.align_at)
         self._grid = grid
         # FedAvg waits here until there are nodes enough: who is asked is known behind it alone.
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        called = {node.node_id: node.name for node in grid.get_nodes()}
+        called = told_apart({node.node_id: node.name for node in grid.get_nodes()})
         asked = sorted(message.metadata.dst_node_id for message in messages)
         self.remember(arrays, {node_id: called.get(node_id, "") for node_id in asked}, apart=server_round == 1)
-        if server_round == 1 and isinstance(self.reference, str) and self.reference not in (GLOBAL, LARGEST, MEDOID):
-            # Before anybody trains for nothing.
-            the_site(self.reference, self.names.values())
+        self._asked = [message.metadata for message in messages]
+        if server_round == 1 and messages:
+            check_sent(self.spec, self._matcher.sent)
+            check_aligned(self.align_at, self.reference)
+            connected = {name or str(node_id) for node_id, name in called.items()}
+            check_drawn(self.reference, self.names.values(), connected)
         return messages
 
     def remember(self, arrays: ArrayRecord, names: Mapping[int, str], apart: bool = True) -> None:
@@ -159,6 +176,7 @@ class FedRebasin(FedAvg):
         Sites that start ``apart`` are aligned to the strategy's ``reference``, others to the network that went out.
         """
         self._matcher = self._matching(to_state(arrays), apart)
+        self._asked = []
         # Until replies come there are no verdicts, those of the round before least of all.
         self._collected = Collected()
         self.names = {node_id: name or str(node_id) for node_id, name in names.items()}
@@ -166,10 +184,18 @@ class FedRebasin(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The aligned mean of the admitted replies, and their metrics as FedAvg averages them; Nones without any."""
-        self.collect(server_round, ((self._name(reply), reply) for reply in replies))
+        """The aligned mean of the admitted replies, and their metrics as FedAvg averages them; Nones without any.
+
+        Raises `OperatorError` where nothing tells which network was sent.
+        """
+        check_remembered(self._matcher.sent)
+        self.collect(server_round, by_name(replies, self.names, self._asked))
         arrays, metrics = self.merge_collected()
-        if arrays is not None and self.merged and self.recalibration and self._grid:
+        if self.recalibration and self._grid is None:
+            logger.warning(
+                "BatchNorm statistics stay as they were: configure_train was not called, which tells the grid"
+            )
+        elif arrays is not None and self.merged and self.recalibration and self._grid:
             nodes = {node_id: name for node_id, name in self.names.items() if name in self.merged.replies}
             arrays = to_arrays(self.recalibration.renewed(to_state(arrays), self._grid, nodes, server_round))
         return arrays, metrics
@@ -241,7 +267,7 @@ class FedRebasin(FedAvg):
         if not self.merged.replies:
             return None, None
         self._tell_moved(self.merged)
-        metrics = shared_metrics([one.metrics for one in self.merged.replies.values()])
+        metrics = shared_metrics([one.told for one in self.merged.replies.values()])
         return to_arrays(self.mean(self.merged)), self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
 
     def _weighed(self) -> dict[str, Admitted]:
@@ -262,6 +288,9 @@ class FedRebasin(FedAvg):
 
     def _tell_moved(self, merged: MergedRound) -> None:
         """Says whether alignment did anything: after a shared start and few steps there is nothing to move."""
+        if self.align_at == "site" and not merged.matchings:
+            logger.info("the reference is %s; %d networks came aligned", merged.reference, len(merged.replies))
+            return
         units = max(1, sum(self.spec.groups.values()))
         shares = [sum(m.moved[g] * self.spec.groups[g] for g in m.moved) / units for m in merged.matchings.values()]
         moved = [share for share in shares if share]
@@ -269,6 +298,14 @@ class FedRebasin(FedAvg):
         how_much = f", {least if least == most else f'{least} to {most}'} of their units" if moved else ""
         how_many = f"{len(moved)} of {len(shares)} other networks"
         logger.info("the reference is %s; %s moved%s", merged.reference, how_many, how_much)
+        far = sum(share > 0.5 for share in shares)
+        if self.align_at == "server" and merged.reference == GLOBAL and 2 * far > len(shares):
+            logger.warning(
+                "most networks lie far from the one that was sent, as if nodes had not started from it: %s",
+                "where they start apart, set reference to 'largest' in round 1, unless the one that was sent is trained"
+                if self._matcher.apart
+                else "from round 2 on they train from the merge, which is what they are sent",
+            )
 
     def align_collected(self) -> MergedRound:
         """Every network that was collected, in the reference's order of units and as its site trained it."""
@@ -372,10 +409,6 @@ class FedRebasin(FedAvg):
         if lacks:
             logger.warning("site %r is the reference and sent no good reply: nothing can be merged", wanted)
         return lacks
-
-    def _name(self, reply: Message) -> str:
-        node_id = reply.metadata.src_node_id
-        return self.names.get(node_id, str(node_id))
 
 
 def _no_more(site: str, metrics: MetricRecord) -> None:

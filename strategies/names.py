@@ -1,6 +1,8 @@
 """What sites may be called, and what the networks are called that are measured beside theirs."""
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 
 # A site's name becomes a file's name and a metric's label.
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -22,3 +24,12 @@ CORRECTED = ".corrected"
 def is_site_name(name: str) -> bool:
     """Whether a site may be called so: `SITE_NAME`, and none of the names that mean something else."""
     return bool(SITE_NAME.fullmatch(name)) and not RESERVED.fullmatch(name)
+
+
+def told_apart(called: Mapping[int, str]) -> dict[int, str]:
+    """The names of nodes by id; where several have one name, each with its id behind it, and nameless ones as they are.
+
+    Flower lets nodes have one name, and FedAvg takes the replies of all.
+    """
+    bearers = Counter(called.values())
+    return {node: f"{name}-{node}" if name and bearers[name] > 1 else name for node, name in called.items()}

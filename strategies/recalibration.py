@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
-from alignment.batches import Batch, network_with
+from alignment.batches import Call, CallBatch, network_with
 from alignment.errors import BatchError, StateError
 from alignment.moments import Moments, pool_moments
 from strategies.admission import sound
@@ -26,14 +26,22 @@ from strategies.sums import read_moments
 logger = getLogger("fedrebasin")
 
 
-def recalibration_reply(model: nn.Module, message: Message, batches: Iterable[Batch]) -> Message:
+def recalibration_reply(model: nn.Module, message: Message, batches: Iterable[CallBatch]) -> Message:
     """What a ClientApp answers to ``query.recalibrate``: BatchNorm moments of the network sent, on ``batches``.
 
-    They are sums over the node's training samples, without augmentation. ``model`` gives the shape of the network, and
-    is not touched. Raises `StateError` where what was sent is no state of it.
+    They are sums over the node's training samples, without augmentation. What stands first in a batch is the inputs: a
+    tensor, or, where ``forward`` takes several, a tuple of them, as in ``((image, table), target)``. ``model`` gives
+    the shape of the network, and is not touched. Raises `StateError` where what was sent is no state of it,
+    `BatchError` for batches that it does not take.
     """
     network = network_with(model, to_state(message.content.array_records[MERGED]))
-    moments = batch_norm_moments(network, batches, settled=bool(config_of(message).get(SETTLED, False)))
+    try:
+        moments = batch_norm_moments(network, batches, settled=bool(config_of(message).get(SETTLED, False)))
+    except TypeError as error:
+        raise BatchError(
+            f"the network does not take the inputs of a batch: {error}. What stands first in a batch is the inputs: a "
+            "tensor, or a tuple of all that forward takes, as in ((image, table), target)"
+        ) from error
     return Message(RecordDict({MERGED: to_arrays(moments)}), reply_to=message)
 
 
@@ -42,13 +50,13 @@ class Recalibration:
     """Renews the BatchNorm statistics of every merge by asking the nodes that took part for their moments.
 
     model    a network of the federation's shape; its weights do not matter
-    example  a batch that it takes
+    example  what it is called with: a tensor, or a tuple of all that ``forward`` takes, as for `derive_spec`
     passes   how often: where nodes hold different classes, each pass makes statistics right one layer deeper
     deadline_seconds  of each pass; who is silent then is left out
     """
 
     model: nn.Module
-    example: Batch
+    example: Call
     passes: int = 1
     deadline_seconds: float = 600.0
     clock: Clock = field(default_factory=Clock)
@@ -59,9 +67,12 @@ class Recalibration:
             raise ValueError(f"passes: expected 1 or more, got {self.passes}")
         try:
             # Settled, since one sample has no variance: the shapes are the same.
-            expected = batch_norm_moments(self.model, [self.example], settled=True)
+            expected = batch_norm_moments(self.model, [(self.example,)], settled=True)
         except (RuntimeError, TypeError, BatchError) as error:
-            raise ValueError(f"example: the network does not take it: {error}. Give a batch as the nodes do") from error
+            raise ValueError(
+                f"example: the network does not take it: {error}. Give what forward takes: a tensor, or a tuple of "
+                "several, as to derive_spec"
+            ) from error
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         object.__setattr__(self, "shapes", shapes)
 

@@ -231,7 +231,7 @@ def test_updates_that_nodes_clip_are_not_aligned_at_the_server(
 
 
 def test_a_recalibration_that_could_not_be_is_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"example: the network does not take it: .* Give a batch as the nodes do"):
+    with pytest.raises(ValueError, match=r"example: the network does not take it: .* Give what forward takes"):
         Recalibration(network(), torch.zeros(2, 5))
     with pytest.raises(ValueError, match="passes: expected 1 or more, got 0"):
         Recalibration(network(), EXAMPLE, passes=0)
@@ -271,7 +271,7 @@ def test_a_reference_that_is_not_asked_ends_the_run_before_anybody_trains(tmp_pa
         except OperatorError as error:
             told.append(str(error))
     assert len(told) == 2
-    assert all("there is no site of that name; there are: 100" in each for each in told)
+    assert all("the node is connected, and was not drawn for round 1; drawn were: 100" in each for each in told)
 
 
 def test_a_reference_that_is_not_there_ends_the_run_before_anybody_trains(tmp_path: Path) -> None:

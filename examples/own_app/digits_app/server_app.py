@@ -7,7 +7,6 @@ from flwr.serverapp.strategy import FedAvg
 from alignment import derive_spec
 from digits_app import task
 from strategies import FedRebasin, Recalibration
-from strategies.logs import show_log
 
 app = ServerApp()
 
@@ -15,7 +14,6 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Plays the rounds, and prints what each merge is worth."""
-    show_log()
     config = context.run_config
     strategy = rebasin(bool(config["recalibrate"])) if config["strategy"] == "rebasin" else FedAvg()
     arrays = ArrayRecord(task.network().state_dict())
