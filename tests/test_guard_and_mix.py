@@ -243,7 +243,7 @@ def test_a_guard_that_not_every_site_answers_stands_in_the_rounds_notes(
         asked = reply.content.metric_records.get(METRICS)
         return None if asked is not None and "naive" in asked and partition in silent else reply
 
-    settings = quick_settings(tmp_path, width=16, epochs=1)
+    settings = quick_settings(tmp_path, width=16, epochs=1, round_deadline_seconds=0.5)
     record = one_round(play_in_process(settings, 3, tamper))
     assert told in record.notes
 
@@ -473,7 +473,7 @@ def test_the_search_does_not_mix_a_layer_that_each_point_solves_anew(tmp_path: P
 def test_the_search_can_solve_the_last_layer_at_each_point(tmp_path: Path) -> None:
     found: dict[str, RoundRecord] = {}
     for mix in ("mean", "search"):
-        settings = quick_settings(tmp_path / mix, mix=mix, mix_points=5, head="ridge", **RESNET)
+        settings = quick_settings(tmp_path / mix, mix=mix, mix_points=3, head="ridge", **RESNET)
         found[mix] = one_round(play_in_process(settings))
     search, mean = (found[mix].merged for mix in ("search", "mean"))
     assert search is not None

@@ -66,7 +66,7 @@ def test_the_bytes_of_a_round_that_came_to_nothing_count_too(tmp_path: Path) -> 
     def failing(partition: int, reply: Message) -> Message | None:
         return None if reply.metadata.message_type == TRAIN and partition else reply
 
-    store = play_in_vain(quick_settings(tmp_path, **SMALL), 2, failing)
+    store = play_in_vain(quick_settings(tmp_path, round_deadline_seconds=0.5, **SMALL), 2, failing)
     (record,) = read_rounds(store)
     assert sorted(map(sorted, (site.kinds for site in record.traffic.values()))) == [[], ["counts", "network"]]
 

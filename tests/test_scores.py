@@ -102,7 +102,7 @@ def alone(tmp_path: Path, tamper: Tamper) -> RoundRecord:
         of_one = asked and set(reply.content.metric_records[METRICS]) <= {"site-3", "site-eu", "site-us"}
         return tamper(partition, reply) if of_one else reply
 
-    settings = quick_settings(tmp_path, width=16, epochs=1, guard=False)
+    settings = quick_settings(tmp_path, width=16, epochs=1, guard=False, round_deadline_seconds=0.5)
     (record,) = read_rounds(play_in_process(settings, 3, only_of_one))
     return record
 
