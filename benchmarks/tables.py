@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
     parser.add_argument("--sites", type=int, default=3, help="how many simulated sites")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=["breast_cancer", "rare"], help="these alone")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="these alone are played")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=[RECIPE], help="what is played")
     parser.add_argument("--kept", action="store_true", help="play nothing")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="these alone")
     arguments = parser.parse_args()
@@ -175,11 +175,13 @@ def networks(task: Task) -> dict[str, Found]:
     sites = {site: Found.of(recipe.baselines[site], seen.balanced(seen.own(site))) for site in recipe.weights}
     corrected = (Found.of(recipe.baselines[site + CORRECTED]) for site in sites)
     means = {title: Found.of(recipe.baselines[name]) for title, name in MEANS.items()}
+    solved = {f"{RECIPE}, ridge": Found.of(recipe.head.ridge)} if recipe.head is not None else {}
     return {
         "worst site": min(sites.values(), key=_accuracy),
         "best site": max(sites.values(), key=_accuracy),
         "best site, corrected": max(corrected, key=_accuracy),
         **means,
+        **solved,
         **merged,
         "ensemble": Found.of(recipe.baselines[ENSEMBLE], seen.balanced(*map(seen.own, sites))),
         "pooled": pooled,
@@ -256,13 +258,17 @@ def table(found: Mapping[str, Sequence[Mapping[str, Found]]]) -> str:
 def _rows(found: Mapping[str, Sequence[Mapping[str, Found]]], titles: Sequence[str]) -> Iterator[str]:
     for row, seeds in found.items():
         for measure in MEASURES:
-            cells = [_cell([each[title].measure(measure) for each in seeds if title in each]) for title in titles]
+            cells = [
+                _cell([each[title].measure(measure) for each in seeds if title in each], len(seeds)) for title in titles
+            ]
             yield f"| {row} | {measure} | " + " | ".join(cells) + " |"
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def _cell(values: Sequence[float | None], n_seeds: int) -> str:
+    """The mean; behind it of how many seeds, where others have more."""
     known = [value for value in values if value is not None]
-    return f"{statistics.mean(known):.3f}" if known else ""
+    fewer = f" ({len(known)})" if len(known) < n_seeds else ""
+    return f"{statistics.mean(known):.3f}{fewer}" if known else ""
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ def test_networks_are_judged_on_what_all_sites_hold_out() -> None:
     assert found.balanced == pytest.approx(1 / 3)
 
 
-def test_a_cell_is_the_mean_of_the_seeds_that_have_it() -> None:
+def test_a_cell_is_the_mean_of_the_seeds_that_have_it_and_says_where_these_are_fewer() -> None:
     seeds = [{"naive": Found(0.5, 1.0), "pooled": Found(0.9, 0.1, 0.8)}, {"naive": Found(0.7, 2.0)}]
     assert table({"wine, iid": seeds}).splitlines()[2:] == [
-        "| wine, iid | accuracy | 0.600 | 0.900 |",
-        "| wine, iid | balanced accuracy |  | 0.800 |",
-        "| wine, iid | loss | 1.500 | 0.100 |",
+        "| wine, iid | accuracy | 0.600 | 0.900 (1) |",
+        "| wine, iid | balanced accuracy |  | 0.800 (1) |",
+        "| wine, iid | loss | 1.500 | 0.100 (1) |",
     ]
