@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from cli.output import warn
 from client.bench import check_lone
 from client.data import fitting, share_of
+from client.scale import size_remark
 from client.site import Site, simulated_name
 from client.sources import DataError, Samples, read_samples
 from models import Architecture, build
@@ -27,12 +29,15 @@ def check_files(settings: Settings) -> None:
 def check_data(settings: Settings, n_sites: int, samples: Samples | None = None) -> None:
     """Raises `DataError` for data that cannot be read, does not fit, or is too little for ``min-sites`` of the sites.
 
-    Too little is also one held-out sample, where the network answers none alone.
+    Too little is also one held-out sample, where the network answers none alone. Features that training may diverge on
+    are told.
 
     ``samples`` are the data, where it has been read.
     """
     read = read_samples(settings.data) if samples is None else samples
     fit = fitting(read, settings.data, settings)
+    if remark := size_remark(fit):
+        warn(f"data {settings.data!r}: {remark}")
     model = build(Architecture(*settings.network), settings.seed)
     errors: list[DataError] = []
     for number in range(n_sites):

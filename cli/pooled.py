@@ -7,7 +7,7 @@ from torch import nn
 
 from client.answers import judge, outputs
 from client.app import schedule_of, shift_of
-from client.data import load_site_data
+from client.data import SiteData, load_site_data
 from client.site import Site, simulated_name
 from client.sources import Samples
 from client.training import Objective, train
@@ -17,16 +17,25 @@ from strategies.settings import Settings
 
 
 def train_pooled(settings: Settings, n_sites: int) -> Score:
-    """The score, on the union of held-out samples, of a network trained on the union of training samples."""
+    """The score, on the union of held-out samples, of the network of `pooled_network`."""
+    held_out = _union([part.held_out for part in _parts(settings, n_sites)])
+    return _score(pooled_network(settings, n_sites), held_out)
+
+
+def pooled_network(settings: Settings, n_sites: int) -> nn.Module:
+    """A network trained on the union of training samples."""
     torch.set_num_threads(1)
-    sites = [Site(simulated_name(i), Path(), settings.data, i, n_sites) for i in range(n_sites)]
-    parts = [load_site_data(site, settings) for site in sites]
     model = build(Architecture(*settings.network), settings.seed)
     everyone = Site("pooled", Path(), settings.data)
     schedule = schedule_of(settings, everyone, 1, first=True)
-    samples = _union([part.train for part in parts])
+    samples = _union([part.train for part in _parts(settings, n_sites)])
     train(model, samples, schedule, torch.device("cpu"), Objective(shift_of(settings, samples)))
-    return _score(model, _union([part.held_out for part in parts]))
+    return model
+
+
+def _parts(settings: Settings, n_sites: int) -> list[SiteData]:
+    sites = [Site(simulated_name(i), Path(), settings.data, i, n_sites) for i in range(n_sites)]
+    return [load_site_data(site, settings) for site in sites]
 
 
 def _score(model: nn.Module, samples: Samples) -> Score:

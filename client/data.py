@@ -97,7 +97,8 @@ def _check(samples: Samples, data: str, settings: Settings) -> None:
     low, high = int(samples.targets.min()), int(samples.targets.max())
     if low < 0 or high >= settings.classes:
         raise DataError(
-            f"data {data!r}: classes are numbered {low}..{high}, the setting 'classes' says {settings.classes}"
+            f"data {data!r}: classes are numbered {low}..{high}, the setting 'classes' says {settings.classes}, "
+            "numbered from 0"
         )
 
 

@@ -93,7 +93,8 @@ def scaled(inputs: Tensor) -> Tensor:
 def read_samples(data: str) -> Samples:
     """All samples of ``data``: ``digits``, ``module:function``, or a folder or file of images or parquet.
 
-    A function takes nothing and returns inputs and targets. Raises `DataError` that says what was looked for and where.
+    A function takes nothing and returns inputs and targets: arrays, tensors, or what pandas has; targets may be the
+    classes' names. Raises `DataError` that says what was looked for and where.
     """
     # Imported where they are needed: each message to a site starts a process, and these take longer than torch.
     if data == DIGITS:
@@ -131,21 +132,62 @@ def _from_function(data: str) -> Samples:
         raise DataError(f"data {data!r}: its module cannot be imported; {what}") from error
     try:
         inputs, targets = cast(Iterable[Any], function())
+        targets, names = _by_name(targets)
         inputs, targets = _in_memory(inputs), _in_memory(targets)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"data {data!r}: expected a function that returns inputs and classes; {what}") from error
     _check_whole(data, targets)
-    return checked(data, Samples(inputs, targets.long()))
+    return checked(data, Samples(inputs, targets.long(), names))
+
+
+def _by_name(targets: Any) -> tuple[Any, tuple[str, ...]]:
+    """The number of each target's name among the sorted names, and these; none where the targets are no text."""
+    given = _without_pandas(targets)
+    if isinstance(given, Tensor) or not hasattr(given, "__iter__"):
+        return given, ()
+    each = list(cast(Iterable[object], given))
+    called = [name for name in each if isinstance(name, str)]
+    if not called:
+        return given, ()
+    if len(called) < len(each):
+        number, other = next((i, name) for i, name in enumerate(each) if not isinstance(name, str))
+        raise ValueError(f"sample {number} has class {other!r}, and others have names")
+    numbers = {name: number for number, name in enumerate(sorted(set(called)))}
+    return [numbers[name] for name in called], tuple(str(name) for name in numbers)
+
+
+def _without_pandas(given: Any) -> Any:
+    """What pandas has as an array of its own: torch takes it in part, and what pandas lends may not be written to."""
+    return np.array(given.to_numpy()) if hasattr(given, "to_numpy") else given
 
 
 def _in_memory(given: Any) -> Tensor:
     """``given`` as numbers on the CPU, without the computation that led to them: gradients would flow back into it."""
-    tensor = torch.as_tensor(given).detach()
+    array = _without_pandas(given)
+    if isinstance(array, np.ndarray) and array.dtype.kind in "OSUTM":
+        array = _numbers(given, cast(Any, array))
+    tensor = torch.as_tensor(array).detach()
     if tensor.layout != torch.strided or tensor.is_nested:
         layout = "torch.nested" if tensor.is_nested else tensor.layout
         raise ValueError(f"got a tensor of layout {layout}, whose rows cannot be taken; to_dense() or padding helps")
     return tensor.cpu()
+
+
+def _numbers(given: Any, array: "np.ndarray[Any, np.dtype[Any]]") -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Of columns that are not all of numbers, the numbers. Raises ValueError that names the first that is none."""
+    columns = list(getattr(given, "columns", ()))
+    for place, each in np.ndenumerate(array):
+        # A gap is told later, with the others.
+        if isinstance(each, bool | int | float | np.number | np.bool_) or each is None:
+            continue
+        column = repr(columns[place[1]]) if len(place) == 2 and columns else ", ".join(map(str, place[1:]))
+        where = f" holds {each!r} in column {column}" if column else f" is {each!r}"
+        raise ValueError(
+            f"sample {place[0]}{where}, which is no number. Give each value of a feature a column of 0 and 1, the same "
+            "columns at every site; a gap is filled, or its sample taken away"
+        )
+    return array.astype(np.float64)
 
 
 def checked(data: str, samples: Samples) -> Samples:

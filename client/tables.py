@@ -63,7 +63,13 @@ def _load(path: Path) -> Dataset:
     except Exception as error:
         # Its own words are "An error occurred"; what it was, such as a full disk, is the cause.
         reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
-        raise DataError(f"data {str(path)!r}: datasets.load_dataset failed: {reason}") from error
+        # Which of its columns are features, and what is done to them first, a file does not say.
+        other = (
+            ". A file is read as parquet with images; read CSV and other tables by a function of yours: data = "
+            "'module:function'"
+        )
+        told = other if path.is_file() and path.suffix.lower() != ".parquet" else ""
+        raise DataError(f"data {str(path)!r}: datasets.load_dataset failed: {reason}{told}") from error
     assert isinstance(loaded, DatasetDict)
     # A split of its own for testing is kept to itself: only training data is cut up over sites.
     return loaded["train"] if "train" in loaded else next(iter(loaded.values()))

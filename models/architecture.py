@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from models.errors import ModelError
 
+# What samples of one axis most likely are.
+ROWS = ". Rows of a table are for model = 'mlp', which a run config can say"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -28,6 +31,9 @@ class Architecture:
     def image(self) -> tuple[int, int, int]:
         """(channels, height, width); raises `ModelError` when the samples are no images."""
         if len(self.shape) != 3:
-            raise ModelError(f"{self.model}: shape {self.shape}: expected (channels, height, width)")
+            raise ModelError(
+                f"{self.model}: shape {self.shape}: expected (channels, height, width)"
+                f"{ROWS if len(self.shape) == 1 else ''}"
+            )
         channels, height, width = self.shape
         return channels, height, width

@@ -50,7 +50,10 @@ class Reason(Enum):
     DTYPE = ("a tensor has another dtype than the reference's", "The site must send the dtypes that it was sent.")
     SHAPE = ("a tensor has another shape than the reference's", "Compare model, width and depth of site and server.")
     ENCODING = ("an array's bytes are not what they claim to be", "A broken or hostile client: ask the site.")
-    NOT_FINITE = ("a tensor holds NaN or infinity", "The site's training diverged: lower its learning rate.")
+    NOT_FINITE = (
+        "a tensor holds NaN or infinity",
+        "The site's training diverged: see that its features are standardised, or lower its learning rate.",
+    )
     NORM = (
         "the update is far larger than it may be",
         "Diverged or hostile. If neither, raise max-update-ratio or max-update-norm, or set admission to lenient.",

@@ -101,9 +101,9 @@ class Settings(BaseModel, frozen=True):
     classes: Annotated[int, Field(ge=2)] = 10
     """Number of classes."""
     class_names: str = ""
-    """Names of the classes in the order of their numbers, such as `normal,pneumonia`: those of a site's folders, or the
-    values in a column of parquet. With names a site may lack a class. Empty: each site numbers its own in their
-    order."""
+    """Names of the classes in the order of their numbers, such as `normal,pneumonia`: those of a site's folders, the
+    values in a column of parquet, or the classes of a site's function, as text. With names a site may lack a class.
+    Empty: each site numbers its own in their order."""
     width: OrUsual = 0
     """Units of the narrowest hidden layer; 0: the network's usual."""
     depth: OrUsual = 0

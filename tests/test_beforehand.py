@@ -12,7 +12,7 @@ from models import Architecture, build
 from server.errors import StoreError
 from strategies.settings import Settings, parse_settings
 from strategies.tensor_files import write_tensors
-from tests.commands import Ran, run_demo
+from tests.commands import Ran, run, run_demo
 
 SMALL: dict[str, object] = {"model": "mlp", "width": 4, "depth": 1}
 SMALL_TOML = 'model = "mlp"\nwidth = 4\ndepth = 1\n'
@@ -72,6 +72,32 @@ def test_files_that_fit_are_taken(tmp_path: Path) -> None:
     path = str(write_tensors(tmp_path / "right.safetensors", state))
     check_files(parse_settings({**SMALL, "initial": path}))
     check_files(parse_settings({**SMALL, "reference": path}))
+
+
+def test_features_that_are_not_standardised_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Sites' networks diverge on them, and then no round merges."""
+    settings = {**SMALL, "shape": "3", "classes": 2}
+    check_data(parse_settings({**settings, "data": "tests.test_beforehand:pressures"}), 2)
+    told = "feature 2 has a root mean square of 1e+03, feature 0 of 0.5 (counted from 0), where networks train best"
+    assert f"warning: data 'tests.test_beforehand:pressures': {told}" in capsys.readouterr().err
+    check_data(parse_settings({**settings, "data": "tests.test_beforehand:standardised"}), 2)
+    assert capsys.readouterr().err == ""
+
+
+def pressures() -> tuple[Tensor, list[int]]:
+    return torch.tensor([[0.5, 1.0, 1000.0]] * 40), [0, 1] * 20
+
+
+def standardised() -> tuple[Tensor, list[int]]:
+    return torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]] * 20), [0, 1] * 20
+
+
+def test_a_table_for_a_network_of_images_is_told_of_one_for_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(capsys, "demo", "--data", "tests.test_beforehand:pressures", "--runs", str(tmp_path / "runs"))
+    assert done.code == 10
+    assert "shape (3,): expected (channels, height, width). Rows of a table are for model = 'mlp'" in done.err
 
 
 def test_data_that_is_too_little_for_some_sites_ends_a_run_that_needs_them() -> None:

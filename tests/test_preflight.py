@@ -51,6 +51,17 @@ def find(name: str, site: SiteFolder) -> Finding:
     return perform(check, Subject(site))
 
 
+def test_features_that_are_not_standardised_are_told_with_the_samples(tmp_path: Path) -> None:
+    found = find("data", member(tmp_path, data="tests.test_preflight:pressures"))
+    assert found.problem == ""
+    assert "; but feature 0 has a root mean square of 120, feature 0 of 120 (counted from 0)" in found.found
+    assert "; but" not in find("data", member(tmp_path / "other")).found
+
+
+def pressures() -> tuple[torch.Tensor, list[int]]:
+    return torch.full((20, 1, 8, 8), 120.0), [0, 1] * 10
+
+
 def test_a_checkpoint_of_the_runs_network_passes(tmp_path: Path) -> None:
     path = write_tensors(tmp_path / "own.safetensors", build(NETWORK, 0).state_dict())
     found = find("checkpoint", member(tmp_path, checkpoint=str(path)))

@@ -1,8 +1,10 @@
 """What a site holds: its part of the data, split as asked, a fifth of it held out; and what it says when it cannot."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import pandas as untyped_pandas
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
@@ -15,6 +17,7 @@ from client.sources import DataError, Samples, read_samples, scaled
 from strategies.errors import SettingsError
 from strategies.settings import Settings, parse_settings
 
+pandas = cast(Any, untyped_pandas)
 LABELS = np.repeat(np.arange(10), 100)
 
 
@@ -256,6 +259,12 @@ def test_which_of_several_columns_is_the_label_is_not_guessed(tmp_path: Path, fe
         read_samples(data)
 
 
+def test_a_file_that_is_no_parquet_is_told_to_be_read_by_a_function(tmp_path: Path) -> None:
+    (tmp_path / "ward.csv").write_text("age,label\n60,0\n71,1\n")
+    with pytest.raises(DataError, match=r"A file is read as parquet .* CSV .* data = 'module:function'"):
+        read_samples(str(tmp_path / "ward.csv"))
+
+
 def test_a_sample_without_a_label_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="sample 2 has nothing in the label column 'kind'"):
         read_samples(write_table(tmp_path, kind=(Value("int64"), [0, 1, None, 1, 0, 1])))
@@ -267,6 +276,33 @@ def test_a_function_of_the_sites_own_gives_the_samples() -> None:
 
 def ten_samples() -> tuple[torch.Tensor, list[int]]:
     return torch.zeros(10, 1, 8, 8), [0, 1] * 5
+
+
+def test_what_pandas_has_is_numbered_by_the_names_of_its_classes() -> None:
+    samples = read_samples("tests.test_site_data:ward")
+    assert samples.inputs.tolist() == [[60.5, 1.0], [71.0, 0.0], [48.0, 1.0]]
+    assert samples.names == ("benign", "malignant")
+    assert samples.targets.tolist() == [1, 0, 0]
+
+
+def ward() -> object:
+    table = pandas.DataFrame(
+        {"age": [60.5, 71, 48], "smokes": [True, False, True], "found": ["malignant", *["benign"] * 2]}
+    )
+    return table[["age", "smokes"]], table["found"]
+
+
+def test_classes_that_are_named_have_the_numbers_of_the_run_where_a_site_lacks_one() -> None:
+    told: dict[str, object] = {"model": "mlp", "shape": "1", "classes": 2, "held-out": 0.5}
+    site = Site("site", Path(), "tests.test_site_data:all_malignant")
+    named = load_site_data(site, parse_settings(told | {"class-names": "benign,malignant"}))
+    assert named.train.targets.tolist() == [1, 1]
+    with pytest.raises(DataError, match=r"it has the classes malignant, .* 'class-names'"):
+        load_site_data(site, parse_settings(told))
+
+
+def all_malignant() -> object:
+    return [[0.0], [1.0], [2.0], [3.0]], ["malignant"] * 4
 
 
 @pytest.mark.parametrize(
@@ -435,12 +471,32 @@ def test_palette_images_are_read_as_colours(tmp_path: Path) -> None:
         ("shares_of_one", r"sample 1 has class 0\.05.*; classes are whole numbers from 0"),
         ("a_class_that_is_a_gap", r"sample 2 has class nan; classes are whole numbers from 0"),
         ("a_gap_in_the_fourth", "sample 3 holds NaN, .* 1 of 40 do. Fill the gaps"),
+        ("of_words", "sample 1 holds 'F' in column 'sex', which is no number. Give each value of a feature a column"),
+        ("a_table_of_classes", r"inputs of shape \(2, 1\) and classes of shape \(2, 1\)"),
+        ("some_named", "sample 1 has class None, and others have names"),
+        ("numbered_by_pandas_with_gaps", "sample 1 holds NaN, .* 1 of 2 do. Fill the gaps"),
         ("too_large_for_single_precision", "sample 0 holds NaN, .* 40 of 40 do"),
     ],
 )
 def test_a_function_whose_data_cannot_be_trained_on_says_what_was_expected(function: str, told: str) -> None:
     with pytest.raises(DataError, match=told):
         read_samples(f"tests.test_site_data:{function}")
+
+
+def of_words() -> object:
+    return pandas.DataFrame({"age": [60, 71], "sex": [0, "F"]}), [0, 1]
+
+
+def a_table_of_classes() -> object:
+    return pandas.DataFrame({"age": [60, 71]}), pandas.DataFrame({"outcome": [0, 1]})
+
+
+def some_named() -> object:
+    return [[0.0], [1.0]], ["benign", None]
+
+
+def numbered_by_pandas_with_gaps() -> object:
+    return pandas.DataFrame({"age": [60, None], "smokes": [True, False]}), pandas.Series([0, 1])
 
 
 def three() -> object:

@@ -10,6 +10,7 @@ from client.app import schedule_of
 from client.bench import check_lone
 from client.data import class_counts
 from client.own import load_checkpoint
+from client.scale import size_remark
 from client.site import choose_device
 from client.training import train
 from models import Architecture, build
@@ -40,7 +41,9 @@ def data(subject: Subject) -> str:
             f"{count} samples in {subject.settings.data!r}, least is {subject.membership.least_samples}",
             "name all of the site's data, or ask the operator for a lower least-samples",
         )
-    return f"{len(subject.data.train)} samples to train on, {len(subject.data.held_out)} held out; {_by_class(subject)}"
+    remark = size_remark(subject.data.train)
+    counts = f"{len(subject.data.train)} samples to train on, {len(subject.data.held_out)} held out"
+    return "; ".join([counts, _by_class(subject), *([f"but {remark}"] if remark else [])])
 
 
 def _by_class(subject: Subject) -> str:
