@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from alignment.batches import CallBatch, joined_rows, network_with, peeked_calls
+from alignment.batches import CallBatch, calls_of_batches, joined_rows, network_with, peeked
 from alignment.channels import key_of, named_modules
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
@@ -44,7 +44,7 @@ def batch_norm_moments(
     """
     network = network_with(model)
     moments: dict[str, Tensor] = {}
-    first, calls = peeked_calls(batches, network)
+    first, calls = peeked(calls_of_batches(batches, network))
     with ExitStack() as hooks, torch.no_grad():
         # While all is in eval mode.
         run = network if until is None else as_far_as(network, [until], first[0], hooks)

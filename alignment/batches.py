@@ -1,6 +1,6 @@
 """What the measurements read: batches of a caller's data, and a private copy of the caller's network."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import TypeVar, cast
@@ -32,14 +32,7 @@ def inputs_of(batches: Iterable[Batch], network: nn.Module) -> Iterator[Tensor]:
 
     Raises `ValueError` when there is none, `BatchError` for inputs that are no tensor or are not finite.
     """
-    empty = True
-    for number, batch in enumerate(batches):
-        inputs = _one_tensor(batch[0] if isinstance(batch, list | tuple) else batch, number)
-        if len(inputs):
-            empty = False
-            yield on_device_of(network, _finite(inputs, number))
-    if empty:
-        raise ValueError("no batches to measure on")
+    return (inputs for (inputs,) in _calls(batches, network, lambda first, number: (_one_tensor(first, number),)))
 
 
 def calls_of_batches(batches: Iterable[CallBatch], network: nn.Module) -> Iterator[tuple[Tensor, ...]]:
@@ -47,10 +40,16 @@ def calls_of_batches(batches: Iterable[CallBatch], network: nn.Module) -> Iterat
 
     That is what stands first in a batch: a tensor, or a tuple or list of several. Raises as `inputs_of` does.
     """
+    return _calls(batches, network, _tensors)
+
+
+def _calls(
+    batches: Iterable[object], network: nn.Module, read: Callable[[object, int], tuple[Tensor, ...]]
+) -> Iterator[tuple[Tensor, ...]]:
+    """What ``read`` makes of what stands first in each batch, given the batch's number too, where that has a sample."""
     empty = True
     for number, batch in enumerate(batches):
-        first = batch[0] if isinstance(batch, list | tuple) else batch
-        parts = [_tensor(part, number) for part in (first if isinstance(first, list | tuple) else (first,))]
+        parts = read(cast(Sequence[object], batch)[0] if isinstance(batch, list | tuple) else batch, number)
         if parts and len(parts[0]):
             empty = False
             yield tuple(on_device_of(network, _finite(part, number)) for part in parts)
@@ -92,6 +91,11 @@ def _one_tensor(inputs: object, number: int) -> Tensor:
     return inputs
 
 
+def _tensors(first: object, number: int) -> tuple[Tensor, ...]:
+    parts = cast(Sequence[object], first) if isinstance(first, list | tuple) else (first,)
+    return tuple(_tensor(part, number) for part in parts)
+
+
 def _tensor(part: object, number: int) -> Tensor:
     if not isinstance(part, Tensor):
         raise BatchError(
@@ -113,20 +117,10 @@ def first_inputs(batches: Iterable[Batch], network: nn.Module) -> Tensor:
     return next(inputs_of(batches, network))
 
 
-def peeked(batches: Iterable[Batch], network: nn.Module) -> tuple[Tensor, Iterator[Tensor]]:
-    """The inputs of the first batch, and those of all, it included. Raises as `inputs_of` does."""
-    inputs = inputs_of(batches, network)
+def peeked(inputs: Iterator[T]) -> tuple[T, Iterator[T]]:
+    """The first of ``inputs``, as `inputs_of` and `calls_of_batches` give them, and all, it included."""
     first = next(inputs)
     return first, chain([first], inputs)
-
-
-def peeked_calls(
-    batches: Iterable[CallBatch], network: nn.Module
-) -> tuple[tuple[Tensor, ...], Iterator[tuple[Tensor, ...]]]:
-    """The same of networks of several inputs."""
-    calls = calls_of_batches(batches, network)
-    first = next(calls)
-    return first, chain([first], calls)
 
 
 def joined(batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -67,7 +67,7 @@ def unit_moments(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor
     They pool over sites, as all moments do. ``model`` holds the end, and is not touched.
     """
     network = network_with(model)
-    first, inputs_by_batch = peeked(batches, network)
+    first, inputs_by_batch = peeked(inputs_of(batches, network))
     return _unit_moments(network, _axes_behind(model, network, first[:2]), inputs_by_batch)
 
 
@@ -79,7 +79,7 @@ def corrected_moments(model: nn.Module, goals: Mapping[str, Tensor], batches: It
     network, and is not touched.
     """
     network = network_with(model)
-    first, inputs_by_batch = peeked(batches, network)
+    first, inputs_by_batch = peeked(inputs_of(batches, network))
     axes = _axes_behind(model, network, first[:2])
     return _measure(network, axes, goals, inputs_by_batch, settled=True)[0]
 

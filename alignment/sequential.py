@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from alignment.batch_norm import batch_norm_moments, write_moments
-from alignment.batches import Batch, first_inputs, network_with, peeked, reusable
+from alignment.batches import Batch, first_inputs, inputs_of, network_with, peeked, reusable
 from alignment.errors import StateError
 from alignment.hooks import watch_inputs
 from alignment.linear_layers import batched, gram_sizes, matrix_of, parts_of, rows_of
@@ -42,7 +42,7 @@ def output_sums(
     student, teacher = network_with(merged), network_with(own)
     outputs: defaultdict[str, list[Tensor]] = defaultdict(list)
     sums: dict[str, tuple[Tensor, Tensor]] = {}
-    first, inputs_by_batch = peeked(batches, student)
+    first, inputs_by_batch = peeked(inputs_of(batches, student))
     with ExitStack() as hooks, torch.no_grad():
         runs = [as_far_as(network, layers, first, hooks) for network in (teacher, student)]
         for name in layers:

@@ -11,24 +11,25 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from sklearn import metrics
 
 from benchmarks.merging.images import cache_folder
+from benchmarks.merging.runs import finish
 from cli.flower import SuperLink
 from cli.interrupts import terminable
-from cli.pooled import pooled_network
+from cli.pooled import parts_of, pooled_network, union
 from cli.superlink import local_superlink, short_folder
 from client.answers import judge, outputs
-from client.data import load_site_data
+from client.data import SiteData
 from client.own import own_path
-from client.site import Site, simulated_name
+from client.site import Site
 from client.sources import Samples
 from models import Architecture, build
-from server.live import ENDS
 from server.records import RoundRecord, Score
 from server.store import RunStore
 from server.summary import read_rounds
@@ -53,8 +54,6 @@ MEANS = {
     "aligned": ALIGNED,
     "aligned + ridge": ALIGNED + RECALIBRATED + RIDGE,
 }
-# A run that died without a word to its store is noticed by then.
-ASKS_SECONDS = 60.0
 MEASURES = ("accuracy", "balanced accuracy", "loss")
 progress = Console(stderr=True)
 
@@ -149,9 +148,9 @@ def play(link: SuperLink, task: Task, method: str) -> RoundRecord:
     store, settings = task.store(method), task.settings(method)
     shutil.rmtree(store.directory, ignore_errors=True)
     run_id = link.submit(settings.model_dump(by_alias=True), task.n_sites)
-    said = link.wait(run_id, ASKS_SECONDS, over=lambda: store.told().get("phase") in ENDS)
+    finish(link, run_id, store)
     if (record := kept(task, method)) is None:
-        raise RuntimeError(f"{store.directory}: {said}, see rounds.jsonl there\n{link.run_log(run_id)[-4000:]}")
+        raise RuntimeError(f"{store.directory}: a reply was refused, see rounds.jsonl there; play it again")
     return record
 
 
@@ -166,8 +165,9 @@ def kept(task: Task, method: str) -> RoundRecord | None:
 
 def networks(task: Task) -> dict[str, Found]:
     """What each network has, by the title of its column; nothing for what was not played."""
-    recipe, seen = kept(task, RECIPE), Seen.of(task)
-    pooled = seen.found(pooled_network(task.settings(RECIPE), task.n_sites).state_dict())
+    recipe, parts = kept(task, RECIPE), parts_of(task.settings(RECIPE), task.n_sites)
+    seen = Seen.of(task, parts)
+    pooled = seen.found(pooled_network(task.settings(RECIPE), parts).state_dict())
     merges = {f"aligned + {LOGISTIC}": LOGISTIC, RECIPE: RECIPE}
     merged = {title: found for title, method in merges.items() if (found := _merged(seen, method)) is not None}
     if recipe is None:
@@ -211,13 +211,11 @@ class Seen:
     held_out: Samples
 
     @classmethod
-    def of(cls, task: Task) -> "Seen":
-        """As the sites of ``task`` hold them out."""
+    def of(cls, task: Task, parts: Sequence[SiteData]) -> "Seen":
+        """As ``parts``, the sites of ``task``, hold them out."""
         settings = task.settings(RECIPE)
-        sites = [Site(simulated_name(i), Path(), settings.data, i, task.n_sites) for i in range(task.n_sites)]
-        parts = [load_site_data(site, settings).held_out for site in sites]
-        inputs, targets = torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts])
-        return cls(task, build(Architecture(*settings.network), settings.seed), Samples(inputs, targets))
+        model = build(Architecture(*settings.network), settings.seed)
+        return cls(task, model, union([part.held_out for part in parts]))
 
     def own(self, site: str) -> State:
         """The network that a site trained."""
@@ -244,8 +242,7 @@ class Seen:
 
 def balanced_accuracy(scores: torch.Tensor, targets: torch.Tensor) -> float:
     """The mean over the classes of the share of right answers to the class's samples; ``scores`` (samples, classes)."""
-    right = (scores.argmax(1) == targets).double()
-    return statistics.mean(float(right[targets == label].mean()) for label in set(cast(list[int], targets.tolist())))
+    return float(cast(Any, metrics).balanced_accuracy_score(targets.numpy(), scores.argmax(1).numpy()))
 
 
 def table(found: Mapping[str, Sequence[Mapping[str, Found]]]) -> str:

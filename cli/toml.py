@@ -44,7 +44,7 @@ def settings_of(path: Path | None) -> Generator[None]:
 
 
 def _lines_of_keys(path: Path) -> dict[str, int]:
-    found = (re.match(r"""\s*["']?([\w-]+)["']?\s*=""", line) for line in path.read_text().splitlines())
+    found = (re.match(r"""\s*["']?([\w-]+)["']?\s*=""", line) for line in path.read_text("utf-8").splitlines())
     return {key[1]: number for number, key in enumerate(found, 1) if key}
 
 

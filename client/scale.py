@@ -1,8 +1,8 @@
 """Whether features have the size that networks train on."""
 
-from client.sources import Samples, scaled
+from client.sources import Samples
 
-# Of what is standardised, each feature has 1; of bytes, which are scaled, none has more.
+# Of what is standardised, each feature has 1.
 MOST_SIZE = 10.0
 N_SEEN = 2000
 
@@ -10,12 +10,12 @@ N_SEEN = 2000
 def size_remark(samples: Samples) -> str:
     """A line where a feature's root mean square is past `MOST_SIZE`: training may diverge on it. Else nothing.
 
-    Of `N_SEEN` samples at most, spread over all. Tokens have no size.
+    Of `N_SEEN` samples at most, spread over all. Bytes are scaled, and tokens have no size.
     """
     if not samples.inputs.is_floating_point():
         return ""
     seen = samples.inputs[:: -(-len(samples) // N_SEEN)]
-    features = scaled(seen).unsqueeze(1).flatten(1).double()
+    features = seen.unsqueeze(1).flatten(1).double()
     sizes = features.square().mean(0).sqrt()
     if not len(sizes) or float(sizes.max()) <= MOST_SIZE:
         return ""

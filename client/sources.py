@@ -144,7 +144,8 @@ def _from_function(data: str) -> Samples:
 def _by_name(targets: Any) -> tuple[Any, tuple[str, ...]]:
     """The number of each target's name among the sorted names, and these; none where the targets are no text."""
     given = _without_pandas(targets)
-    if isinstance(given, Tensor) or not hasattr(given, "__iter__"):
+    # Millions of numbers are not looked at one by one: each message to a site reads its data.
+    if isinstance(given, Tensor) or not hasattr(given, "__iter__") or _are_numbers(given):
         return given, ()
     each = list(cast(Iterable[object], given))
     called = [name for name in each if isinstance(name, str)]
@@ -155,6 +156,10 @@ def _by_name(targets: Any) -> tuple[Any, tuple[str, ...]]:
         raise ValueError(f"sample {number} has class {other!r}, and others have names")
     numbers = {name: number for number, name in enumerate(sorted(set(called)))}
     return [numbers[name] for name in called], tuple(str(name) for name in numbers)
+
+
+def _are_numbers(given: Any) -> bool:
+    return isinstance(given, np.ndarray) and cast(Any, given).dtype.kind in "biufc"
 
 
 def _without_pandas(given: Any) -> Any:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
@@ -32,17 +32,21 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 class Admitted:
     """One site's network, what it weighs, the norm of its update, and what the site says of its alignment.
 
-    ``told`` is all that came beside arrays, by the names that the site gave it.
+    ``told`` is all that came beside arrays, by the names that the site gave it: one record of metrics, and more.
     """
 
     site: str
     state: State
     weight: float
-    metrics: MetricRecord
+    told: RecordDict
     norm: float = 0.0
     permutation: Permutation | None = None
     reported: Reported | None = None
-    told: RecordDict = field(default_factory=RecordDict)
+
+    @property
+    def metrics(self) -> MetricRecord:
+        """What the site measured."""
+        return next(iter(self.told.metric_records.values()))
 
 
 def admit(site: str, reply: Message | None, reference: State, spec: PermutationSpec, weighted_by: str) -> Admitted:
@@ -70,7 +74,7 @@ def admit(site: str, reply: Message | None, reference: State, spec: PermutationS
     permutation = None if proposed is None else unpack_permutation(site, proposed, spec)
     reported = None if said is None else unpack_matching(site, said, spec)
     told = RecordDict({name: record for name, record in content.items() if name not in content.array_records})
-    return Admitted(site, state, weight, metrics, norm, permutation, reported, told)
+    return Admitted(site, state, weight, told, norm, permutation, reported)
 
 
 def sound(site: str, reply: Message | None) -> Message:

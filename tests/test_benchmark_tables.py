@@ -7,6 +7,7 @@ import torch
 from sklearn import metrics
 
 from benchmarks.tables import TABLES, Found, Seen, Task, balanced_accuracy, table
+from cli.pooled import parts_of
 from client.scale import size_remark
 from client.sources import describe_samples, read_samples
 
@@ -32,7 +33,8 @@ def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
 
 
 def test_networks_are_judged_on_what_all_sites_hold_out() -> None:
-    seen = Seen.of(Task("wine", "biased", 3, 0))
+    task = Task("wine", "biased", 3, 0)
+    seen = Seen.of(task, parts_of(task.settings("recipe"), task.n_sites))
     assert len(seen.held_out) == pytest.approx(0.2 * 178, abs=3)
     state = seen.model.state_dict()
     always_first = {**state, "fc.weight": torch.zeros_like(state["fc.weight"]), "fc.bias": torch.tensor([50.0, 0, 0])}

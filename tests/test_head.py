@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 import torch
-from flwr.app import Array, Message, MetricRecord
+from flwr.app import Array, Message, MetricRecord, RecordDict
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -180,7 +180,9 @@ def test_counts_weigh_the_rows_of_aligned_networks() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
     came, aligned = ({"1.weight": torch.full((2, 2), v), "1.bias": torch.full((2,), v)} for v in (1.0, 3.0))
     metrics = [MetricRecord({CLASS_COUNTS: counts, N_EXAMPLES: 4}) for counts in ([3, 1], [1, 3])]
-    replies = {site: Admitted(site, came, 4, each) for site, each in zip("ab", metrics, strict=True)}
+    replies = {
+        site: Admitted(site, came, 4, RecordDict({"metrics": each})) for site, each in zip("ab", metrics, strict=True)
+    }
     others = {name: 2 * tensor for name, tensor in aligned.items()}
     merged = average_by_counts(model, came, {"a": aligned, "b": others}, replies, 2)
     assert merged["1.bias"].tolist() == [(3 * 3 + 1 * 6) / 4, (1 * 3 + 3 * 6) / 4]
@@ -192,7 +194,8 @@ def test_who_weighs_less_than_it_holds_counts_less_in_each_row() -> None:
     networks = [{"1.weight": torch.full((2, 2), v), "1.bias": torch.full((2,), v)} for v in (1.0, 3.0)]
     metrics = [MetricRecord({CLASS_COUNTS: counts, N_EXAMPLES: sum(counts)}) for counts in ([4, 0], [500, 500])]
     replies = {
-        site: Admitted(site, network, 4, each) for site, network, each in zip("ab", networks, metrics, strict=True)
+        site: Admitted(site, network, 4, RecordDict({"metrics": each}))
+        for site, network, each in zip("ab", networks, metrics, strict=True)
     }
     merged = average_by_counts(model, networks[0], dict(zip("ab", networks, strict=True)), replies, 2)
     # The second has half of 4, as the share of its samples is, and not 500.

@@ -137,7 +137,7 @@ def test_the_ensemble_is_the_mean_of_the_networks_probabilities(tmp_path: Path) 
 def test_a_prior_is_the_logarithm_of_the_classes_shares() -> None:
     """One sample added to each class; what `logit-adjustment` took in training is not taken twice."""
     metrics = MetricRecord({CLASS_COUNTS: [29, 9]})
-    merged = MergedRound("a", {}, {"a": Admitted("a", {}, 38, metrics)}, {}, {}, {})
+    merged = MergedRound("a", {}, {"a": Admitted("a", {}, 38, RecordDict({"metrics": metrics}))}, {}, {}, {})
     expected = [log(30 / 40), log(10 / 40)]
     assert log_priors(merged, parse_settings({}))["a"] == pytest.approx(expected)
     halved = log_priors(merged, parse_settings({"logit-adjustment": 0.5}))["a"]

@@ -166,7 +166,7 @@ def play(link: SuperLink, task: Task, method: str) -> Played:
         config = run_config(task, method) | place
         if "initial" in config:
             config["initial"] = str(_initial(link, task, str(config["initial"]), store).resolve())
-        _finish(link, link.submit(config, task.n_sites), store)
+        finish(link, link.submit(config, task.n_sites), store)
     if (played := kept(task, method)) is None:
         raise RuntimeError(f"{store.directory.name}: a reply was refused, see rounds.jsonl there; play it again")
     return played
@@ -200,7 +200,7 @@ def _lay_out(task: Task, directory: Path) -> None:
         shutil.copy(training.path, folder / CHECKPOINT)
 
 
-def _finish(link: SuperLink, run_id: str, store: RunStore) -> None:
+def finish(link: SuperLink, run_id: str, store: RunStore) -> None:
     """Waits for the run's end, by the store: each question to Flower starts a process that takes the run's cores."""
     said = link.wait(run_id, ASKS_SECONDS, over=lambda: store.told().get("phase") in ENDS)
     if said != "finished:completed":
