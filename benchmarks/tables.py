@@ -2,14 +2,15 @@
 
 python -m benchmarks.tables --seeds 3
 
-Finished runs are kept below `cache_folder()`, and not played twice.
+Finished runs are kept below `cache_folder()`, and not played twice. ``--format json`` has what every seed has.
 """
 
 import argparse
+import json
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=["breast_cancer", "rare"], help="these alone")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=[RECIPE], help="what is played")
     parser.add_argument("--kept", action="store_true", help="play nothing")
+    parser.add_argument("--format", choices=("table", "json"), default="table", help="json has every seed's numbers")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), help="these alone")
     arguments = parser.parse_args()
     rows = [
@@ -127,7 +129,7 @@ def main() -> None:
     if not arguments.kept:
         play_all([(task, method) for method in arguments.methods for task in by_seed])
     found = {f"{row[0].table}, {row[0].split}": [networks(task) for task in row] for row in rows}
-    print(table(found))
+    print(table(found) if arguments.format == "table" else json.dumps(found, default=asdict, indent=1))
 
 
 def play_all(wanted: Sequence[tuple[Task, str]]) -> None:
