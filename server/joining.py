@@ -65,18 +65,19 @@ class Introductions:
         silent = set(self.waiting.values())
         said: dict[int, Said | None] = {}
 
-        def over() -> bool:
-            now, left = self.clock.now(), set(self.waiting.values()) - said.keys()
+        def until() -> float:
             if enough_at == inf:
-                return now >= min(ends, looks_at)
-            return left <= silent or now >= min(ends, enough_at + max(GRACE_SECONDS, enough_at - began))
+                return min(ends, looks_at)
+            if set(self.waiting.values()) - said.keys() <= silent:
+                return enough_at
+            return min(ends, enough_at + max(GRACE_SECONDS, enough_at - began))
 
         while enough_at == inf and self.clock.now() < ends:
             self._ask_due(look(), said, ends)
             looks_at = self.clock.now() + LOOK_SECONDS
             if are_enough(said):
                 enough_at = self.clock.now()
-            for node, reply in receive(self.grid, self.waiting, self.clock, over):
+            for node, reply in receive(self.grid, self.waiting, self.clock, until):
                 said[node] = _said(reply)
                 if enough_at == inf and are_enough(said):
                     enough_at = self.clock.now()

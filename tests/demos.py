@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.waiting import wait_until
+
 COMMAND = [str(Path(sys.executable).parent / "fedrebasin"), "demo"]
 
 
@@ -17,7 +21,7 @@ def start_demo(*arguments: str, runs: Path, place: Path | None = None) -> "subpr
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = 240) -> tuple[str, str]:
-    """What it printed, on both streams."""
+    """What it printed, on both streams; a minute on an idle machine is four on a busy one."""
     try:
         return process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -27,6 +31,15 @@ def finish(process: "subprocess.Popen[str]", seconds: float = 240) -> tuple[str,
         raise
     finally:
         process.kill()
+
+
+def begun(process: "subprocess.Popen[str]", runs: Path) -> None:
+    """Waits until its ServerApp has come to life, and Ray's processes with it; ends it where they do not."""
+    try:
+        wait_until((runs / "test" / "status.json").exists, 240, "the run begins", every=0.1)
+    except AssertionError:
+        process.terminate()
+        pytest.fail(f"the run does not begin: {finish(process)}")
 
 
 def processes_naming(text: str) -> list[str]:

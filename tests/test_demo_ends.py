@@ -12,7 +12,7 @@ import pytest
 
 from cli import processes
 from cli.processes import processes_of
-from tests.demos import finish, processes_naming, start_demo
+from tests.demos import begun, finish, processes_naming, start_demo
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.long
@@ -21,8 +21,7 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize("signs", [[signal.SIGINT] * 3, [signal.SIGTERM]], ids=["Ctrl-C thrice", "SIGTERM"])
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, signs: list[signal.Signals]) -> None:
     process = start_demo(runs=tmp_path)
-    # The ServerApp has come to life, and Ray's processes with it.
-    wait_until((tmp_path / "test" / "status.json").exists, 60, "the run begins", every=0.1)
+    begun(process, tmp_path)
     for sign in signs:
         process.send_signal(sign)
         time.sleep(0.3)  # impatience, not waiting: the next one falls into the ending of the one before
@@ -31,7 +30,7 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, signs: list[signal
     assert "interrupted; nothing is left running" in err
     status = json.loads((tmp_path / "test" / "status.json").read_text())
     assert (status["phase"], status["reason"], status["exit-code"]) == ("failed", "interrupted", 130)
-    wait_until(lambda: processes_naming(str(tmp_path)) == [], 5, "nothing is left", every=0.1)
+    wait_until(lambda: processes_naming(str(tmp_path)) == [], 30, "nothing is left", every=0.1)
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
@@ -39,10 +38,10 @@ def test_an_interrupt_while_the_command_starts_shows_no_traceback(tmp_path: Path
     process = start_demo(runs=tmp_path)
     time.sleep(seconds)  # into the imports, which take some seconds
     process.send_signal(signal.SIGINT)
-    _, err = finish(process, 60)
+    _, err = finish(process)
     assert process.returncode in (-signal.SIGINT, 130, 1)
     assert "Traceback" not in err
-    wait_until(lambda: processes_naming(str(tmp_path)) == [], 10, "nothing is left", every=0.1)
+    wait_until(lambda: processes_naming(str(tmp_path)) == [], 30, "nothing is left", every=0.1)
 
 
 def test_the_processes_of_a_home_are_found_wherever_they_went(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_the_processes_of_a_home_are_found_wherever_they_went(tmp_path: Path) ->
     child = subprocess.Popen(["sleep", "60"], start_new_session=True, env=environment)
     try:
         # For an instant after exec, Linux shows a process without its environment.
-        wait_until(lambda: processes_of(tmp_path) == [child.pid], 5, "the child is told", every=0.1)
+        wait_until(lambda: processes_of(tmp_path) == [child.pid], 30, "the child is told", every=0.1)
         assert processes_of(tmp_path.parent) == []
     finally:
         child.kill()
@@ -92,7 +91,7 @@ def test_what_hides_its_environment_is_known_by_its_session(tmp_path: Path) -> N
     )
     assert known.stdout is not None
     hidden = int(known.stdout.readline())
-    wait_until(lambda: processes_of(tmp_path) == [known.pid], 5, "one of the two is known", every=0.1)
+    wait_until(lambda: processes_of(tmp_path) == [known.pid], 30, "one of the two is known", every=0.1)
     try:
         assert processes.end_all(known, tmp_path) == []
         assert not Path(f"/proc/{hidden}").exists() or "Z" in Path(f"/proc/{hidden}/stat").read_text().split()

@@ -77,7 +77,7 @@ def test_a_run_config_can_say_the_runs_name_and_place(tmp_path: Path, capsys: py
 def test_a_folder_for_runs_that_is_a_file_is_told_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     process = start_demo(runs=tmp_path / "runs")
-    _, err = finish(process, 60)
+    _, err = finish(process)
     assert process.returncode == 13
     assert f"{tmp_path / 'runs'} is a file, expected a folder; name another folder with --runs" in err
     assert "Traceback" not in err
@@ -92,7 +92,7 @@ def test_a_log_that_cannot_be_kept_hides_nothing(tmp_path: Path, capsys: pytest.
 
 def test_a_port_that_is_none_is_told(tmp_path: Path) -> None:
     process = start_demo("--port", "99999", runs=tmp_path)
-    _, err = finish(process, 60)
+    _, err = finish(process)
     assert process.returncode == 2
     assert "99999" in err
 
@@ -103,7 +103,7 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         process = start_demo("--port", port, runs=tmp_path)
-        _, err = finish(process, 60)
+        _, err = finish(process)
     assert process.returncode == 15
     assert f"port {port} on 127.0.0.1 is taken" in err
     assert "--port" in err
@@ -137,6 +137,6 @@ def test_a_long_path_for_temporary_files_is_no_obstacle(monkeypatch: pytest.Monk
 
 def test_wrong_data_is_told_before_anything_starts(tmp_path: Path) -> None:
     process = start_demo("--data", "no/such/place", runs=tmp_path)
-    _, err = finish(process, 60)
+    _, err = finish(process)
     assert process.returncode == 12
     assert "data 'no/such/place': no such file or folder" in err

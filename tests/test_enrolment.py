@@ -588,7 +588,7 @@ def test_two_operators_change_the_list_one_after_the_other(tmp_path: Path) -> No
         second = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE)
         with pytest.raises(subprocess.TimeoutExpired):
             second.communicate(timeout=5)
-    assert second.communicate(timeout=60)[0] == b"in\n"
+    assert second.communicate(timeout=180)[0] == b"in\n"
 
 
 def test_a_damaged_list_of_sites_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:

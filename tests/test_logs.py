@@ -9,7 +9,7 @@ SAY = "from logging import getLogger; from strategies.logs import show_log; {}ge
 def said(before: str) -> str:
     """What a process of its own has on its standard error."""
     command = [sys.executable, "-c", SAY.format(before)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stderr
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=180).stderr
 
 
 def test_what_is_told_is_on_standard_error_once_that_was_asked_for() -> None:

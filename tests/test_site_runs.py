@@ -32,11 +32,11 @@ def told(site: SiteFolder, *part: str) -> str:
         [FEDREBASIN, "site", "run", *part, "--folder", site.path], stderr=subprocess.PIPE, text=True
     )
     try:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
     finally:
         # It ends what it has started.
         process.terminate()
-        process.wait(30)
+        process.wait(60)
     assert process.returncode == 31
     return said
 
@@ -59,11 +59,11 @@ def running(site: SiteFolder, port: int) -> Generator[None]:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        wait_until(listens, 60, "the sidecar listens")
+        wait_until(listens, 180, "the sidecar listens")
         yield
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @with_nginx
@@ -149,9 +149,9 @@ def test_a_site_that_was_run_leaves_no_folder_behind(tmp_path: Path) -> None:
     command = [FEDREBASIN, "site", "run", "--folder", site.path]
     process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: any(scratch.glob("*/sidecar.conf")), 60, "the site starts its sidecar", every=0.1)
+        wait_until(lambda: any(scratch.glob("*/sidecar.conf")), 180, "the site starts its sidecar", every=0.1)
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
     assert not list(scratch.iterdir())
@@ -173,19 +173,19 @@ def test_what_a_killed_run_left_ends_and_goes_with_the_next_start_and_nothing_el
         return subprocess.Popen(command, env=os.environ | {"TMPDIR": str(scratch)}, stderr=subprocess.DEVNULL)
 
     killed = start()
-    wait_until(lambda: any(sidecars().values()), 60, "the site's sidecar listens", every=0.1)
+    wait_until(lambda: any(sidecars().values()), 180, "the site's sidecar listens", every=0.1)
     killed.kill()
-    killed.wait(10)
+    killed.wait(60)
     left = sidecars()
     beside = subprocess.Popen(["sleep", "600"])
     next_one = start()
     try:
-        wait_until(lambda: any(n for path, n in sidecars().items() if path not in left), 60, "it listens again")
+        wait_until(lambda: any(n for path, n in sidecars().items() if path not in left), 180, "it listens again")
         assert not sidecars().keys() & left.keys()
         assert beside.poll() is None
     finally:
         beside.kill()
         beside.wait(10)
         next_one.terminate()
-        assert next_one.wait(60) == 0
+        assert next_one.wait(120) == 0
     assert list(scratch.iterdir()) == [others]

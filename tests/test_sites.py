@@ -160,7 +160,7 @@ def test_who_lost_the_question_is_asked_again(tmp_path: Path) -> None:
 
 def test_where_all_are_slow_nobody_is_cut_off_who_needs_less_than_twice_as_long(tmp_path: Path) -> None:
     sites, ticking = timed(tmp_path, 150.0, 140.0, 290.0)
-    assert seconds_to_join(sites, ticking) == pytest.approx(290.0, abs=0.2)
+    assert seconds_to_join(sites, ticking) == pytest.approx(290.0, abs=3.0)
     assert len(sites.names) == 3
 
 

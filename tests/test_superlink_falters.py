@@ -1,6 +1,7 @@
 """A SuperLink that answers 5xx for a while, as where its database is locked, ends no round."""
 
 from collections.abc import Callable, Collection, Iterable
+from math import inf
 from pathlib import Path
 
 import httpx
@@ -117,3 +118,35 @@ def test_a_superlink_that_refuses_to_tell_who_is_there_is_not_asked_again(tmp_pa
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         sites(grid, Ticking(), tmp_path).join()
     assert grid.n_looks == 1
+
+
+class Slow(Faltering):
+    """A node that answers once the clock is at ``at``; the looks that found nothing are counted."""
+
+    def __init__(self, at: float, ticking: Ticking) -> None:
+        super().__init__(500)
+        self.at, self.ticking = at, ticking
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Its answer, once it is there."""
+        if self.ticking.time >= self.at:
+            return super().pull_messages(message_ids)
+        self.n_looks += 1
+        return []
+
+
+@pytest.mark.parametrize(("at", "least", "most"), [(2.0, 20, 21), (60.0, 150, 200), (3600.0, 1300, 1450)])
+def test_who_trains_for_long_is_not_looked_at_ten_times_a_second(at: float, least: int, most: int) -> None:
+    ticking = Ticking()
+    grid = Slow(at, ticking)
+    ((_, reply),) = exchange(grid, [question()], 7200.0, ticking.clock())
+    assert reply is not None
+    assert least <= grid.n_looks <= most
+    assert ticking.time - at <= max(0.1, 0.02 * at)
+
+
+@pytest.mark.parametrize("deadline", [0.25, 60.0, 1000.0])
+def test_a_deadline_is_not_overslept(deadline: float) -> None:
+    ticking = Ticking()
+    assert list(exchange(Slow(inf, ticking), [question()], deadline, ticking.clock())) == [(7, None)]
+    assert ticking.time == pytest.approx(deadline)

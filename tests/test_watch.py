@@ -173,7 +173,7 @@ def test_it_follows_a_growing_run_to_its_end(tmp_path: Path) -> None:
     process = subprocess.Popen([program, "watch", str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     try:
         recording.play()
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 0

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Generator
 
 import pytest
@@ -34,10 +35,12 @@ def server() -> Generator[Deployment]:
 def federation() -> Generator[Deployment]:
     """A server and two sites, all running, one with a folder of images, one with a function; a round needs one site."""
     with deployment({**RUN, "min-sites": 1}) as made:
+        began = time.monotonic()
         made.start_server()
         made.enrol("site-us", data=str(write_images(made.root / "images", 0, 600)))
         made.enrol("site-eu", data=write_ward(made.site("site-eu").code, made.root / "vitals.csv", 600, 1200))
         for name in ("site-us", "site-eu"):
             made.start(name)
-        wait_until(lambda: made.online() == ["site-eu", "site-us"], 120, lambda: f"two sites are online\n{made.logs()}")
+        wait_until(lambda: made.online() == ["site-eu", "site-us"], 240, lambda: f"two sites are online\n{made.logs()}")
+        made.setup_seconds = time.monotonic() - began
         yield made

@@ -76,7 +76,7 @@ def systemd(scratch: Path, folder: Path, place: str) -> Generator[Systemd]:
     with said.open("wb") as log:
         booted = subprocess.Popen([*APART, BOOT, scratch, folder, place], start_new_session=True, stderr=log)
     try:
-        wait_until(lambda: booted.poll() is not None or is_there(booted.pid), 60, "systemd is there")
+        wait_until(lambda: booted.poll() is not None or is_there(booted.pid), 180, "systemd is there")
         if booted.poll() is not None:
             pytest.skip(f"systemd does not run here: {said.read_text()}")
         yield Systemd(first_process(booted.pid))

@@ -180,7 +180,7 @@ def problems_at(shift: str, site: SiteFolder) -> dict[str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=360,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == FAILED
@@ -208,7 +208,7 @@ def open_proxy(server: Deployment) -> Generator[str]:
     process = Process([serve, str(folder), str(server.root / "open-scratch")], home, environment)
     process.start()
     try:
-        wait_until(lambda: is_open("127.0.0.1", port_of(address)), 20, "the open proxy listens")
+        wait_until(lambda: is_open("127.0.0.1", port_of(address)), 60, "the open proxy listens")
         yield address
     finally:
         process.end()

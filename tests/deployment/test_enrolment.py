@@ -94,7 +94,7 @@ def test_a_revoked_key_is_not_let_in_again_and_a_new_one_is(server: Deployment, 
     shutil.rmtree(site.path)
     back = server.enrol("returner")
     # Two reloads lie behind: a worker of the first may take one more connection.
-    wait_until(lambda: server.answer(back) == 200, 10, "the new key is let in")
+    wait_until(lambda: server.answer(back) == 200, 60, "the new key is let in")
 
 
 def test_a_new_key_of_a_site_replaces_its_old_one(server: Deployment, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_approval_that_failed_lets_nobody_in_and_the_next_one_does(
     told = kit_fingerprint(tmp_path / "kit")
     fedrebasin("site", "install", tmp_path / "kit", "--fingerprint", told, "--folder", tmp_path / "site")
     site = SiteFolder(tmp_path / "site")
-    wait_until(lambda: server.answer(site) == 200, 10, "it is let in")
+    wait_until(lambda: server.answer(site) == 200, 60, "it is let in")
     assert enrolled.enrolled(Subject(site))
 
 

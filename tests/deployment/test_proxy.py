@@ -163,7 +163,7 @@ def test_unfinished_uploads_of_one_site_are_few(server: Deployment) -> None:
         assert 0 < held(body) <= most <= MOST_UPLOADS
         # The other site is not held up by it.
         assert status(server, of(server, "site-eu")) == 200
-    wait_until(lambda: status(server, of(server)) == 200, 10, "the uploads that were given up count no longer")
+    wait_until(lambda: status(server, of(server)) == 200, 60, "the uploads that were given up count no longer")
 
 
 def test_what_is_logged_of_a_request_holds_no_header_and_no_query(server: Deployment) -> None:
@@ -208,11 +208,11 @@ def another_proxy(server: Deployment, output: int, superlink: str = "") -> Gener
     command = [ROOT / "deploy" / "proxy" / "serve.sh", folder, server.root / f"scratch-{port}"]
     proxy = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_until(lambda: is_open("127.0.0.1", port), 20, "the proxy listens")
+        wait_until(lambda: is_open("127.0.0.1", port), 60, "the proxy listens")
         yield port
     finally:
         proxy.terminate()
-        proxy.wait(20)
+        proxy.wait(60)
 
 
 def test_the_proxys_certificate_is_refused_under_another_name(server: Deployment) -> None:

@@ -29,7 +29,7 @@ def test_the_exporter_shows_the_barrier_of_the_run(federation: Deployment) -> No
         "exporter", [str(BIN / "fedrebasin"), "exporter", "--runs", str(federation.runs), "--port", str(port)]
     )
     federation.start("exporter")
-    wait_until(lambda: is_open("127.0.0.1", port), 90, lambda: federation.services["exporter"].tail())
+    wait_until(lambda: is_open("127.0.0.1", port), 240, lambda: federation.services["exporter"].tail())
     shown = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
     series = [line for line in shown.splitlines() if line.startswith("fedrebasin_") and "barrier" in line]
     assert series
@@ -37,7 +37,7 @@ def test_the_exporter_shows_the_barrier_of_the_run(federation: Deployment) -> No
 
 def test_a_run_that_has_finished_is_left_as_it_is(federation: Deployment) -> None:
     before = federation.store("whole").checkpoint_path(1).stat().st_mtime
-    assert federation.run("whole", rounds=1).wait(60) == 0
+    assert federation.run("whole", rounds=1).wait(240) == 0
     assert federation.store("whole").checkpoint_path(1).stat().st_mtime == before
 
 
@@ -46,7 +46,7 @@ def test_an_interrupted_run_is_stopped_and_goes_on_when_it_is_asked_for_again(fe
     reach(federation.store("stopped"), 1, "train", federation)
     assert run.running is not None
     run.running.send_signal(signal.SIGINT)
-    assert run.wait(60) == 130
+    assert run.wait(240) == 130
     assert "interrupted; run 'stopped' is stopped" in run.tail()
     told = federation.store("stopped").told()
     assert (told["phase"], told["reason"], told["exit-code"]) == ("failed", "interrupted", 130)

@@ -51,7 +51,7 @@ class Machine:
 
     def wait(self, there: Callable[[], object], what: str) -> None:
         """Waits for what a busy machine takes long for."""
-        wait_until(there, 120, lambda: f"{what}\n{self.systemd.states()}\n{self.systemd.journal()}", every=1.0)
+        wait_until(there, 240, lambda: f"{what}\n{self.systemd.states()}\n{self.systemd.journal()}", every=1.0)
 
     def is_online(self) -> bool:
         """Whether the site is."""

@@ -70,7 +70,7 @@ class Window:
         command += ["--no-first-run", "--disable-extensions", "--force-device-scale-factor=1"]
         command += [f"--blink-settings=preferredColorScheme={int(not self.is_dark)}"]
         command += [f"--window-size={self.width},{height}", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True).stdout
 
     @cache  # noqa: B019 - windows are few, and live as long as the tests
     def measure(self, page: Path) -> dict[str, Any]:

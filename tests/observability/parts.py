@@ -30,7 +30,7 @@ class Prometheus:
         """The data of an answer. Raises `AssertionError` with what Prometheus says of a query that is wrong."""
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=20) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 document = json.load(answer)
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{parameters}: {error.read().decode()}") from error
@@ -79,7 +79,7 @@ def exporter(runs: Path, certificates: Path, folder: Path) -> Generator[int]:
     command = [str(Path(sys.executable).parent / "fedrebasin"), "exporter", "--runs", str(runs), "--port", str(port)]
     log = folder / "exporter.log"
     with running([*command, "--watch-certificates", str(certificates)], log):
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 60, f"the exporter: {log}")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), 180, f"the exporter: {log}")
         yield port
 
 
@@ -97,5 +97,5 @@ def prometheus(exporter_port: int, folder: Path) -> Generator[Prometheus]:
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     log = folder / "prometheus.log"
     with running(command, log):
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 30, f"Prometheus: {log}")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 120, f"Prometheus: {log}")
         yield Prometheus(port)

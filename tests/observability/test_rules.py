@@ -30,7 +30,7 @@ def rules(path: Path) -> list[dict[str, Any]]:
 def promtool(*arguments: str, folder: Path = PROMETHEUS, text: str = "") -> "subprocess.CompletedProcess[str]":
     """What promtool says, within a minute."""
     command = ["promtool", *arguments]
-    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, timeout=180, check=False)
 
 
 def named_metrics(expression: str) -> set[str]:

@@ -65,12 +65,12 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Generator[Observed]:
     authority.issue(folder / "certificates" / "site-us", "site-us", days=5)
     authority.issue(folder / "certificates" / "site-eu", "site-eu", days=0)
     with exporter(folder / "runs", folder / "certificates", folder) as port, prometheus(port, folder) as server:
-        wait_until(lambda: bool(server.at("fedrebasin_build_info")), 30, "a first scrape")
+        wait_until(lambda: bool(server.at("fedrebasin_build_info")), 120, "a first scrape")
         start = time.time()
         replay(folder / "runs" / "recorded", REPLAY_SECONDS).play()
         # Two scrapes and two evaluations of rules after the last record.
         finished = 'min_over_time(fedrebasin_run_state{state="finished"}[4s]) == 1'
-        wait_until(lambda: bool(server.at(finished)), 30, "two scrapes of the finished run")
+        wait_until(lambda: bool(server.at(finished)), 120, "two scrapes of the finished run")
         yield Observed(server, start, time.time())
 
 
@@ -109,8 +109,8 @@ def test_prometheus_starts_as_the_page_says(tmp_path: Path) -> None:
         assert line.count(written) == 1
         line = line.replace(written, ours)
     with running(line.split(), tmp_path / "log"):
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 30, "Prometheus")
-        wait_until(lambda: Prometheus(port).get("targets")["activeTargets"], 30, "a target")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"), 120, "Prometheus")
+        wait_until(lambda: Prometheus(port).get("targets")["activeTargets"], 120, "a target")
         (target,) = Prometheus(port).get("targets")["activeTargets"]
     assert target["scrapeUrl"] == "http://127.0.0.1:9464/metrics"
 
