@@ -6,7 +6,7 @@ from torch import nn
 
 from alignment.barrier import LossSums
 from server.evaluation import evaluate, pool
-from server.recalibration import recalibrate
+from server.recalibration import keeps_statistics, recalibrate
 from server.records import Score
 from server.sites import Sites
 from strategies.mean import exact_mean
@@ -17,11 +17,14 @@ from strategies.settings import Settings
 
 
 def measure_baselines(sites: Sites, model: nn.Module, merged: MergedRound) -> dict[str, Score]:
-    """The scores of all these networks on the union of held-out samples, by name."""
+    """The scores of all these networks on the union of held-out samples, by name.
+
+    Means are measured with renewed statistics too, where the network keeps any.
+    """
     states = {site: merged.raw.get(site, aligned) for site, aligned in merged.aligned.items()}
     means = plain_means(merged)
-    repaired = recalibrate(sites, model, means)
-    networks = {**states, **means, **{name + RECALIBRATED: state for name, state in repaired.items()}}
+    renewed = recalibrate(sites, model, means) if keeps_statistics(model) else {}
+    networks = {**states, **means, **{name + RECALIBRATED: state for name, state in renewed.items()}}
     sums = evaluate(sites, networks, log_priors(merged, sites.settings), list(states))
     return {name: Score.of(each) for name, each in pool(sums).items()}
 

@@ -228,10 +228,11 @@ def alone(plan: Planned) -> Load:
 
 
 def baselines(plan: Planned) -> Load:
-    """`baselines.measure_baselines`: each network, their means with and without renewed statistics, an ensemble."""
+    """`baselines.measure_baselines`: each network, their means, also with renewed statistics if any, an ensemble."""
     n, n_means = plan.n_sites, 2
+    n_measured = n_means * (2 if plan.moments() else 1)
     priors = n * (len(LOG_PRIOR) + 2 * len(NAME) + DOUBLE * plan.settings.classes)
-    return plan.recalibrated(n_means) + plan.evaluated(n + 2 * n_means, n_more=n + 1, more=priors)
+    return plan.recalibrated(n_means) + plan.evaluated(n + n_measured, n_more=n + 1, more=priors)
 
 
 def variants(plan: Planned) -> Load:

@@ -90,5 +90,6 @@ def _merge(merges: list[RoundRecord]) -> str:
     if not merges:
         return ""
     first = merges[0]
-    known = first.merged is not None and first.merged == first.baselines.get(ALIGNED + RECALIBRATED)
-    return ALIGNED + RECALIBRATED if known else f"{ROUND}{first.round}"
+    # Without statistics to renew, a network is not measured with renewed ones.
+    mean = ALIGNED + RECALIBRATED if ALIGNED + RECALIBRATED in first.baselines else ALIGNED
+    return mean if first.merged is not None and first.merged == first.baselines.get(mean) else f"{ROUND}{first.round}"

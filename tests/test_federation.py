@@ -17,7 +17,7 @@ from server.app import main
 from server.given import first_state
 from server.records import RoundRecord
 from server.store import RunStore
-from server.summary import read_rounds
+from server.summary import read_rounds, summarise
 from strategies.checkpoints import CheckpointError
 from strategies.errors import SettingsError
 from strategies.mean import exact_mean
@@ -145,6 +145,13 @@ def test_baselines_are_measured_on_the_union_of_held_out_data(tmp_path: Path) ->
     assert record.merged == record.baselines["aligned.recalibrated"]
     # Without recalibration a merge of BatchNorm networks is worth little.
     assert record.baselines["aligned.recalibrated"].accuracy > record.baselines["aligned"].accuracy + 0.1
+
+
+def test_a_network_without_statistics_is_not_measured_with_renewed_ones(tmp_path: Path) -> None:
+    store = play_in_process(quick_settings(tmp_path, baselines=True, epochs=1))
+    expected = {"site-us", "site-eu", "site-us.corrected", "site-eu.corrected", "ensemble", "naive", "aligned"}
+    assert set(one_round(store).baselines) == expected
+    assert summarise(store).merge == "aligned"
 
 
 @pytest.mark.parametrize("split", ["disjoint", "iid", "dirichlet"])

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import tomli_w
 import torch
 import yaml
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from cli.enrolment.authority import new_authority, pem
@@ -32,10 +35,15 @@ NETWORK = Architecture("mlp", (1, 8, 8), 10, 16, 2)
 RUN = {"model": "mlp", "shape": "1x8x8", "classes": 10, "width": 16, "depth": 2}
 
 
-def member(tmp_path: Path, start: str = "checkpoint", **settings: object) -> SiteFolder:
-    """A site that joined a federation whose runs begin with ``start``, with these settings of its own."""
+def member(
+    tmp_path: Path, start: str = "checkpoint", run: Mapping[str, str | bool] | None = None, **settings: object
+) -> SiteFolder:
+    """A site that joined a federation whose runs begin with ``start``, with these settings of its own.
+
+    ``run`` has settings of the federation's runs that are not `RUN`'s.
+    """
     site, authority = SiteFolder(tmp_path / "site"), new_authority("tests")
-    federation = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={**RUN, "start": start})
+    federation = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={**RUN, "start": start, **(run or {})})
     asked = read_request(make_request(site, "site-us"))
     with kit_folder(tmp_path / "kit") as folder:
         membership = membership_of(federation, asked.name, "17")
@@ -60,6 +68,39 @@ def test_features_that_are_not_standardised_are_told_with_the_samples(tmp_path: 
 
 def pressures() -> tuple[torch.Tensor, list[int]]:
     return torch.full((20, 1, 8, 8), 120.0), [0, 1] * 10
+
+
+@pytest.mark.parametrize(("slow_with", "autocast", "told"), [(True, True, True), (False, True, False), (True, False, False)])
+def test_bfloat16_that_is_slower_here_is_told_with_the_training_step(
+    tmp_path: Path, slow_with: bool, autocast: bool, told: bool
+) -> None:
+    model = f"tests.test_preflight:{'slow_in_bfloat16' if slow_with else 'slow_in_fp32'}"
+    found = find("training step", member(tmp_path, "seed", {"model": model, "autocast": autocast}))
+    assert found.problem == ""
+    assert ("; but with autocast a step takes " in found.found) == told
+    assert found.found.endswith("ask the operator for autocast = false") == told
+
+
+class Slow(nn.Module):
+    """Takes a second where products are in bfloat16, or where they are not."""
+
+    def __init__(self, where: bool) -> None:
+        super().__init__()
+        self.where, self.fc = where, nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, late."""
+        if torch.is_autocast_enabled("cpu") == self.where:
+            time.sleep(1.0)
+        return self.fc(x.flatten(1))
+
+
+def slow_in_bfloat16(_: Architecture) -> nn.Module:
+    return Slow(True)
+
+
+def slow_in_fp32(_: Architecture) -> nn.Module:
+    return Slow(False)
 
 
 def test_a_checkpoint_of_the_runs_network_passes(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Checks of what the site is there for: its data, and one step of training on it."""
 
+import time
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from alignment.validate import not_finite
 from cli.preflight.finding import Problem, Subject
@@ -12,7 +14,8 @@ from client.data import class_counts
 from client.own import load_checkpoint
 from client.scale import size_remark
 from client.site import choose_device
-from client.training import train
+from client.sources import Samples
+from client.training import Schedule, train
 from models import Architecture, build
 from models.fingerprint import fingerprint
 from server.given import check_shapes
@@ -20,6 +23,8 @@ from server.live import peak_bytes
 
 UNITS = {"m": 1e6, "g": 1e9}
 MOST_CLASSES = 20
+# Of the steps that tell whether autocast is slower.
+TIMED_SAMPLES = 16
 
 
 def architecture(subject: Subject) -> str:
@@ -80,7 +85,8 @@ def training(subject: Subject) -> str:
     rows = torch.arange(min(settings.batch_size, len(subject.data.train)))
     schedule = replace(schedule_of(settings, subject.site, 1, first=True), epochs=1)
     check_lone(subject.site, subject.data.held_out, model)
-    loss = train(model, subject.data.train.take(rows), schedule, choose_device())
+    samples, device = subject.data.train.take(rows), choose_device()
+    loss = train(model, samples, schedule, device)
     if loss != loss:
         raise Problem("the loss of the first step is NaN", "look for NaN or huge values among the samples")
     peak = peak_bytes()
@@ -90,4 +96,22 @@ def training(subject: Subject) -> str:
             f"the step took {peak / 1e6:.0f} MB, memory is {subject.settings.memory!r}",
             "raise memory in site.toml, or ask for a smaller batch-size",
         )
-    return f"loss {loss:.2f} nats, peak memory {peak / 1e6:.0f} MB of {subject.settings.memory}"
+    remark = _autocast_remark(model, samples, schedule, device) if schedule.autocast else ""
+    return f"loss {loss:.2f} nats, peak memory {peak / 1e6:.0f} MB of {subject.settings.memory}{remark}"
+
+
+def _autocast_remark(model: nn.Module, samples: Samples, schedule: Schedule, device: torch.device) -> str:
+    """That products in bfloat16 are slower here, where they are: without instructions for them, tens of times."""
+    few = samples.take(torch.arange(min(TIMED_SAMPLES, len(samples))))
+    seconds: list[float] = []
+    for autocast in (True, False):
+        began = time.perf_counter()
+        train(model, few, replace(schedule, autocast=autocast), device)
+        seconds.append(time.perf_counter() - began)
+    with_it, without = seconds
+    if with_it <= without:
+        return ""
+    return (
+        f"; but with autocast a step takes {with_it / without:.1f} times as long as without: "
+        "ask the operator for autocast = false"
+    )
