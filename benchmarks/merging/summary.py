@@ -28,7 +28,7 @@ HOLD = {
     "disjoint": "no class in common (disjoint)",
     "dirichlet": "very different numbers of each class (Dirichlet)",
     "biased": "all classes, in shares such as 80:20 (biased)",
-    "iid": "equal shares of all",
+    "iid": "equal shares of all (equal data)",
 }
 FEDERATIONS = {f"{COUNTS[n]} sites, width {width}": (width, n) for n in COUNTS for width in WIDTHS}
 LEVERS_OF = (("digits", 16), ("cifar10", 16), ("cifar10", 32))
