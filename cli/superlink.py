@@ -15,6 +15,8 @@ from cli.flower import CONNECTION, FlowerError, SuperLink, executable, flower_en
 from cli.ports import free_port, why_not_free
 from cli.processes import end_all
 
+# Within which a SuperLink comes up: seconds where the machine is idle. One that ends meanwhile is told at once.
+STARTS_SECONDS = 240.0
 LONGEST_FOLDER = 28  # Ray adds up to 66 bytes, and `short_folder` 13
 
 
@@ -22,7 +24,7 @@ LONGEST_FOLDER = 28  # Ray adds up to 66 bytes, and `short_folder` 13
 def local_superlink(home: Path, port: int) -> Generator[SuperLink]:
     """A SuperLink on 127.0.0.1 that keeps its files in ``home``; it and all that it started are gone afterwards.
 
-    Raises `FlowerError` when ``port`` is taken, or the SuperLink does not come up within a minute.
+    Raises `FlowerError` when ``port`` is taken, or the SuperLink does not come up.
     """
     port = port or free_port()
     _check_free(port)
@@ -71,7 +73,7 @@ def _check_free(port: int) -> None:
 
 
 def _wait_until_healthy(link: SuperLink, process: "subprocess.Popen[bytes]", port: int) -> None:
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + STARTS_SECONDS
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < ends:
         if process.poll() is not None:
@@ -81,4 +83,4 @@ def _wait_until_healthy(link: SuperLink, process: "subprocess.Popen[bytes]", por
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise FlowerError(f"flower-superlink did not answer on port {port} within 60 s:\n{link.log_tail()}")
+    raise FlowerError(f"flower-superlink did not answer on port {port} within {STARTS_SECONDS:g} s:\n{link.log_tail()}")

@@ -39,7 +39,7 @@ SEQUENTIAL: dict[str, object] = {
 }
 # The aligned mean with its last layer solved.
 PLAIN: dict[str, object] = {"rounds": 1, "align-at": "both", "head": "ridge", "probe-points": 0, "guard": False}
-# Stands for the site whose network is best alone, which the run of `ridge` tells.
+# Stands for the site whose network is best alone, which the run of `alone` tells.
 BEST = "best"
 # Stands for what the run of `sequential-logistic` merged.
 SEQUENCE = "sequence"
@@ -66,6 +66,8 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-best": SEQUENTIAL | {"head": "logistic", "mix": "best"},
     # Beside what the sites have: a seed that costs minutes, where `joint` measures many more networks.
     "ridge": PLAIN | {"baselines": True},
+    # What rounds are held against: the sites' networks of the same trainings.
+    "alone": {"rounds": 1, "align-at": "none", "baselines": True, "probe-points": 0, "guard": False},
     # Of a ResNet with BatchNorm it corrects the last layer alone, which a solved head would then replace.
     "repair": PLAIN | {"head": "mean", "repair": True},
     "passes": PLAIN | {"recalibrate-passes": 3},
@@ -182,7 +184,7 @@ def _initial(link: SuperLink, task: Task, meant: str, store: RunStore) -> Path:
 
 def best_site(link: SuperLink, task: Task) -> str:
     """The site whose network is best alone, as it is."""
-    first = play(link, task, "ridge").first
+    first = play(link, task, "alone").first
     return max(first.weights, key=lambda site: first.baselines[site].accuracy)
 
 

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.merging.runs import ONWARDS, Played
-from benchmarks.merging.tables import WAY, Rows, accuracies, alone, best_of_both, by_row, in_order, points_above
+from benchmarks.merging.runs import ONWARDS, ROUNDS, Played
+from benchmarks.merging.tables import WAY, Rows, accuracies, alone, beside_rounds, best_of_both, by_row, in_order, points_above
 from benchmarks.merging.tasks import SEEDS
 from benchmarks.merging.tasks import SPLITS as ORDER
 
@@ -36,6 +36,8 @@ LEVERS_OF = (("digits", 16), ("cifar10", 16), ("cifar10", 32))
 APART_POINTS = 4.0
 # The aims: biased labels so near to the ensemble, disjoint ones so far above a site.
 NEAR_POINTS, FAR_POINTS = 2.0, 25.0
+# The number of rounds that are played.
+LAST = int(str(ROUNDS["rounds"]))
 
 
 def renewed(text: str, found: Iterable[Played]) -> str:
@@ -127,9 +129,12 @@ def _added(played: By, before: str, after: str) -> dict[int, float]:
 
 
 def onwards(rows: Rows) -> str:
-    """In which round each start passes the best corrected site, and its accuracy after the last one, by seed."""
+    """In which round each start passes the best corrected site, seed by seed, and its accuracy after the last one."""
     every = {
-        f"{said}, {SPLITS[split]}": _of(rows, data, 16, split, 2) for data, said in DATA.items() for split in ORDER
+        f"{said}, {'' if n == 2 else f'{COUNTS[n]} sites, '}{SPLITS[split]}": _of(rows, data, 16, split, n)
+        for data, said in DATA.items()
+        for n in COUNTS
+        for split in ORDER
     }
     columns = {title: played for title, played in every.items() if any(method in played for method in ONWARDS)}
     starts = [method for method in ONWARDS if any(method in played for played in columns.values())]
@@ -139,19 +144,20 @@ def onwards(rows: Rows) -> str:
 
 def _beside(played: By) -> str:
     seeds = {run.task.seed for method in ONWARDS for run in played.get(method, ())}
-    best = accuracies(played, "best site, corrected")
-    return in_order({seed: f"{accuracy:.3f}" for seed, accuracy in best.items() if seed in seeds}, "; ")
+    return f"{statistics.mean(accuracy for seed, accuracy in beside_rounds(played).items() if seed in seeds):.3f}"
 
 
 def _onwards(method: str, played: By) -> str:
-    best = accuracies(played, "best site, corrected")
-    runs = {run.task.seed: run for run in played.get(method, ()) if run.rounds[-1].merged}
-    return in_order({seed: _passes(run, best[seed]) for seed, run in runs.items() if seed in best}, "; ")
-
-
-def _passes(run: Played, best: float) -> str:
-    merged = {n: each.merged.accuracy for n, each in enumerate(run.rounds, 1) if each.merged}
-    return f"{next((n for n, accuracy in merged.items() if accuracy > best), 'no')}, {merged[len(run.rounds)]:.3f}"
+    best = beside_rounds(played)
+    merged = {
+        run.task.seed: {n: each.merged.accuracy for n, each in enumerate(run.rounds, 1) if each.merged}
+        for run in played.get(method, ())
+    }
+    whole = {seed: found for seed, found in merged.items() if len(found) == LAST and seed in best}
+    if not whole:
+        return ""
+    passes = [str(next((n for n, got in found.items() if got > best[seed]), "no")) for seed, found in whole.items()]
+    return f"{'/'.join(passes)}, {statistics.mean(found[LAST] for found in whole.values()):.3f}"
 
 
 def _cifar10(rows: Rows, split: str) -> list[By]:

@@ -12,7 +12,7 @@ from server.records import Score
 # A network of a run's record: the method, and the network's name there; None: the network that was merged.
 Place = tuple[str, str | None]
 # Methods whose runs tell what the sites have.
-TELL_OF_SITES = ("joint", "activations", "ridge")
+TELL_OF_SITES = ("joint", "activations", "ridge", "alone")
 
 
 def _sites(name: str) -> tuple[Place, ...]:
@@ -99,8 +99,7 @@ def _tables(rows: Rows) -> Iterator[list[str]]:
     for row, played in further.items():
         onwards = {run.task.name for method in ONWARDS for run in played.get(method, ())}
         of_onwards = {method: [run for run in runs if run.task.name in onwards] for method, runs in played.items()}
-        corrected = [score.accuracy for score in scores_of(of_onwards, "best site, corrected")]
-        yield [f"{row}: best corrected site {_spread(corrected)}"]
+        yield [f"{row}: best corrected site {_spread(list(beside_rounds(of_onwards).values()))}"]
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
         yield _table(["accuracy after", "seeds", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
 
@@ -142,6 +141,12 @@ def alone(played: Mapping[str, Sequence[Played]]) -> dict[int, float]:
         for seed, value in first.items()
         if all(seed in one for one in others)
     }
+
+
+def beside_rounds(played: Mapping[str, Sequence[Played]]) -> dict[int, float]:
+    """The best corrected site's accuracy by seed; where `alone` was played, of the trainings that rounds begin with."""
+    title = "best site, corrected"
+    return accuracies(played, title) | accuracies({"alone": played.get("alone", ())}, title)
 
 
 def points_above(got: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:

@@ -52,7 +52,7 @@ class Task:
     @property
     def plays_rounds(self) -> bool:
         """Whether further rounds are played too, from every start that there is."""
-        return self.n_sites == 2 and self.width == 16
+        return self.width == 16
 
     @property
     def config(self) -> dict[str, object]:
