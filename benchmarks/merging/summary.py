@@ -153,7 +153,7 @@ def _onwards(method: str, played: By) -> str:
         run.task.seed: {n: each.merged.accuracy for n, each in enumerate(run.rounds, 1) if each.merged}
         for run in played.get(method, ())
     }
-    whole = {seed: found for seed, found in merged.items() if len(found) == LAST and seed in best}
+    whole = {seed: found for seed, found in merged.items() if LAST in found and seed in best}
     if not whole:
         return ""
     passes = [str(next((n for n, got in found.items() if got > best[seed]), "no")) for seed, found in whole.items()]
