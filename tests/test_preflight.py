@@ -35,21 +35,23 @@ NETWORK = Architecture("mlp", (1, 8, 8), 10, 16, 2)
 RUN = {"model": "mlp", "shape": "1x8x8", "classes": 10, "width": 16, "depth": 2}
 
 
-def member(
-    tmp_path: Path, start: str = "checkpoint", run: Mapping[str, str | bool] | None = None, **settings: object
-) -> SiteFolder:
-    """A site that joined a federation whose runs begin with ``start``, with these settings of its own.
+def member(tmp_path: Path, start: str = "checkpoint", **settings: object) -> SiteFolder:
+    """A site that joined a federation whose runs begin with ``start``, with these settings of its own."""
+    site = member_of(tmp_path, {"start": start})
+    site.settings.write_text(tomli_w.dumps({"data": "digits", **settings}))
+    return site
 
-    ``run`` has settings of the federation's runs that are not `RUN`'s.
-    """
+
+def member_of(tmp_path: Path, run: Mapping[str, str | bool]) -> SiteFolder:
+    """A site that joined a federation whose runs have these settings and else `RUN`'s; it holds digits."""
     site, authority = SiteFolder(tmp_path / "site"), new_authority("tests")
-    federation = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={**RUN, "start": start, **(run or {})})
+    federation = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={**RUN, **run})
     asked = read_request(make_request(site, "site-us"))
     with kit_folder(tmp_path / "kit") as folder:
         membership = membership_of(federation, asked.name, "17")
         told = write_kit(folder, membership, authority.certificate, authority.sign_site(asked.key, asked.name, 365))
     install_kit(tmp_path / "kit", site, told)
-    site.settings.write_text(tomli_w.dumps({"data": "digits", **settings}))
+    site.settings.write_text(tomli_w.dumps({"data": "digits"}))
     return site
 
 
@@ -70,12 +72,14 @@ def pressures() -> tuple[torch.Tensor, list[int]]:
     return torch.full((20, 1, 8, 8), 120.0), [0, 1] * 10
 
 
-@pytest.mark.parametrize(("slow_with", "autocast", "told"), [(True, True, True), (False, True, False), (True, False, False)])
+@pytest.mark.parametrize(
+    ("slow_with", "autocast", "told"), [(True, True, True), (False, True, False), (True, False, False)]
+)
 def test_bfloat16_that_is_slower_here_is_told_with_the_training_step(
     tmp_path: Path, slow_with: bool, autocast: bool, told: bool
 ) -> None:
     model = f"tests.test_preflight:{'slow_in_bfloat16' if slow_with else 'slow_in_fp32'}"
-    found = find("training step", member(tmp_path, "seed", {"model": model, "autocast": autocast}))
+    found = find("training step", member_of(tmp_path, {"start": "seed", "model": model, "autocast": autocast}))
     assert found.problem == ""
     assert ("; but with autocast a step takes " in found.found) == told
     assert found.found.endswith("ask the operator for autocast = false") == told

@@ -8,7 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from benchmarks.merging.runs import ONWARDS, ROUNDS, Played
-from benchmarks.merging.tables import WAY, Rows, accuracies, alone, beside_rounds, best_of_both, by_row, in_order, points_above
+from benchmarks.merging.tables import (
+    WAY,
+    Rows,
+    accuracies,
+    alone,
+    beside_rounds,
+    best_of_both,
+    by_row,
+    in_order,
+    points_above,
+)
 from benchmarks.merging.tasks import SEEDS
 from benchmarks.merging.tasks import SPLITS as ORDER
 
