@@ -10,6 +10,7 @@ from cli.enrolment.files import read_settings
 from cli.enrolment.layout import ServerFolder
 from cli.enrolment.settings import Federation
 from cli.enrolment.superlink import reach_superlink
+from cli.errors import OptionError
 from cli.flower import FlowerError, SuperLink
 from cli.interrupts import Interrupted, tell_interrupted, terminable, uninterrupted
 from cli.output import Format, Output, people, print_json, progress, warn
@@ -28,7 +29,10 @@ def run(
         typer.Argument(help="TOML: the run's settings, as `fedrebasin settings` shows them; else federation.toml's."),
     ] = None,
     name: Annotated[str, typer.Option(help="The run's name; by default the config's.")] = "",
-    sites: Annotated[int, typer.Option(min=0, help="How many sites to wait for; 0: the config's min-sites.")] = 0,
+    sites: Annotated[
+        int,
+        typer.Option(min=0, help="Sites to wait for and to need in each round; no fewer than min-sites, 0: that."),
+    ] = 0,
     runs: Annotated[
         Path, typer.Option(resolve_path=True, help="Folder of the runs, where also the ServerApp finds it.")
     ] = Path("runs"),
@@ -45,7 +49,7 @@ def run(
     federation = read_settings(server.settings, Federation)
     wanted = (federation.run if config is None else read_run_config(config)) | {"runs-dir": str(runs)}
     with settings_of(config):
-        settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
+        settings = _for_sites(sites, parse_settings(wanted | ({"run": name} if name else {})))
     tell_idle(settings)
     tell_otherwise(settings, federation)
     store = RunStore(runs / settings.run)
@@ -59,6 +63,21 @@ def run(
     else:
         how = "was finished before, and nothing was started; raise rounds to go on" if before else COMPLETED
         people.print(f"{settings.run}: {how}; see {store.directory}", soft_wrap=True)
+
+
+def _for_sites(sites: int, settings: Settings) -> Settings:
+    """``settings`` with ``min-sites`` raised to ``sites``, if that is asked for.
+
+    Raises `OptionError` for fewer than the settings need: each site would weigh more than its keepers were told.
+    """
+    if not sites:
+        return settings
+    if sites < settings.min_sites:
+        raise OptionError(
+            f"--sites is {sites}, and the run's settings have min-sites = {settings.min_sites}, the fewest that may be "
+            "merged; leave --sites out, or lower min-sites there"
+        )
+    return parse_settings(settings.model_dump(by_alias=True) | {"min-sites": sites})
 
 
 def tell_otherwise(settings: Settings, federation: Federation) -> None:

@@ -24,7 +24,7 @@ from server.heads import feature_shapes, scaled_names, scales
 from server.mixing import mixed_stages
 from server.phases import PHASES, Holds
 from server.probing import FLAT_POINTS
-from server.recalibration import example_of, front_of
+from server.recalibration import example_of, front_of, keeps_statistics
 from server.sums import shapes_of
 from strategies.layer_sums import BYTES, layer_sums
 from strategies.protocol import LAMBDAS, LAYERS, LOG_PRIOR, SCALES
@@ -230,7 +230,7 @@ def alone(plan: Planned) -> Load:
 def baselines(plan: Planned) -> Load:
     """`baselines.measure_baselines`: each network, their means, also with renewed statistics if any, an ensemble."""
     n, n_means = plan.n_sites, 2
-    n_measured = n_means * (2 if plan.moments() else 1)
+    n_measured = n_means * (2 if keeps_statistics(plan.model) else 1)
     priors = n * (len(LOG_PRIOR) + 2 * len(NAME) + DOUBLE * plan.settings.classes)
     return plan.recalibrated(n_means) + plan.evaluated(n + n_measured, n_more=n + 1, more=priors)
 

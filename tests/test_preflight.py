@@ -37,13 +37,11 @@ RUN = {"model": "mlp", "shape": "1x8x8", "classes": 10, "width": 16, "depth": 2}
 
 def member(tmp_path: Path, start: str = "checkpoint", **settings: object) -> SiteFolder:
     """A site that joined a federation whose runs begin with ``start``, with these settings of its own."""
-    site = member_of(tmp_path, {"start": start})
-    site.settings.write_text(tomli_w.dumps({"data": "digits", **settings}))
-    return site
+    return member_of(tmp_path, {"start": start}, **settings)
 
 
-def member_of(tmp_path: Path, run: Mapping[str, str | bool]) -> SiteFolder:
-    """A site that joined a federation whose runs have these settings and else `RUN`'s; it holds digits."""
+def member_of(tmp_path: Path, run: Mapping[str, str | bool], **settings: object) -> SiteFolder:
+    """The same where runs have these settings, and else `RUN`'s."""
     site, authority = SiteFolder(tmp_path / "site"), new_authority("tests")
     federation = Federation(proxy="proxy.example:8443", image="fedrebasin:test", run={**RUN, **run})
     asked = read_request(make_request(site, "site-us"))
@@ -51,7 +49,7 @@ def member_of(tmp_path: Path, run: Mapping[str, str | bool]) -> SiteFolder:
         membership = membership_of(federation, asked.name, "17")
         told = write_kit(folder, membership, authority.certificate, authority.sign_site(asked.key, asked.name, 365))
     install_kit(tmp_path / "kit", site, told)
-    site.settings.write_text(tomli_w.dumps({"data": "digits"}))
+    site.settings.write_text(tomli_w.dumps({"data": "digits", **settings}))
     return site
 
 

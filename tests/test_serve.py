@@ -82,6 +82,14 @@ def test_of_a_run_as_in_the_kits_nothing_is_told(tmp_path: Path, capsys: pytest.
     assert "not as in federation.toml" not in done.err
 
 
+def test_a_run_is_not_asked_for_fewer_sites_than_its_settings_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = serve(tmp_path, capsys, {**FIRST, "min-sites": 2}, "--sites", "1")
+    assert done.code == 19
+    assert "--sites is 1, and the run's settings have min-sites = 2" in done.err
+
+
 def test_a_run_that_has_finished_is_left_as_it_is_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ SEQUENTIAL: dict[str, object] = {
 }
 # The aligned mean with its last layer solved.
 PLAIN: dict[str, object] = {"rounds": 1, "align-at": "both", "head": "ridge", "probe-points": 0, "guard": False}
-# Stands for the site whose network is best alone, which the run of `alone` tells.
+# Stands for the site whose network is best alone, which the run of `ridge` tells if it is there, else that of `alone`.
 BEST = "best"
 # Stands for what the run of `sequential-logistic` merged.
 SEQUENCE = "sequence"
@@ -49,6 +49,10 @@ ONCE: dict[str, dict[str, object]] = {
     "joint": ONE_SHOT | {"align-at": "both", "site-matching": "joint"},
     # For the barrier that weights alone leave.
     "weights": {"rounds": 1, "align-at": "server", "probe-points": 7, "guard": False},
+    # Beside what the sites have: a seed that costs minutes, where `joint` measures many more networks.
+    "ridge": PLAIN | {"baselines": True},
+    # What rounds are held against: the sites' networks of the same trainings.
+    "alone": {"rounds": 1, "align-at": "none", "baselines": True, "probe-points": 0, "guard": False},
     # One layer after another, without and with the head that pooled data would give; and what that is worth by itself.
     "sequential": SEQUENTIAL,
     "sequential-ridge": SEQUENTIAL | {"head": "ridge"},
@@ -64,10 +68,6 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-search": SEQUENTIAL | {"head": "ridge", "mix": "search"},
     # That, or the network of the site that is best with its statistics and last layer by everybody's samples.
     "sequential-best": SEQUENTIAL | {"head": "logistic", "mix": "best"},
-    # Beside what the sites have: a seed that costs minutes, where `joint` measures many more networks.
-    "ridge": PLAIN | {"baselines": True},
-    # What rounds are held against: the sites' networks of the same trainings.
-    "alone": {"rounds": 1, "align-at": "none", "baselines": True, "probe-points": 0, "guard": False},
     # Of a ResNet with BatchNorm it corrects the last layer alone, which a solved head would then replace.
     "repair": PLAIN | {"head": "mean", "repair": True},
     "passes": PLAIN | {"recalibrate-passes": 3},
@@ -184,7 +184,7 @@ def _initial(link: SuperLink, task: Task, meant: str, store: RunStore) -> Path:
 
 def best_site(link: SuperLink, task: Task) -> str:
     """The site whose network is best alone, as it is."""
-    first = play(link, task, "alone").first
+    first = (kept(task, "ridge") or play(link, task, "alone")).first
     return max(first.weights, key=lambda site: first.baselines[site].accuracy)
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.merging.runs import ONWARDS, ROUNDS, Played
+from benchmarks.merging.runs import ONWARDS, Played
 from benchmarks.merging.tables import (
     WAY,
     Rows,
@@ -46,8 +46,6 @@ LEVERS_OF = (("digits", 16), ("cifar10", 16), ("cifar10", 32))
 APART_POINTS = 4.0
 # The aims: biased labels so near to the ensemble, disjoint ones so far above a site.
 NEAR_POINTS, FAR_POINTS = 2.0, 25.0
-# The number of rounds that are played.
-LAST = int(str(ROUNDS["rounds"]))
 
 
 def renewed(text: str, found: Iterable[Played]) -> str:
@@ -139,7 +137,7 @@ def _added(played: By, before: str, after: str) -> dict[int, float]:
 
 
 def onwards(rows: Rows) -> str:
-    """In which round each start passes the best corrected site, seed by seed, and its accuracy after the last one."""
+    """In which round each start passes the best corrected site, seed by seed, and its mean accuracy after the last."""
     every = {
         f"{said}, {'' if n == 2 else f'{COUNTS[n]} sites, '}{SPLITS[split]}": _of(rows, data, 16, split, n)
         for data, said in DATA.items()
@@ -154,20 +152,27 @@ def onwards(rows: Rows) -> str:
 
 def _beside(played: By) -> str:
     seeds = {run.task.seed for method in ONWARDS for run in played.get(method, ())}
-    return f"{statistics.mean(accuracy for seed, accuracy in beside_rounds(played).items() if seed in seeds):.3f}"
+    best = beside_rounds(played)
+    return in_order({seed: f"{accuracy:.3f}" for seed, accuracy in best.items() if seed in seeds}, "; ")
 
 
 def _onwards(method: str, played: By) -> str:
     best = beside_rounds(played)
-    merged = {
-        run.task.seed: {n: each.merged.accuracy for n, each in enumerate(run.rounds, 1) if each.merged}
-        for run in played.get(method, ())
-    }
-    whole = {seed: found for seed, found in merged.items() if LAST in found and seed in best}
-    if not whole:
+    merged = {run.task.seed: _merged(run) for run in played.get(method, ()) if run.rounds[-1].merged}
+    known = {seed: found for seed, found in merged.items() if seed in best}
+    if not known:
         return ""
-    passes = [str(next((n for n, got in found.items() if got > best[seed]), "no")) for seed, found in whole.items()]
-    return f"{'/'.join(passes)}, {statistics.mean(found[LAST] for found in whole.values()):.3f}"
+    passes = "/".join(_passes(found, best[seed]) for seed, found in known.items())
+    return f"{passes}, {statistics.mean([*found.values()][-1] for found in known.values()):.3f}"
+
+
+def _merged(run: Played) -> dict[int, float]:
+    """The accuracy of what was merged, by round."""
+    return {number: each.merged.accuracy for number, each in enumerate(run.rounds, 1) if each.merged}
+
+
+def _passes(merged: Mapping[int, float], best: float) -> str:
+    return str(next((number for number, accuracy in merged.items() if accuracy > best), "no"))
 
 
 def _cifar10(rows: Rows, split: str) -> list[By]:
