@@ -56,6 +56,10 @@ class Demo:
         return RunStore(Path(self.settings.runs_dir) / self.settings.run)
 
 
+ENDS = (
+    "(the line is highest at an end: this is half the difference between the two networks' losses, and no alignment "
+    "lowers it)"
+)
 # What a run config says itself.
 REPLACED = ("seed", "width", "split", "head", "rounds", "data")
 
@@ -214,6 +218,10 @@ def show(summary: Summary, report: Path) -> None:
         naive = "not known" if summary.barrier.naive is None else f"{summary.barrier.naive:.3f}"
         people.print(f"barrier: naive {naive}, aligned {summary.barrier.aligned:.3f}")
         people.print(f"({summary.barrier.definition})", style="dim")
+        if summary.ends:
+            people.print(ENDS, style="dim", soft_wrap=True)
+    if summary.taken:
+        people.print(f"mix took {summary.taken}", soft_wrap=True)
     people.print(f"{summary.seconds:.0f} s; report: {report}", soft_wrap=True)
 
 

@@ -1,12 +1,14 @@
 """The command ``fedrebasin``."""
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from cli.late import Late, group_with
-from cli.output import progress
+from cli.output import people, progress
 from cli.server import app as server
 from cli.site import app as site
 from strategies.errors import OperatorError
@@ -31,8 +33,19 @@ app.add_typer(server, name="server")
 app.add_typer(site, name="site")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        people.print(f"fedrebasin {version('fedrebasin')}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version, and nothing else."),
+    ] = False,
+) -> None:
     """Federated learning that aligns networks before it averages them."""
     _search_current_folder()
 

@@ -18,6 +18,7 @@ from cli.settings import read_run_config, tell_idle
 from cli.toml import settings_of
 from server.resume import FREE, FinishedError, check_goes_on
 from server.store import Record, RunStore
+from server.summary import readable_rounds
 from strategies.settings import Settings, as_written, parse_settings
 
 COMPLETED = "finished:completed"
@@ -61,8 +62,8 @@ def run(
         told = {"run": settings.run, "status": COMPLETED, "finished-before": before, "store": str(store.directory)}
         print_json(told)
     else:
-        how = "was finished before, and nothing was started; raise rounds to go on" if before else COMPLETED
-        people.print(f"{settings.run}: {how}; see {store.directory}", soft_wrap=True)
+        how = "was finished before, and nothing was started; raise rounds to go on" if before else "finished"
+        people.print(f"{settings.run}: {how}; {worth(store)}see {store.directory}", soft_wrap=True)
 
 
 def _for_sites(sites: int, settings: Settings) -> Settings:
@@ -90,6 +91,16 @@ def tell_otherwise(settings: Settings, federation: Federation) -> None:
             f"not as in federation.toml, nor in the sites' kits: {told}. If that is to stay, "
             "`fedrebasin server renew NAME --run-config FILE` tells each site"
         )
+
+
+def worth(store: RunStore) -> str:
+    """What the last merge of a run is worth, as the beginning of a sentence; empty where nobody measured one."""
+    last = next((record for record in reversed(readable_rounds(store)[0]) if record.merged), None)
+    if last is None or last.merged is None:
+        return ""
+    score = last.merged
+    told = f"accuracy {score.accuracy:.3f}, loss {score.loss:.3f} nats, on {score.count} held-out samples of all sites"
+    return f"round {last.round} has {told}; "
 
 
 def finished_before(store: RunStore, settings: Settings) -> bool:

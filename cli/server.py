@@ -47,7 +47,9 @@ OWNER = "run this as the folder's owner; in containers, as the service `enrolmen
 def init(
     proxy: Annotated[str, typer.Option(help="Address that sites dial, HOST:PORT.")],
     superlink: Annotated[str, typer.Option(help="Address of the SuperLink on the inner network.")] = "superlink:8000",
-    listen: Annotated[str, typer.Option(help="Where the proxy listens.")] = "0.0.0.0:8443",
+    listen: Annotated[
+        str, typer.Option(help="Where the proxy listens; by default everywhere, at --proxy's port.")
+    ] = "",
     image: Image = "",
     run_config: Annotated[Path | None, typer.Option(help="TOML: the settings of runs.")] = None,
     name: Annotated[str, typer.Option(help="The federation's name.")] = "fedrebasin",
@@ -62,7 +64,7 @@ def init(
         "name": name,
         "proxy": proxy,
         "superlink": superlink,
-        "listen": listen,
+        **({"listen": listen} if listen else {}),
         "image": image or default_image(),
         "run": _run_config(run_config),
         "least-samples": least_samples,

@@ -53,7 +53,7 @@ def settings(
         print_table(str(file or "defaults"), ("setting", "value"), rows, texts=("value",))
         if changed:
             people.print(f"* differs from the default: {len(changed)} of {len(found)}", highlight=False)
-        show_traffic(moved)
+        show_traffic(moved, has_later=checked.settings.rounds > 1)
     # Below the table, which is longer than a screen.
     _tell_of(checked, simulated=False)
 

@@ -1,6 +1,6 @@
 """What a run moves to and from each site in a round, at most: told before anybody trains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from cli.output import people, print_table
 from server.planned import Load, TrafficBound, total
@@ -35,21 +35,23 @@ def as_document(moved: TrafficBound) -> dict[str, object]:
     }
 
 
-def show_traffic(moved: TrafficBound) -> None:
-    """A table for people, in megabytes, and what there is more with more sites."""
-    names = [name for name in WORDS if name in moved.first or name in moved.later]
-    rows = [(WORDS[name], *_cells(moved.first.get(name)), *_cells(moved.later.get(name))) for name in names]
-    first, later = total(moved.first), total(moved.later)
-    rows.append(("in all", *_cells(first), *_cells(later)))
-    columns = ("MB at most, for", "first, to", "from", "later, to", "from")
-    title = (
-        f"to and from each of {moved.n_sites} sites (min-sites), in the first round that merges and in each later one"
+def show_traffic(moved: TrafficBound, *, has_later: bool) -> None:
+    """A table for people, in megabytes, and what there is more with more sites; of later rounds where there are any."""
+    rounds = {"first": moved.first} | ({"later": moved.later} if has_later else {})
+    names = [name for name in WORDS if any(name in parts for parts in rounds.values())]
+    rows = [(WORDS[name], *_row(parts.get(name) for parts in rounds.values())) for name in names]
+    totals = [total(parts) for parts in rounds.values()]
+    rows.append(("in all", *_row(totals)))
+    columns = ("MB at most, for", *(title for which in rounds for title in (f"{which}, to", "from")))
+    each = " and in each later one" if has_later else ""
+    print_table(
+        f"to and from each of {moved.n_sites} sites (min-sites), in the first round that merges{each}", columns, rows
     )
-    print_table(title, columns, rows)
     more = [f"{_megabytes(load.to_site)} MB to and {_megabytes(load.from_site)} from" for load in moved.further_site]
+    asked = [f"{each.questions} times" for each in totals]
     lines = (
-        f"each further site adds for each: {more[0]}; later {more[1]}",
-        f"each site is asked at most {first.questions} times, later {later.questions}",
+        f"each further site adds for each: {'; later '.join(more[: len(rounds)])}",
+        f"each site is asked at most {', later '.join(asked)}",
         "less where alignment moves nothing or a step ends early; what Flower adds to carry it is not counted",
     )
     for line in lines:
@@ -64,8 +66,9 @@ def _told(load: Load) -> dict[str, int]:
     return {"to_site_bytes": load.to_site, "from_site_bytes": load.from_site, "questions": load.questions}
 
 
-def _cells(load: Load | None) -> tuple[str, str]:
-    return ("", "") if load is None else (_megabytes(load.to_site), _megabytes(load.from_site))
+def _row(loads: Iterable[Load | None]) -> Iterator[str]:
+    for load in loads:
+        yield from ("", "") if load is None else (_megabytes(load.to_site), _megabytes(load.from_site))
 
 
 def _megabytes(size: int) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from server.records import GuardRecord, HeadRecord, MixStep, RoundRecord
+from server.records import GuardRecord, HeadRecord, RoundRecord
+from strategies.names import MIDDLE
 
 GUARD = {
     "unmoved": "nothing to align",
@@ -27,7 +28,22 @@ class Decided(NamedTuple):
 
 def decided(record: RoundRecord) -> list[Decided]:
     """The rows of a round, in the order in which they were decided; none where nothing was."""
-    return [*_guard(record.guard), *_search(record.mix), *_head(record.head)]
+    return [*_guard(record.guard), *_search(record), *_head(record.head)]
+
+
+def taken(record: RoundRecord) -> str:
+    """What ``mix`` came to in a round; empty where it chose nothing."""
+    if not record.mix:
+        return ""
+    if record.mix[-1].as_it_is:
+        return f"the network of {record.mix[-1].towards} as it is"
+    end, is_whole = record.reference, True
+    for step in record.mix:
+        if step.lam > 0:
+            end, is_whole = step.towards, step.lam == 1.0 and not step.stage
+    if not is_whole:
+        return "a mixture of the networks"
+    return "the merge of all sites" if end == MIDDLE else f"the network of {end}, renewed on all sites' samples"
 
 
 def _guard(guard: dict[str, GuardRecord]) -> Iterator[Decided]:
@@ -41,17 +57,19 @@ def _guard(guard: dict[str, GuardRecord]) -> Iterator[Decided]:
         yield Decided(f"guard: {', '.join(sites)}", GUARD.get(decision, decision), naive, aligned)
 
 
-def _search(steps: list[MixStep]) -> Iterator[Decided]:
-    """The lines on which something was taken, how many others there were, and a site's own network, if that won."""
-    lines = [step for step in steps if not step.as_it_is]
+def _search(record: RoundRecord) -> Iterator[Decided]:
+    """The lines on which something was taken, how many others there were, and what came of it."""
+    lines = [step for step in record.mix if not step.as_it_is]
     for step in lines:
         if step.lam > 0:
             name = f"mix: {step.stage or 'all layers'}, towards {step.towards}"
             yield Decided(name, f"λ = {step.lam:.3g}", step.before, step.loss)
     if stayed := sum(step.lam == 0 for step in lines):
         yield Decided("mix", f"nothing taken on {stayed} of {len(lines)} lines")
-    for step in steps[len(lines) :]:
-        yield Decided("mix", f"taken instead: the network of {step.towards} as it is", step.before, step.loss)
+    for step in record.mix[len(lines) :]:
+        yield Decided("mix", f"taken instead: {taken(record)}", step.before, step.loss)
+    if record.mix == lines != []:
+        yield Decided("mix", f"taken: {taken(record)}")
 
 
 def _head(head: HeadRecord | None) -> Iterator[Decided]:

@@ -18,12 +18,12 @@ from server.baselines import measure_alone
 from server.lines import Line, measure_line
 from server.records import MixStep, Score
 from server.sites import Sites
+from strategies.names import MIDDLE
 from strategies.protocol import State
 from strategies.rounds import MergedRound
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
-MIDDLE = "mean"
 
 
 @dataclass

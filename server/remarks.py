@@ -6,6 +6,8 @@ from torch import nn
 
 from alignment.batch_norm import batch_norms
 from alignment.feature_size import scales_features
+from alignment.moments import layers_of
+from alignment.repair import unit_moments
 from models import head_name
 from server.recalibration import example_of
 from strategies.admission import VARIANCE
@@ -18,6 +20,7 @@ def network_remarks(model: nn.Module, settings: Settings) -> list[str]:
     return [
         *_on_stale_statistics(model),
         *_on_solved_head(model, settings),
+        *_on_repair(model, settings),
         *drowned(settings, sum(each.numel() for each in model.parameters())),
     ]
 
@@ -70,4 +73,16 @@ def _on_solved_head(model: nn.Module, settings: Settings) -> list[str]:
         f"setting 'head' = {settings.head!r}: in a network without normalisation behind its last hidden layer each "
         "mean makes features smaller and the solved last layer larger, until later rounds may diverge; set repair = "
         "true, head = 'mean', later-merge = 'mean' or rounds = 1"
+    ]
+
+
+def _on_repair(model: nn.Module, settings: Settings) -> list[str]:
+    """A line where REPAIR corrects the last layer alone, which `head` then solves anew."""
+    if not settings.repair or not settings.solves_head:
+        return []
+    if layers_of(unit_moments(model, [example_of(settings)])) != [head_name(model)]:
+        return []
+    return [
+        f"setting 'repair' = true changes nothing: behind the last BatchNorm of this network is its last layer alone, "
+        f"which head = {settings.head!r} solves anew; leave repair out"
     ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, Field, ValidationError
 
+from server.decided import taken
 from server.errors import StoreError
 from server.records import BarrierRecord, RoundRecord, Score
 from server.store import RunStore
@@ -16,13 +17,17 @@ ROUND = "round-"
 class Summary(BaseModel):
     """What `fedrebasin demo --format json` prints. Accuracies are 0..1, losses and barriers nats.
 
+    ends   whether no line of the barrier rises above its worse end: then it is half the difference between the ends
     merge  under which name the network stands that the first merge came to; empty where none merged
+    taken  what `mix` took in it; empty where it chose nothing
     """
 
     accuracy: dict[str, float]
     loss: dict[str, float]
     barrier: BarrierRecord | None
+    ends: bool = False
     merge: str = ""
+    taken: str = ""
     seconds: float = 0.0
     run: str = ""
     settings: dict[str, object] = Field(default_factory=dict[str, object])
@@ -61,11 +66,14 @@ def summary_of(store: RunStore, rounds: Sequence[RoundRecord], seconds: float | 
     merges = [record for record in rounds if record.outcome == "merged"]
     merge = _merge(merges)
     scores = _scores(merges, merge, pooled)
+    probed = next((record for record in rounds if record.barrier is not None), None)
     return Summary(
         accuracy={name: score.accuracy for name, score in scores.items()},
         loss={name: score.loss for name, score in scores.items()},
-        barrier=next((record.barrier for record in rounds if record.barrier is not None), None),
+        barrier=probed.barrier if probed else None,
+        ends=probed is not None and not _rises(probed),
         merge=merge,
+        taken=taken(merges[0]) if merges else "",
         seconds=sum(sum(record.seconds.values()) for record in rounds) if seconds is None else seconds,
         run=store.directory.name,
         settings=store.read_json("settings.json") or {},
@@ -83,6 +91,14 @@ def _scores(merges: list[RoundRecord], merge: str, pooled: Score | None) -> dict
     scores |= {name: baselines[name] for name in means if name in baselines}
     later = merges[1:] if merge in means else merges
     return scores | {f"{ROUND}{record.round}": record.merged for record in later if record.merged is not None}
+
+
+def _rises(probed: RoundRecord) -> bool:
+    """Whether the worst line, as the networks came or aligned, is highest between its ends."""
+    paths = probed.paths.values()
+    ways = [path.naive for path in paths if path.naive is not None], [path.aligned for path in paths]
+    worst = [max(way, key=lambda path: path.barrier) for way in ways if way]
+    return any(path.highest not in {0.0, 1.0} for path in worst)
 
 
 def _merge(merges: list[RoundRecord]) -> str:

@@ -22,6 +22,8 @@ def problems(error: ValidationError, model: type[BaseModel], patterns: Mapping[s
     return [
         f"setting {str(e['loc'][0])!r}{_said(str(e['loc'][0]), e['type'], e['msg'], e['input'], keys, patterns or {})}"
         for e in error.errors()
+        # What follows from others is not asked once one of these is wrong.
+        if e["type"] != "default_factory_not_called"
     ]
 
 

@@ -19,6 +19,8 @@ ALIGNED = "aligned"
 ENSEMBLE = "ensemble"
 RECALIBRATED = ".recalibrated"
 CORRECTED = ".corrected"
+# Where a line leads: to what `merge` made of all networks.
+MIDDLE = "mean"
 
 
 def is_site_name(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,30 @@ def test_it_is_told_what_a_round_moves(tmp_path: Path, capsys: pytest.CaptureFix
     (search,) = [line.split("│") for line in said.splitlines() if "network of least loss (mix)" in line]
     assert float(search[2]) == pytest.approx(first["search"]["to_site_bytes"] / 1e6, rel=0.01)
     assert f"asked at most {moved['first_round']['questions']} times" in said
+
+
+@pytest.mark.parametrize(("rounds", "tells_later"), [(1, False), (2, True)])
+def test_a_run_of_one_round_is_told_of_no_later_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rounds: int, tells_later: bool
+) -> None:
+    (tmp_path / "run.toml").write_text(f"model = 'mlp'\nwidth = 8\nrounds = {rounds}\n")
+    said = run(capsys, "settings", tmp_path / "run.toml").out
+    table = said[said.index("to and from each of 2 sites") :]
+    assert "networks, sent out and trained" in table
+    assert (" later" in table) is tells_later
+
+
+def test_a_network_that_there_is_none_of_is_told_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.toml").write_text("model = 'resnet20'\nnorm = 'none'\n")
+    done = run(capsys, "settings", tmp_path / "run.toml")
+    assert f"{tmp_path / 'run.toml'}:2: resnet20: norm 'none' is not one of batch, layer" in done.err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run(capsys, "--version")
+    assert (done.code, done.out.split()) == (0, ["fedrebasin", version("fedrebasin")])
 
 
 def test_every_part_of_a_round_is_told_in_words() -> None:

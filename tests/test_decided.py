@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.decided import Decided, decided
+from server.decided import Decided, decided, taken
 from server.records import GuardRecord, HeadRecord, MixStep, RoundRecord, Score
 from server.report import write_report
 from server.store import RunStore
@@ -61,6 +61,7 @@ def test_each_step_that_the_search_took_is_told_and_how_many_it_did_not() -> Non
         Decided("mix: all layers, towards mean", "λ = 0.5", 0.8, 0.7),
         Decided("mix: conv1, towards site-us", "λ = 0.125", 0.7, 0.6),
         Decided("mix", "nothing taken on 1 of 4 lines"),
+        Decided("mix", "taken: a mixture of the networks"),
     ]
 
 
@@ -73,8 +74,28 @@ def test_a_network_that_was_taken_in_place_of_the_mixture_is_told_as_such(before
 
 
 def test_a_search_that_ended_early_is_told_by_its_lines() -> None:
-    (row,) = decided(with_(mix=[step("mean", "", 1.0, 0.5, 0.9)]))
+    row, came_of_it = decided(with_(mix=[step("mean", "", 1.0, 0.5, 0.9)]))
     assert row == Decided("mix: all layers, towards mean", "λ = 1", 0.9, 0.5)
+    assert came_of_it == Decided("mix", "taken: the merge of all sites")
+
+
+@pytest.mark.parametrize(
+    ("lambdas", "expected"),
+    [
+        ((0.0, 0.0), "the network of site-us, renewed on all sites' samples"),
+        ((1.0, 0.0), "the network of site-eu, renewed on all sites' samples"),
+        ((1.0, 1.0), "the merge of all sites"),
+        ((0.5, 0.0), "a mixture of the networks"),
+        ((0.5, 1.0), "the merge of all sites"),
+    ],
+)
+def test_what_came_of_the_search_is_said_in_words(lambdas: tuple[float, float], expected: str) -> None:
+    towards_site, towards_mean = lambdas
+    steps = [step("site-eu", "", towards_site, 0.8, 1.0), step("mean", "", towards_mean, 0.7, 0.8)]
+    assert taken(with_(mix=steps)) == expected
+    own = step("site-eu", "", 1.0, 0.1, 0.7).model_copy(update={"as_it_is": True})
+    assert taken(with_(mix=[*steps, own])) == "the network of site-eu as it is"
+    assert taken(COMPLETE) == ""
 
 
 @pytest.mark.parametrize(

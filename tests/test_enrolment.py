@@ -781,6 +781,16 @@ def test_an_address_without_a_port_is_told(tmp_path: Path, capsys: pytest.Captur
     assert ran.code == SettingsError.exit_code
     words = "host:port, an IPv6 address in brackets, the port from 1 to 65535"
     assert f"setting 'proxy': expected {words}, got '127.0.0.1' (str)" in ran.err
+    assert "listen" not in ran.err
+
+
+@pytest.mark.parametrize(("options", "where"), [((), "0.0.0.0:9443"), (("--listen", "10.0.0.5:8443"), "10.0.0.5:8443")])
+def test_the_proxy_listens_at_the_port_that_sites_dial_unless_another_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], where: str
+) -> None:
+    ran = run(capsys, "server", "init", "--proxy", "fl.example:9443", *options, "--folder", tmp_path / "server")
+    assert ran.code == 0
+    assert f"listen {where} ssl" in (tmp_path / "server" / "proxy" / "nginx.conf").read_text()
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,7 @@ def test_a_run_that_has_finished_is_left_as_it_is_and_that_is_said(
     done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 1})
     assert done.code == 0
     assert "autumn: was finished before, and nothing was started; raise rounds to go on" in done.out
+    assert "round 1 has accuracy 0.950, loss 0.200 nats, on 100 held-out samples of all sites; see" in done.out
     assert '"finished-before": true' in serve(tmp_path, capsys, {"run": "autumn", "rounds": 1}, "--format=json").out
 
 

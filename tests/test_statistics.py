@@ -106,6 +106,20 @@ def test_statistics_that_no_merge_renews_are_told_before_a_run(network: str, tol
     assert [told in line for line in lines] == [True] * bool(told)
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model": "resnet20", "head": "ridge"}, True),
+        ({"model": "resnet20", "head": "mean"}, False),
+        ({"model": "mlp", "head": "ridge"}, False),
+    ],
+)
+def test_repair_of_a_layer_that_is_solved_anyway_is_told_before_a_run(config: dict[str, object], told: bool) -> None:
+    settings = parse_settings({"repair": True, "width": 4, "rounds": 1, **config})
+    lines = network_remarks(build(Architecture(*settings.network), 0), settings)
+    assert ["setting 'repair' = true changes nothing" in line for line in lines] == [True] * told
+
+
 def test_a_run_can_take_several_passes(tmp_path: Path) -> None:
     settings = {"model": "resnet20", "depth": 8, "width": 4, "epochs": 1, "split": "disjoint"}
     stores = [play_in_process(quick_settings(tmp_path / str(n), recalibrate_passes=n, **settings)) for n in (1, 3)]

@@ -17,14 +17,14 @@ from benchmarks.drawings import PANELS, RED
 from benchmarks.merging.images import CACHE
 from benchmarks.merging.quality import RECORDS
 from benchmarks.merging.runs import all_kept
-from benchmarks.merging.tables import Rows, by_row, scores_of
+from benchmarks.merging.tables import CORRECTED, Rows, by_row, scores_of
 from benchmarks.merging.tasks import tasks
 from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR
 
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "images" / "merges.svg"
 # Of each network: its title in the tables, marker and colour.
 SHOWN = (
-    ("best site, corrected", "s", GREY),
+    (CORRECTED, "s", GREY),
     ("best site + logistic", "v", GREY),
     ("ensemble", "D", GREY),
     ("naive, recalibrated", "o", RED),

@@ -35,7 +35,6 @@ PAGE = """# {title}
 [What a merge is worth](../merge-quality.md) says what rows and columns are, how they were measured, and what follows
 from them. `python -m benchmarks.merging.pages` made this page from the records of the runs. "(2)" behind a cell says
 that it has fewer seeds than its column: it is of other trainings than its neighbours. An empty cell was not played.
-Where a task and seed have a run `alone`, rounds are of its trainings, on another processor, and not of the other rows'.
 
 {tables}
 

@@ -39,7 +39,7 @@ SEQUENTIAL: dict[str, object] = {
 }
 # The aligned mean with its last layer solved.
 PLAIN: dict[str, object] = {"rounds": 1, "align-at": "both", "head": "ridge", "probe-points": 0, "guard": False}
-# Stands for the site whose network is best alone, which the run of `ridge` tells if it is there, else that of `alone`.
+# Stands for the site whose network is best alone, which a run of `TELL_OF_SITES` tells.
 BEST = "best"
 # Stands for what the run of `sequential-logistic` merged.
 SEQUENCE = "sequence"
@@ -51,8 +51,6 @@ ONCE: dict[str, dict[str, object]] = {
     "weights": {"rounds": 1, "align-at": "server", "probe-points": 7, "guard": False},
     # Beside what the sites have: a seed that costs minutes, where `joint` measures many more networks.
     "ridge": PLAIN | {"baselines": True},
-    # What rounds are held against: the sites' networks of the same trainings.
-    "alone": {"rounds": 1, "align-at": "none", "baselines": True, "probe-points": 0, "guard": False},
     # One layer after another, without and with the head that pooled data would give; and what that is worth by itself.
     "sequential": SEQUENTIAL,
     "sequential-ridge": SEQUENTIAL | {"head": "ridge"},
@@ -91,6 +89,8 @@ ONWARDS: dict[str, dict[str, object]] = {
     "rounds-distilled": ROUNDS | {"distillation": 1.0},
 }
 METHODS = ONCE | ONWARDS
+# Methods whose runs tell what the sites have.
+TELL_OF_SITES = ("joint", "activations", "ridge")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def _initial(link: SuperLink, task: Task, meant: str, store: RunStore) -> Path:
 
 def best_site(link: SuperLink, task: Task) -> str:
     """The site whose network is best alone, as it is."""
-    first = (kept(task, "ridge") or play(link, task, "alone")).first
+    told = (kept(task, method) for method in TELL_OF_SITES)
+    first = (next(filter(None, told), None) or play(link, task, "ridge")).first
     return max(first.weights, key=lambda site: first.baselines[site].accuracy)
 
 

@@ -9,11 +9,11 @@ from functools import partial
 
 from benchmarks.merging.runs import ONWARDS, Played
 from benchmarks.merging.tables import (
+    CORRECTED,
     WAY,
     Rows,
     accuracies,
     alone,
-    beside_rounds,
     best_of_both,
     by_row,
     in_order,
@@ -152,12 +152,12 @@ def onwards(rows: Rows) -> str:
 
 def _beside(played: By) -> str:
     seeds = {run.task.seed for method in ONWARDS for run in played.get(method, ())}
-    best = beside_rounds(played)
+    best = accuracies(played, CORRECTED)
     return in_order({seed: f"{accuracy:.3f}" for seed, accuracy in best.items() if seed in seeds}, "; ")
 
 
 def _onwards(method: str, played: By) -> str:
-    best = beside_rounds(played)
+    best = accuracies(played, CORRECTED)
     merged = {run.task.seed: _merged(run) for run in played.get(method, ()) if run.rounds[-1].merged}
     known = {seed: found for seed, found in merged.items() if seed in best}
     if not known:

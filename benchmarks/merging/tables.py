@@ -6,24 +6,24 @@ from functools import partial
 from typing import Literal
 
 from benchmarks.merging.pooled import kept_pooled
-from benchmarks.merging.runs import ONCE, ONWARDS, Played
+from benchmarks.merging.runs import ONCE, ONWARDS, TELL_OF_SITES, Played
 from server.records import Score
 
 # A network of a run's record: the method, and the network's name there; None: the network that was merged.
 Place = tuple[str, str | None]
-# Methods whose runs tell what the sites have.
-TELL_OF_SITES = ("joint", "activations", "ridge", "alone")
 
 
 def _sites(name: str) -> tuple[Place, ...]:
     return tuple((method, name) for method in TELL_OF_SITES)
 
 
+# What rounds are held against too.
+CORRECTED = "best site, corrected"
 # Of each network: its title, and where it is found, in the order of preference.
 COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "best site": _sites("best"),
     "worst site": _sites("worst"),
-    "best site, corrected": _sites("best.corrected"),
+    CORRECTED: _sites("best.corrected"),
     "best site + ridge": (("site-head", "head.ridge"),),
     "best site + logistic": (("site-head", None),),
     "ensemble": _sites("ensemble"),
@@ -53,7 +53,7 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "pooled training": (),
 }
 # What can be had without a merge, of which the most accurate counts, and of losses the least.
-ALONE = ("best site", "best site, corrected")
+ALONE = ("best site", CORRECTED)
 HEADS = ("ridge", "logistic")
 # Levers on the way to the best merge, each with the network that it adds to and the one that it gives; and all levers.
 WAY: Mapping[str, tuple[str, str]] = {
@@ -99,7 +99,7 @@ def _tables(rows: Rows) -> Iterator[list[str]]:
     for row, played in further.items():
         onwards = {run.task.name for method in ONWARDS for run in played.get(method, ())}
         of_onwards = {method: [run for run in runs if run.task.name in onwards] for method, runs in played.items()}
-        yield [f"{row}: best corrected site {_spread(list(beside_rounds(of_onwards).values()))}"]
+        yield [f"{row}: best corrected site {_spread(list(accuracies(of_onwards, CORRECTED).values()))}"]
         by_method = {method: {method: played[method]} for method in ONWARDS if method in played}
         yield _table(["accuracy after", "seeds", "merge", *(f"round {n}" for n in range(2, 6))], by_method, _rounds)
 
@@ -141,12 +141,6 @@ def alone(played: Mapping[str, Sequence[Played]]) -> dict[int, float]:
         for seed, value in first.items()
         if all(seed in one for one in others)
     }
-
-
-def beside_rounds(played: Mapping[str, Sequence[Played]]) -> dict[int, float]:
-    """The best corrected site's accuracy by seed; where `alone` was played, of the trainings that rounds begin with."""
-    title = "best site, corrected"
-    return accuracies(played, title) | accuracies({"alone": played.get("alone", ())}, title)
 
 
 def points_above(got: Mapping[int, float], other: Mapping[int, float]) -> dict[int, float]:

@@ -52,6 +52,11 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+def port_of(address: str) -> str:
+    """The port of ``host:port``."""
+    return address.rpartition(":")[2]
+
+
 def tls_name(address: str, role: str) -> str:
     """The name that nginx looks for in the certificate of who serves at ``address``: it knows no addresses there.
 
@@ -72,8 +77,8 @@ class Federation(FileSettings, frozen=True):
     name: Annotated[str, Field(pattern=FEDERATION)] = "fedrebasin"
     proxy: Address
     """Where the sites dial."""
-    listen: Address = "0.0.0.0:8443"
-    """Where the proxy listens."""
+    listen: Address = Field(default_factory=lambda told: f"0.0.0.0:{port_of(told['proxy'])}")
+    """Where the proxy listens: everywhere, at the port that sites dial."""
     superlink: Address = "superlink:8000"
     """Where the SuperLink is, as the proxy and the operator see it."""
     certificate_days: Days = SITE_DAYS

@@ -10,7 +10,7 @@ from cli.enrolment.errors import EnrolmentError, KitError
 from cli.enrolment.files import private_folder, read_settings, write_public
 from cli.enrolment.layout import ServerFolder, SiteFolder
 from cli.enrolment.parts import Part
-from cli.enrolment.settings import Federation, SiteSettings, host_of
+from cli.enrolment.settings import Federation, SiteSettings, host_of, port_of
 from cli.enrolment.templates import DEPLOY, render
 from cli.enrolment.users import unfit
 
@@ -66,8 +66,8 @@ def write_server_units(places: ServerPlaces, target: Path, command: Path, user: 
         "serve": DEPLOY / "proxy" / "serve.sh",
         "user": user,
         "superlink": federation.superlink,
-        "port": federation.superlink.rpartition(":")[2],
-        "low_port": int(federation.listen.rpartition(":")[2]) < FIRST_FREE_PORT,
+        "port": port_of(federation.superlink),
+        "low_port": int(port_of(federation.listen)) < FIRST_FREE_PORT,
     }
     names = [f"fedrebasin-server-{service}.service" for service in SERVICES]
     return [write_public(target / name, render(f"server/{name}.j2", **values)) for name in names]

@@ -23,7 +23,7 @@ if [ ! -e /federation/federation.toml ]; then
   # What a start that was broken off left behind; the folders themselves are volumes.
   find /federation -mindepth 1 -type f -delete
   fedrebasin server init --folder /federation --proxy "$proxy" --superlink superlink:8000 \
-    --image "${FEDREBASIN_IMAGE:-}" --run-config /run.toml
+    --listen 0.0.0.0:8443 --image "${FEDREBASIN_IMAGE:-}" --run-config /run.toml
 fi
 made_for="$(sed -n 's/^proxy = "\(.*\)"$/\1/p' /federation/federation.toml)"
 if [ "$made_for" != "$proxy" ]; then
