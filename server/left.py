@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from server.records import RoundRecord
-from strategies.leaving import KINDS, NETWORKS, OTHER, network_words
+from strategies.leaving import KINDS, NETWORKS, OTHER, Kind, network_words
 from strategies.sent import sent_lines
 from strategies.settings import Settings
 
@@ -37,7 +37,7 @@ def left(rounds: Sequence[RoundRecord], settings: Settings | None) -> list[Left]
     rows = [
         Left(
             kind.words,
-            YES if counted[kind.name] else _unsent(kind.lacks(settings) if settings else "", untold),
+            YES if counted[kind.name] else _unsent(kind, settings, untold),
             counted[kind.name],
             network_words(settings) if settings and kind.name == NETWORKS and counted[kind.name] else "",
         )
@@ -49,10 +49,12 @@ def left(rounds: Sequence[RoundRecord], settings: Settings | None) -> list[Left]
     return sorted(rows, key=lambda row: row.sent != YES)
 
 
-def _unsent(lacks: str, untold: int) -> str:
-    if lacks:
-        return f"{NO}: it takes {lacks}"
-    return "not known" if untold else NO
+def _unsent(kind: Kind, settings: Settings | None, untold: int) -> str:
+    lacks = kind.lacks(settings) if settings else ""
+    if untold and not lacks:
+        return "not known"
+    takes = lacks or kind.needs
+    return f"{NO}: it takes {takes}" if takes else NO
 
 
 def told_on(n_sites: int, settings: Settings) -> Iterator[str]:

@@ -35,11 +35,13 @@ class Kind:
 
     name   under which its bytes are counted
     lacks  what would call for it, in words; empty where the settings do
+    needs  what it takes beside settings, in words
     """
 
     name: str
     words: str
     lacks: Callable[[Settings], str]
+    needs: str = ""
 
 
 def _if(holds: Callable[[Settings], bool], words: str) -> Callable[[Settings], str]:
@@ -61,7 +63,10 @@ _proposes = _if(
 )
 BY_QUESTION = {
     RECALIBRATE: Kind(
-        "moments", "BatchNorm moments: of each channel count, Σx and Σx² over the training samples", _always
+        "moments",
+        "BatchNorm moments: of each channel count, Σx and Σx² over the training samples",
+        _always,
+        needs="a network with BatchNorm",
     ),
     REPAIR: Kind(
         "unit-moments",

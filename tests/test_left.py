@@ -45,6 +45,14 @@ def test_what_was_not_sent_comes_last_with_what_it_would_take() -> None:
     assert "what no question asks for" not in told
 
 
+def test_what_no_setting_but_another_network_would_send_is_told_as_such() -> None:
+    without = {site: TrafficRecord(sent=1000, received=400, kinds={"network": 400}) for site in KINDS}
+    told = {
+        row.words.partition(":")[0]: row.sent for row in left([COUNTED.model_copy(update={"traffic": without})], USUAL)
+    }
+    assert told["BatchNorm moments"] == "no: it takes a network with BatchNorm"
+
+
 def test_how_the_network_went_out_stands_beside_it() -> None:
     assert left([COUNTED], USUAL)[0].note == "as it was trained"
     at_site = parse_settings({"align-at": "site", "start": "shared"})
