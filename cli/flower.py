@@ -18,6 +18,12 @@ from strategies.errors import OperatorError
 
 packages = ("alignment", "models", "strategies", "client", "server")
 TAIL_LINES = 30
+# What Flower says where nobody answers, which speaks of a file that is ours.
+UNREACHED = "SuperLink is unavailable"
+START_IT = (
+    "Is it running? Start it, or give it a minute to come up, and say the same again; its address is `superlink` in "
+    "federation.toml"
+)
 CONNECTION = "fedrebasin"
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_ANSWER_SECONDS = 120
@@ -166,5 +172,6 @@ def executable(name: str) -> str:
 
 
 def complaint(said: Mapping[str, object]) -> str:
-    """What `flwr` says of what went wrong, in one line."""
-    return " ".join(str(said.get("error-message") or said).split())
+    """What `flwr` says of what went wrong, in one line; and what to do where it reached nobody."""
+    told = " ".join(str(said.get("error-message") or said).split())
+    return f"{told} {START_IT}" if UNREACHED in told else told

@@ -106,6 +106,7 @@ def test_a_finished_run_goes_on_with_more_rounds(tmp_path: Path, capsys: pytest.
     done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 2})
     assert done.code == 15
     assert "flwr run did not start the run" in done.err
+    assert "Is it running? Start it, or give it a minute to come up" in done.err
 
 
 def test_a_run_of_that_name_with_other_settings_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
