@@ -31,7 +31,7 @@ def test_the_tables_that_sum_them_up_are_those_of_the_records(monkeypatch: pytes
 def test_a_table_that_sums_up_says_of_how_few_seeds_a_number_is_and_leaves_empty_what_was_not_played(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for method in ("joint", "sequential-ridge"):
+    for method in ("joint", "sequential-logistic"):
         name = f"digits-w16-biased-2-s1-{method}"
         shutil.copytree(RECORDS / "runs" / name, tmp_path / "runs" / name)
     monkeypatch.setenv(CACHE, str(tmp_path))

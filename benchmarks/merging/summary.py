@@ -28,8 +28,8 @@ By = Mapping[str, Sequence[Played]]
 Other = Callable[[By], Mapping[int, float]]
 ensemble: Other = partial(accuracies, title="ensemble")
 site_head: Other = partial(accuracies, title="best site + logistic")
-# The last layer of what the page calls the merge.
-HEAD = {"digits": "ridge", "cifar10": "logistic"}
+# What the page calls the merge.
+MERGE = "joint + sequential + logistic"
 DATA = {"digits": "digits", "cifar10": "CIFAR-10"}
 COUNTS = {2: "two", 5: "five"}
 WIDTHS = (16, 32)
@@ -63,7 +63,8 @@ def renewed(text: str, found: Iterable[Played]) -> str:
 
 def what_to_set(rows: Rows) -> str:
     """What `mix = best` takes, above the best of what a site has alone."""
-    lines = [[hold, *(_cell(_best_above(played)) for played in _cifar10(rows, split))] for split, hold in HOLD.items()]
+    held = {hold: _federations(rows, "cifar10", split) for split, hold in HOLD.items()}
+    lines = [[hold, *(_cell(_best_above(played)) for played in each)] for hold, each in held.items()]
     return _table(["sites hold", *FEDERATIONS], lines)
 
 
@@ -71,23 +72,24 @@ def _best_above(played: By) -> dict[int, float]:
     return points_above({seed: got for seed, (_, got) in best_of_both(played).items()}, alone(played))
 
 
-def the_merge(rows: Rows) -> str:
-    """The merge above the best of what a site has alone, the ensemble, and `site-head`."""
+def the_merge(data: str, rows: Rows) -> str:
+    """On ``data``, the merge above the best of what a site has alone, the ensemble, and `site-head`."""
     others: dict[str, Other] = {
         "a site alone": alone,
         "the ensemble": ensemble,
         "one site's network with a last layer solved on everybody's samples (`site-head`)": site_head,
     }
     lines = [
-        [title if split == "disjoint" else "", said, *(_cell(_above(each, other)) for each in _cifar10(rows, split))]
+        [title if split == "disjoint" else "", said, *cells]
         for title, other in others.items()
         for split, said in SPLITS.items()
+        if any(cells := [_cell(_above(each, other)) for each in _federations(rows, data, split)])
     ]
     return _table(["the merge is above", "labels", *FEDERATIONS], lines)
 
 
-def _above(played: By, other: Other, data: str = "cifar10") -> dict[int, float]:
-    return points_above(accuracies(played, f"joint + sequential + {HEAD[data]}"), other(played))
+def _above(played: By, other: Other) -> dict[int, float]:
+    return points_above(accuracies(played, MERGE), other(played))
 
 
 def aims(rows: Rows) -> str:
@@ -108,7 +110,7 @@ def aims(rows: Rows) -> str:
 
 def _aim(data: str, rows: Rows, width: int, n_sites: int) -> list[str]:
     biased, disjoint = (_of(rows, data, width, split, n_sites) for split in ("biased", "disjoint"))
-    found = [_above(biased, alone, data), _above(biased, ensemble, data), _above(disjoint, alone, data)]
+    found = [_above(biased, alone), _above(biased, ensemble), _above(disjoint, alone)]
     if not all(found):
         return [*map(_mean, found), ""]
     site, near, far = (statistics.mean(each.values()) for each in found)
@@ -175,8 +177,8 @@ def _passes(merged: Mapping[int, float], best: float) -> str:
     return str(next((number for number, accuracy in merged.items() if accuracy > best), "no"))
 
 
-def _cifar10(rows: Rows, split: str) -> list[By]:
-    return [_of(rows, "cifar10", width, split, n) for width, n in FEDERATIONS.values()]
+def _federations(rows: Rows, data: str, split: str) -> list[By]:
+    return [_of(rows, data, width, split, n) for width, n in FEDERATIONS.values()]
 
 
 def _of(rows: Rows, data: str, width: int, split: str, n_sites: int) -> By:
@@ -205,7 +207,8 @@ def _table(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 TABLES: Mapping[str, Callable[[Rows], str]] = {
     "what to set": what_to_set,
-    "the merge": the_merge,
+    "the merge": partial(the_merge, "cifar10"),
+    "the merge, digits": partial(the_merge, "digits"),
     "aims": aims,
     "levers": levers,
     "rounds": onwards,
