@@ -16,6 +16,7 @@ from cli.room import shortfall
 from cli.toml import read_toml, settings_of
 from cli.traffic import as_document, show_traffic
 from models import Architecture, build
+from models.errors import ModelError
 from server.heads import feature_shapes
 from server.planned import traffic
 from server.remarks import network_remarks
@@ -42,7 +43,11 @@ def settings(
     """Show what every setting of a run would be, or say what is wrong with a run config."""
     config = read_run_config(file) if file is not None else {}
     with settings_of(file):
-        checked = _checked(config)
+        try:
+            checked = _checked(config)
+        except ModelError as error:
+            # Of this command's file alone: what `demo` builds is also of the data.
+            raise SettingsError(str(error)) from error
     found, usual = (each.model_dump(by_alias=True) for each in (checked.settings, Settings()))
     changed = {key: usual[key] for key, value in found.items() if value != usual[key]}
     moved = traffic(checked.model, checked.settings)

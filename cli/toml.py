@@ -6,7 +6,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.errors import ModelError
 from strategies.errors import SettingsError
 
 
@@ -37,11 +36,11 @@ def settings_of(path: Path | None) -> Generator[None]:
     """
     try:
         yield
-    except (SettingsError, ModelError) as error:
+    except SettingsError as error:
         if path is None:
             raise
         lines = _lines_of_keys(path)
-        raise type(error)("\n".join(_placed(said, path, lines) for said in str(error).splitlines())) from error
+        raise SettingsError("\n".join(_placed(said, path, lines) for said in str(error).splitlines())) from error
 
 
 def _lines_of_keys(path: Path) -> dict[str, int]:
