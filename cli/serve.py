@@ -1,5 +1,6 @@
 """``fedrebasin server run``: submits a run to the federation's SuperLink and waits for its end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,8 @@ def run(
     federation = read_settings(server.settings, Federation)
     wanted = (federation.run if config is None else read_run_config(config)) | {"runs-dir": str(runs)}
     with settings_of(config):
-        settings = _for_sites(sites, parse_settings(wanted | ({"run": name} if name else {})))
+        _check_sites(sites, wanted)
+        settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
     tell_idle(settings)
     tell_otherwise(settings, federation)
     store = RunStore(runs / settings.run)
@@ -66,19 +68,17 @@ def run(
         people.print(f"{settings.run}: {how}; {worth(store)}see {store.directory}", soft_wrap=True)
 
 
-def _for_sites(sites: int, settings: Settings) -> Settings:
-    """``settings`` with ``min-sites`` raised to ``sites``, if that is asked for.
+def _check_sites(sites: int, wanted: Mapping[str, object]) -> None:
+    """Raises `OptionError` for fewer sites than the settings need: each would weigh more than its keepers were told.
 
-    Raises `OptionError` for fewer than the settings need: each site would weigh more than its keepers were told.
+    ``wanted`` need not go together without them, as secure aggregation does not with the default of ``min-sites``.
     """
-    if not sites:
-        return settings
-    if sites < settings.min_sites:
+    least = parse_settings({key: value for key, value in wanted.items() if key == "min-sites"}).min_sites
+    if 0 < sites < least:
         raise OptionError(
-            f"--sites is {sites}, and the run's settings have min-sites = {settings.min_sites}, the fewest that may be "
-            "merged; leave --sites out, or lower min-sites there"
+            f"--sites is {sites}, and the run's settings have min-sites = {least}, the fewest that may be merged; "
+            "leave --sites out, or lower min-sites there"
         )
-    return parse_settings(settings.model_dump(by_alias=True) | {"min-sites": sites})
 
 
 def tell_otherwise(settings: Settings, federation: Federation) -> None:
@@ -95,12 +95,12 @@ def tell_otherwise(settings: Settings, federation: Federation) -> None:
 
 def worth(store: RunStore) -> str:
     """What the last merge of a run is worth, as the beginning of a sentence; empty where nobody measured one."""
-    last = next((record for record in reversed(readable_rounds(store)[0]) if record.merged), None)
-    if last is None or last.merged is None:
+    scores = [(record.round, record.merged) for record in readable_rounds(store)[0] if record.merged is not None]
+    if not scores:
         return ""
-    score = last.merged
+    number, score = scores[-1]
     told = f"accuracy {score.accuracy:.3f}, loss {score.loss:.3f} nats, on {score.count} held-out samples of all sites"
-    return f"round {last.round} has {told}; "
+    return f"round {number} has {told}; "
 
 
 def finished_before(store: RunStore, settings: Settings) -> bool:

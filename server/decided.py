@@ -66,10 +66,14 @@ def _search(record: RoundRecord) -> Iterator[Decided]:
             yield Decided(name, f"λ = {step.lam:.3g}", step.before, step.loss)
     if stayed := sum(step.lam == 0 for step in lines):
         yield Decided("mix", f"nothing taken on {stayed} of {len(lines)} lines")
-    for step in record.mix[len(lines) :]:
-        yield Decided("mix", f"taken instead: {taken(record)}", step.before, step.loss)
-    if record.mix == lines != []:
-        yield Decided("mix", f"taken: {taken(record)}")
+    if record.mix:
+        last = record.mix[-1]
+        what = taken(record)
+        yield (
+            Decided("mix", f"taken instead: {what}", last.before, last.loss)
+            if last.as_it_is
+            else Decided("mix", f"taken: {what}")
+        )
 
 
 def _head(head: HeadRecord | None) -> Iterator[Decided]:

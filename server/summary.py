@@ -71,7 +71,7 @@ def summary_of(store: RunStore, rounds: Sequence[RoundRecord], seconds: float | 
         accuracy={name: score.accuracy for name, score in scores.items()},
         loss={name: score.loss for name, score in scores.items()},
         barrier=probed.barrier if probed else None,
-        ends=probed is not None and not _rises(probed),
+        ends=probed is not None and _stays_below_ends(probed),
         merge=merge,
         taken=taken(merges[0]) if merges else "",
         seconds=sum(sum(record.seconds.values()) for record in rounds) if seconds is None else seconds,
@@ -93,12 +93,12 @@ def _scores(merges: list[RoundRecord], merge: str, pooled: Score | None) -> dict
     return scores | {f"{ROUND}{record.round}": record.merged for record in later if record.merged is not None}
 
 
-def _rises(probed: RoundRecord) -> bool:
-    """Whether the worst line, as the networks came or aligned, is highest between its ends."""
+def _stays_below_ends(probed: RoundRecord) -> bool:
+    """Whether the worst line, as the networks came and aligned, is highest at one of its ends."""
     paths = probed.paths.values()
     ways = [path.naive for path in paths if path.naive is not None], [path.aligned for path in paths]
     worst = [max(way, key=lambda path: path.barrier) for way in ways if way]
-    return any(path.highest not in {0.0, 1.0} for path in worst)
+    return bool(worst) and all(path.highest in {0.0, 1.0} for path in worst)
 
 
 def _merge(merges: list[RoundRecord]) -> str:

@@ -90,6 +90,15 @@ def test_a_run_is_not_asked_for_fewer_sites_than_its_settings_need(
     assert "--sites is 1, and the run's settings have min-sites = 2" in done.err
 
 
+def test_settings_that_need_more_sites_than_the_default_may_have_them_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private: dict[str, object] = {"model": "mlp", "align-at": "site", "start": "shared", "probe-points": 0}
+    config = {**private, "privacy": "secure-aggregation"}
+    assert serve(tmp_path, capsys, config, "--sites", "3").code == 15
+    assert "min-sites" in serve(tmp_path, capsys, config).err
+
+
 def test_a_run_that_has_finished_is_left_as_it_is_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

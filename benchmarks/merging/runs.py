@@ -184,8 +184,8 @@ def _initial(link: SuperLink, task: Task, meant: str, store: RunStore) -> Path:
 
 def best_site(link: SuperLink, task: Task) -> str:
     """The site whose network is best alone, as it is."""
-    told = (kept(task, method) for method in TELL_OF_SITES)
-    first = (next(filter(None, told), None) or play(link, task, "ridge")).first
+    told = [played for method in TELL_OF_SITES if (played := kept(task, method)) is not None]
+    first = (told[0] if told else play(link, task, "ridge")).first
     return max(first.weights, key=lambda site: first.baselines[site].accuracy)
 
 

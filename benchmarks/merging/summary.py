@@ -79,11 +79,11 @@ def the_merge(data: str, rows: Rows) -> str:
         "the ensemble": ensemble,
         "one site's network with a last layer solved on everybody's samples (`site-head`)": site_head,
     }
+    found = {split: _federations(rows, data, split) for split in SPLITS}
     lines = [
-        [title if split == "disjoint" else "", said, *cells]
+        [title if split == "disjoint" else "", said, *(_cell(_above(each, other)) for each in found[split])]
         for title, other in others.items()
         for split, said in SPLITS.items()
-        if any(cells := [_cell(_above(each, other)) for each in _federations(rows, data, split)])
     ]
     return _table(["the merge is above", "labels", *FEDERATIONS], lines)
 
