@@ -118,7 +118,8 @@ def demo(
     else:
         _check_alone(context)
         config = {"min-sites": sites} | read | place
-    with settings_of(run_config):
+    given = [key for key, option in (("run", "name"), ("runs-dir", "runs")) if _is_given(context, option)]
+    with settings_of(run_config, replaced=given):
         config |= from_here(checked_settings(config, simulated=True))
     settings = parse_settings(config)
     _check_playable(settings, sites)

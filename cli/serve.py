@@ -50,9 +50,10 @@ def run(
     server = ServerFolder(folder).check()
     federation = read_settings(server.settings, Federation)
     wanted = (federation.run if config is None else read_run_config(config)) | {"runs-dir": str(runs)}
-    with settings_of(config):
+    options = {key: value for key, value in (("run", name), ("min-sites", sites)) if value}
+    with settings_of(config, replaced=options):
         _check_sites(sites, wanted)
-        settings = parse_settings(wanted | ({"run": name} if name else {}) | ({"min-sites": sites} if sites else {}))
+        settings = parse_settings(wanted | options)
     tell_idle(settings)
     tell_otherwise(settings, federation)
     store = RunStore(runs / settings.run)

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,17 +29,18 @@ def toml_in(content: bytes, path: Path) -> dict[str, object]:
 
 
 @contextmanager
-def settings_of(path: Path | None) -> Generator[None]:
+def settings_of(path: Path | None, replaced: Collection[str] = ()) -> Generator[None]:
     """What is said of settings in the file at ``path`` begins as compilers begin it: with file, line and a colon.
 
-    What is said of a setting that does not stand there is left as it is: it came with an option.
+    What is said of a setting that does not stand there, or that is ``replaced``, is left as it is: it came with an
+    option.
     """
     try:
         yield
     except SettingsError as error:
         if path is None:
             raise
-        lines = _lines_of_keys(path)
+        lines = {key: line for key, line in _lines_of_keys(path).items() if key not in replaced}
         raise SettingsError("\n".join(_placed(said, path, lines) for said in str(error).splitlines())) from error
 
 

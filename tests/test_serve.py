@@ -99,6 +99,14 @@ def test_settings_that_need_more_sites_than_the_default_may_have_them_from_the_c
     assert "min-sites" in serve(tmp_path, capsys, config).err
 
 
+def test_what_is_wrong_with_an_option_is_not_laid_to_the_files_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = serve(tmp_path, capsys, {"run": "spring"}, "--name", "../autumn")
+    assert "fedrebasin: setting 'run': expected letters" in named.err
+    assert "run.toml:1: setting 'run': expected letters" in serve(tmp_path, capsys, {"run": "../autumn"}).err
+
+
 def test_a_run_that_has_finished_is_left_as_it_is_and_that_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
