@@ -19,7 +19,7 @@ from cli.settings import read_run_config, tell_idle
 from cli.toml import settings_of
 from server.resume import FREE, FinishedError, check_goes_on
 from server.store import Record, RunStore
-from server.summary import readable_rounds
+from server.summary import best_round, less_loss, readable_rounds
 from strategies.settings import Settings, as_written, parse_settings
 
 COMPLETED = "finished:completed"
@@ -96,12 +96,15 @@ def tell_otherwise(settings: Settings, federation: Federation) -> None:
 
 def worth(store: RunStore) -> str:
     """What the last merge of a run is worth, as the beginning of a sentence; empty where nobody measured one."""
-    scores = [(record.round, record.merged) for record in readable_rounds(store)[0] if record.merged is not None]
+    rounds = readable_rounds(store)[0]
+    scores = [(record.round, record.merged) for record in rounds if record.merged is not None]
     if not scores:
         return ""
     number, score = scores[-1]
     told = f"accuracy {score.accuracy:.3f}, loss {score.loss:.3f} nats, on {score.count} held-out samples of all sites"
-    return f"round {number} has {told}; "
+    best = best_round(rounds)
+    better = less_loss(store, number, best.round) if best is not None else ""
+    return f"round {number} has {told}; {better + '; ' if better else ''}"
 
 
 def finished_before(store: RunStore, settings: Settings) -> bool:

@@ -70,7 +70,8 @@ These are {{ last.merged.count }} samples that no network was trained on: one of
 {% endif %}
 {% if best and best.merged %}
 The network of round {{ best.round }} has less loss than the last: {{ best.merged.loss|score }}, and is right in
-{{ "%.1f"|format(100 * best.merged.accuracy) }} % of cases. To take it for that would be a choice by these samples too.
+{{ "%.1f"|format(100 * best.merged.accuracy) }} % of cases; it is kept in <code>checkpoints/</code>. To take it for that
+would be a choice by these samples too.
 {% endif %}</p>
 {% if last.merged and chosen.clauses %}
 <p>The held-out samples also had a say in the merge: by their losses {{ chosen.clauses|join("; ") }}. This flatters

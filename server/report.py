@@ -19,7 +19,7 @@ from server.page import PAGE
 from server.records import RoundRecord, Score, SitePaths
 from server.scores import network_scores, sites_alone
 from server.store import RunStore
-from server.summary import ROUND, Summary, read_rounds, summary_of
+from server.summary import ROUND, Summary, best_round, read_rounds, summary_of
 from server.wording import sentence
 from strategies.names import CORRECTED
 from strategies.noise import budget
@@ -65,7 +65,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             corrected=corrected,
             chosen=chosen(rounds, settings),
             n_refused=sum(len(record.refused) for record in rounds),
-            best=_better(merged),
+            best=best if merged and (best := best_round(merged)) is not merged[-1] else None,
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             refusal=refusal,
             sites=sites,
@@ -108,13 +108,6 @@ def _known(told: Mapping[str, object]) -> Settings | None:
         return Settings.model_validate({key: value for key, value in told.items() if key in ours}) if told else None
     except ValidationError:
         return None
-
-
-def _better(merged: list[RoundRecord]) -> RoundRecord | None:
-    """The round whose network has least loss, if it is not the last."""
-    known = [record for record in merged if record.merged is not None]
-    best = min(known, key=lambda record: record.merged.loss if record.merged else 0.0, default=None)
-    return best if best is not None and known[-1:] != [best] else None
 
 
 def _is_corrected(merged: list[RoundRecord]) -> bool:

@@ -20,6 +20,7 @@ from server.secure import secure_mean
 from server.sites import Sites
 from server.stopwatch import Stopwatch
 from server.store import RunStore
+from server.summary import best_round
 from server.trips import Trips
 from server.variance import variance_ratios
 from server.variants import measure_variants
@@ -63,10 +64,13 @@ class Run:
         usual = self.strategy.bounds
         self.strategy.unfit |= beginning.unfit
         self.sites.missing |= beginning.sites
+        best = best_round(beginning.rounds)
         for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
             # Under secure aggregation nobody sees a norm.
             self.strategy.bounds = usual.tightened(n_lost if self.settings.privacy != "secure-aggregation" else 0)
             state, record = self.play_round(number, state, first)
+            best = best_round(filter(None, (best, record)))
+            self.store.forget_before(number - self.settings.keep_checkpoints + 1, but=best.round if best else 0)
             merged = record.outcome == "merged"
             first, void, n_lost = first and not merged, 0 if merged else void + 1, n_lost + record.is_lost
             if void > self.settings.max_void_rounds and number < self.settings.rounds:
@@ -107,7 +111,6 @@ class Run:
         self.store.status(number, "keep")
         record = record.model_copy(update=self._told())
         self.store.finish_round(record.model_dump(), state)
-        self.store.forget_before(number - self.settings.keep_checkpoints + 1)
         # The replies have done their part; what is kept of a round is its network and its line.
         self.strategy.spool.clear()
         return state, record

@@ -5,7 +5,7 @@
 ``rounds.jsonl``                      one line per finished round, with the SHA-256 of its network
 ``status.json``                       what the run is doing at this moment
 ``.lock``                             held by the process that plays the run
-``checkpoints/round-0001.safetensors``  the merged networks of the last rounds
+``checkpoints/round-0001.safetensors``  the merged networks of the last rounds, and that of least loss
 ``result.json``                       the summary of a finished run
 ``report.html``                       the page for people
 ``sites/NAME/``                       in simulation, what each site keeps
@@ -148,10 +148,10 @@ class RunStore:
         told = {**record, "checkpoint_sha256": sha256_of(path), "checkpoint_bytes": path.stat().st_size}
         append_line(self.rounds_path, json.dumps(told, ensure_ascii=False))
 
-    def forget_before(self, round_number: int) -> None:
-        """Removes the networks of the rounds before ``round_number``; their lines stay."""
+    def forget_before(self, round_number: int, but: int = 0) -> None:
+        """Removes the networks of the rounds before ``round_number``, ``but`` that of one; their lines stay."""
         for path, number in numbered(self.directory / "checkpoints", "round-").items():
-            if number < round_number:
+            if number < round_number and number != but:
                 path.unlink(missing_ok=True)
 
     def checkpoint_path(self, round_number: int) -> Path:

@@ -1,6 +1,8 @@
 """A run in one document: accuracy and loss of every network that was measured, and the barrier of the merge."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from operator import itemgetter
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -20,6 +22,8 @@ class Summary(BaseModel):
     ends   whether no line of the barrier rises above its worse end: then it is half the difference between the ends
     merge  under which name the network stands that the first merge came to; empty where none merged
     taken  what `mix` took in it; empty where it chose nothing
+    last   the last round that merged; 0 where none did
+    best   the round whose network has least loss, which is kept; 0 where none was measured
     """
 
     accuracy: dict[str, float]
@@ -28,6 +32,8 @@ class Summary(BaseModel):
     ends: bool = False
     merge: str = ""
     taken: str = ""
+    last: int = 0
+    best: int = 0
     seconds: float = 0.0
     run: str = ""
     settings: dict[str, object] = Field(default_factory=dict[str, object])
@@ -74,10 +80,25 @@ def summary_of(store: RunStore, rounds: Sequence[RoundRecord], seconds: float | 
         ends=probed is not None and _stays_below_ends(probed),
         merge=merge,
         taken=taken(merges[0]) if merges else "",
+        last=merges[-1].round if merges else 0,
+        best=best.round if (best := best_round(merges)) is not None else 0,
         seconds=sum(sum(record.seconds.values()) for record in rounds) if seconds is None else seconds,
         run=store.directory.name,
         settings=store.read_json("settings.json") or {},
     )
+
+
+def best_round(rounds: Iterable[RoundRecord]) -> RoundRecord | None:
+    """The round whose merge has least loss on its sites' held-out samples, the first of equals; None without any."""
+    losses = [(record.merged.loss, record) for record in rounds if record.outcome == "merged" and record.merged]
+    return min((each for each in losses if isfinite(each[0])), key=itemgetter(0), default=(0.0, None))[1]
+
+
+def less_loss(store: RunStore, last: int, best: int) -> str:
+    """Which round's network has less loss than the ``last``, and where it lies; empty where that is the ``best``."""
+    if best in (0, last):
+        return ""
+    return f"round {best} has less loss than the last: its network is {store.checkpoint_path(best)}"
 
 
 def _scores(merges: list[RoundRecord], merge: str, pooled: Score | None) -> dict[str, Score]:

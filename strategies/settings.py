@@ -76,7 +76,7 @@ class Settings(BaseModel, frozen=True):
     max_void_rounds: OrUsual = 3
     """Most void rounds in a row; one more ends the run."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 5
-    """How many merged networks are kept, the newest."""
+    """How many merged networks are kept, the newest; and besides, if it is none of them, the one of least loss."""
     admission: Literal["strict", "lenient"] = "strict"
     """What becomes of an update whose norm is past a bound: `strict` refuses it, `lenient` only logs it."""
     max_update_norm: NotNegative = 0.0

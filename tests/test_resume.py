@@ -11,7 +11,7 @@ import pytest
 from server.errors import StoreError
 from server.resume import FinishedError, begin
 from server.store import RunStore
-from server.summary import read_rounds
+from server.summary import read_rounds, summarise
 from strategies.settings import Settings
 from tests.inprocess import play_in_process, quick_settings
 from tests.killed import BEFORE_RENAME, HALF_A_LINE, N_SITES, play_until_killed
@@ -170,6 +170,20 @@ def test_only_the_newest_networks_are_kept(tmp_path: Path) -> None:
     kept = sorted(path.name for path in (store.directory / "checkpoints").iterdir())
     assert kept == ["round-0002.safetensors", "round-0003.safetensors"]
     assert len(read_rounds(store)) == 3
+
+
+def test_besides_the_newest_networks_that_of_least_loss_is_kept_also_by_a_run_that_goes_on(tmp_path: Path) -> None:
+    # Steps of such a length lose what the rounds before have learnt.
+    for rounds in (3, 5):
+        settings = three_rounds(tmp_path, rounds=rounds, keep_checkpoints=2, later_learning_rate=2.0)
+        store = play_in_process(settings, N_SITES)
+    summary = summarise(store)
+    assert summary.best < 4
+    losses = {record.round: record.merged.loss for record in read_rounds(store) if record.merged}
+    assert losses[summary.best] == min(losses.values())
+    assert {path.stem for path in (store.directory / "checkpoints").iterdir()} == {
+        *(f"round-{number:04d}" for number in (summary.best, 4, 5))
+    }
 
 
 def test_from_round_10000_on_the_last_networks_are_kept_still(tmp_path: Path) -> None:

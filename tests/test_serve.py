@@ -17,10 +17,11 @@ from cli.interrupts import tell_interrupted, terminable, uninterrupted
 from cli.ports import free_port
 from cli.serve import Submitted, tell_started
 from server.live import failure
+from server.records import Score
 from server.store import RunStore
 from strategies.settings import parse_settings
 from tests.commands import Ran, run
-from tests.stores import COMPLETE, TRAINING, write_run
+from tests.stores import COMPLETE, TRAINING, line, write_run
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = {"model": "mlp", "width": 32, "depth": 2, "head": "ridge", "baselines": True}
@@ -116,6 +117,17 @@ def test_a_run_that_has_finished_is_left_as_it_is_and_that_is_said(
     assert "autumn: was finished before, and nothing was started; raise rounds to go on" in done.out
     assert "round 1 has accuracy 0.950, loss 0.200 nats, on 100 held-out samples of all sites; see" in done.out
     assert '"finished-before": true' in serve(tmp_path, capsys, {"run": "autumn", "rounds": 1}, "--format=json").out
+
+
+def test_of_a_run_whose_last_round_is_not_its_best_the_best_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse = COMPLETE.model_copy(update={"round": 2, "merged": Score(accuracy=0.9, loss=0.7, count=100)})
+    finished(tmp_path).rounds_path.write_text(line(COMPLETE) + line(worse), encoding="utf-8")
+    done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 2})
+    kept = tmp_path / "runs" / "autumn" / "checkpoints" / "round-0001.safetensors"
+    told = f"on 100 held-out samples of all sites; round 1 has less loss than the last: its network is {kept}; see"
+    assert f"round 2 has accuracy 0.900, loss 0.700 nats, {told}" in done.out
 
 
 def test_a_finished_run_goes_on_with_more_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
