@@ -28,7 +28,7 @@ from server.records import Score
 from server.report import write_report
 from server.resume import check_goes_on
 from server.store import RunStore
-from server.summary import Summary, less_loss, summarise
+from server.summary import Summary, less_loss, read_rounds, summarise
 from strategies.errors import OperatorError
 from strategies.references import the_site
 from strategies.settings import Settings, parse_settings
@@ -223,7 +223,8 @@ def show(summary: Summary, report: Path) -> None:
             people.print(ENDS, style="dim", soft_wrap=True)
     if summary.taken:
         people.print(f"mix took {summary.taken}", soft_wrap=True)
-    if better := less_loss(RunStore(report.parent), summary.last, summary.best):
+    store = RunStore(report.parent)
+    if better := less_loss(store, read_rounds(store)):
         people.print(better, soft_wrap=True)
     people.print(f"{summary.seconds:.0f} s; report: {report}", soft_wrap=True)
 

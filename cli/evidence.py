@@ -28,7 +28,8 @@ class Batches:
     advance: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
-        return ceil(len(self.order) / self.size)
+        # No batch of one: its variance is none.
+        return max(1, min(ceil(len(self.order) / self.size), len(self.order) // 2))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in self.order.tensor_split(len(self)):
@@ -58,8 +59,9 @@ class Evidence:
 
     @property
     def apart(self) -> Batches | None:
-        """What is measured on and serves nothing else; none where there is no such."""
-        return self.held_out if self.held_out is not self.data else None
+        """What is measured on and serves nothing else; none where there is no such, as where both are the same."""
+        is_same = self.held_out is self.data or self.held_out.sha256 == self.data.sha256
+        return None if is_same else self.held_out
 
 
 def read_evidence(data: str, held_out: str, class_names: str, seed: int, batch_size: int) -> Evidence | None:

@@ -19,7 +19,7 @@ from cli.settings import read_run_config, tell_idle
 from cli.toml import settings_of
 from server.resume import FREE, FinishedError, check_goes_on
 from server.store import Record, RunStore
-from server.summary import best_round, less_loss, readable_rounds
+from server.summary import less_loss, readable_rounds
 from strategies.settings import Settings, as_written, parse_settings
 
 COMPLETED = "finished:completed"
@@ -102,8 +102,7 @@ def worth(store: RunStore) -> str:
         return ""
     number, score = scores[-1]
     told = f"accuracy {score.accuracy:.3f}, loss {score.loss:.3f} nats, on {score.count} held-out samples of all sites"
-    best = best_round(rounds)
-    better = less_loss(store, number, best.round) if best is not None else ""
+    better = less_loss(store, rounds)
     return f"round {number} has {told}; {better + '; ' if better else ''}"
 
 

@@ -7,6 +7,7 @@ from server.records import RoundRecord
 from strategies.settings import Settings
 
 JUDGED = ("aligned", "undone")
+# As `server.heads` notes it; who writes reports need not hold torch in memory.
 UNSOLVED = "the last layer is not solved"
 
 
@@ -30,9 +31,9 @@ def chosen(rounds: Sequence[RoundRecord], settings: Settings | None) -> Chosen:
     merged = [record for record in rounds if record.outcome == "merged"]
     steps = [step for record in merged for step in record.mix]
     n_lines = sum(not step.as_it_is for step in steps)
-    ridge = settings is not None and settings.head == "ridge" and any(map(_is_solved, merged))
+    ours = settings is not None and settings.solves_head and any(map(_is_solved, merged))
     compared = any(record.head is not None and record.head.logistic is not None for record in merged)
-    solved = ridge or any(record.head is not None for record in merged)
+    solved = ours or any(record.head is not None for record in merged)
     instead = ", and then a site's own network instead" if len(steps) > n_lines else ""
     lines = "1 line" if n_lines == 1 else f"each of {n_lines} lines"
     clauses = {

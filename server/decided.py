@@ -14,6 +14,10 @@ GUARD = {
 }
 
 
+# What records call a reference that is no site's.
+KNOWN = {"global": "the network that was sent out", "given": "the given network"}
+
+
 class Decided(NamedTuple):
     """One row: what it is about, what came of it, and the loss without and with what was tried, where these are known.
 
@@ -43,7 +47,9 @@ def taken(record: RoundRecord) -> str:
             end, is_whole = step.towards, step.lam == 1.0 and not step.stage
     if not is_whole:
         return "a mixture of the networks"
-    return "the merge of all sites" if end == MIDDLE else f"the network of {end}, renewed on all sites' samples"
+    if end == MIDDLE:
+        return "the merge of all sites"
+    return f"{KNOWN.get(end, f'the network of {end}')}, renewed on all sites' samples"
 
 
 def _guard(guard: dict[str, GuardRecord]) -> Iterator[Decided]:

@@ -31,11 +31,12 @@ MOST_GROWTH = 100.0
 
 def merge_by_least_squares(
     sites: Sites, model: nn.Module, mean: State, aligned: Mapping[str, State]
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor] | None:
     """``mean`` with the layers that the limit allows solved from the sites' Gram matrices of their aligned networks.
 
     Every site is sent its own network, as aligned, and answers for it. What it sends is told in the log beforehand.
-    ``mean`` as it is when not every site answers: a network without its Gram matrices would have no say.
+    None when not every site answers, since a network without its Gram matrices would have no say, or what is solved
+    could not be a network.
     """
     sums = layer_sums(model, example_of(sites.settings), sites.settings, in_sequence=False)
     _announce(sites, sums)
@@ -46,10 +47,10 @@ def merge_by_least_squares(
 
     grams = sites.answers(GRAM, content, _reader(sums.chosen, sites.spool), only=aligned)
     if not sites.all_told(grams, aligned, MEAN_INSTEAD):
-        return dict(mean)
+        return None
     shrinkage = sites.settings.gram_shrinkage
     merged = merge_layers(mean, list(aligned.values()), [grams[site] for site in aligned], shrinkage)
-    return merged if _could_be(sites, merged, mean, aligned, sums.chosen) else dict(mean)
+    return merged if _could_be(sites, merged, mean, aligned, sums.chosen) else None
 
 
 def merge_in_sequence(sites: Sites, model: nn.Module, mean: State, aligned: Mapping[str, State]) -> dict[str, Tensor]:

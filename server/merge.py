@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from server.heads import average_by_counts, solve_heads
+from server.heads import AS_SEARCHED, UNSOLVED, average_by_counts, solve_heads
 from server.layers import merge_by_least_squares, merge_in_sequence
 from server.logistic import fit_head
 from server.mixing import Search
@@ -25,7 +25,8 @@ def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stop
         state: State = strategy.mean(merged)
     if settings.merge == "least-squares":
         with watch.phase("least squares"):
-            state = merge_by_least_squares(sites, model, state, merged.aligned)
+            solved = merge_by_least_squares(sites, model, state, merged.aligned)
+            state = state if solved is None else solved
     if settings.merge == "sequential":
         with watch.phase("sequential"):
             state = merge_in_sequence(sites, model, state, merged.aligned)
@@ -35,6 +36,8 @@ def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stop
     if settings.mix != "mean":
         with watch.phase("search"):
             state = search.run(merged, state)
+    # What a search came to has a solved layer already.
+    unsolved = AS_SEARCHED if search.steps and settings.solves_head else UNSOLVED
     with watch.phase("recalibrate"):
         state = renewed(sites, model, state, watch)
     if settings.repair:
@@ -42,10 +45,10 @@ def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stop
             state = repair(sites, model, state, merged.aligned, list(merged.weights.values()))
     if settings.head == "ridge":
         with watch.phase("ridge"):
-            state = solve_heads(sites, model, {MERGED: state}).get(MERGED, state)
+            state = solve_heads(sites, model, {MERGED: state}, unsolved).get(MERGED, state)
     if settings.head == "logistic":
         with watch.phase("logistic"):
-            state, watch.head = fit_head(sites, model, state)
+            state, watch.head = fit_head(sites, model, state, unsolved)
     return state
 
 

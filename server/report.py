@@ -19,7 +19,7 @@ from server.page import PAGE
 from server.records import RoundRecord, Score, SitePaths
 from server.scores import network_scores, sites_alone
 from server.store import RunStore
-from server.summary import ROUND, Summary, best_round, read_rounds, summary_of
+from server.summary import ROUND, Summary, better_round, read_rounds, summary_of
 from server.wording import sentence
 from strategies.names import CORRECTED
 from strategies.noise import budget
@@ -65,7 +65,7 @@ def write_report(store: RunStore, seconds: float | None = None, pooled: Score | 
             corrected=corrected,
             chosen=chosen(rounds, settings),
             n_refused=sum(len(record.refused) for record in rounds),
-            best=best if merged and (best := best_round(merged)) is not merged[-1] else None,
+            best=better_round(store, rounds),
             last=network_scores(merged[-1], sites_alone(merged)) if merged else {},
             refusal=refusal,
             sites=sites,

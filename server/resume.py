@@ -11,7 +11,7 @@ from server.live import FINISHED
 from server.records import RoundRecord
 from server.store import RunStore
 from server.summary import readable_rounds
-from strategies.files import sha256_of
+from strategies.files import numbered, sha256_of
 from strategies.settings import Settings
 
 logger = getLogger("fedrebasin")
@@ -76,7 +76,7 @@ def begin(store: RunStore, settings: Settings) -> Beginning:
     if not _lies_there(store, told):
         store.write_json("settings.json", told)
         return Beginning()
-    beginning = last_whole(store)
+    beginning = last_whole(store, settings.keep_checkpoints)
     _check_unfinished(store, len(beginning.rounds), settings)
     store.write_json("settings.json", told)
     logger.info("run %s resumes after round %d", store.directory.name, len(beginning.rounds))
@@ -95,15 +95,17 @@ def check_goes_on(store: RunStore, settings: Settings) -> list[RoundRecord]:
     return records
 
 
-def last_whole(store: RunStore) -> Beginning:
+def last_whole(store: RunStore, n_newest: int) -> Beginning:
     """The finished rounds up to the last whose network is whole; lines after it, or half of one, are put aside.
 
-    So is a line that cannot be read, with what follows. Raises `StoreError` when there are rounds and no whole network.
+    So is a line that cannot be read, with what follows. Raises `StoreError` when there are rounds, and none of the
+    ``n_newest`` networks is whole: what sites keep of rounds before them is gone.
     """
     records, damage = readable_rounds(store)
     if damage:
         logger.warning("%s; going back to the round before", damage)
-    for number in range(len(records), 0, -1):
+    newest = max((len(records), *numbered(store.directory / "checkpoints", "round-").values()))
+    for number in range(len(records), max(0, newest - n_newest), -1):
         if _is_whole(store, records[number - 1]):
             if number < len(records) or damage or not store.ends_whole():
                 store.keep_rounds(number)
@@ -111,8 +113,9 @@ def last_whole(store: RunStore) -> Beginning:
     if records or damage:
         found = damage or f"{len(records)} rounds are told of in {store.rounds_path}"
         raise StoreError(
-            f"run {store.directory.name!r}: {found}, and none of the networks in {store.directory / 'checkpoints'} is "
-            f"whole that are told of before. Restore {store.directory} from a backup, or name another run."
+            f"run {store.directory.name!r}: {found}, and none of the newest networks in "
+            f"{store.directory / 'checkpoints'} is whole that are told of before. Restore {store.directory} from a "
+            "backup, or name another run."
         )
     if not store.ends_whole():
         store.keep_rounds(0)
@@ -154,9 +157,11 @@ def _check_unfinished(store: RunStore, n_rounds: int, settings: Settings) -> Non
 
 
 def _check_same(store: RunStore, before: Mapping[str, object], now: Mapping[str, object]) -> None:
-    differ = sorted(key for key in {*before, *now} - FREE if before.get(key) != now.get(key))
+    # A run of a version that did not know a setting did what its default does.
+    known = {**Settings().model_dump(by_alias=True), **before}
+    differ = sorted(key for key in {*known, *now} - FREE if known.get(key) != now.get(key))
     if differ:
-        shown = ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in differ[:5])
+        shown = ", ".join(f"{key} was {known.get(key)!r} and is {now.get(key)!r}" for key in differ[:5])
         raise OtherRunError(
             f"run {store.directory.name!r}: {store.directory} holds a run with other settings: {shown}. Name another "
             "run, or set them as they were to resume it."

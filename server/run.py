@@ -64,12 +64,13 @@ class Run:
         usual = self.strategy.bounds
         self.strategy.unfit |= beginning.unfit
         self.sites.missing |= beginning.sites
-        best = best_round(beginning.rounds)
+        rounds = list(beginning.rounds)
         for number in range(len(beginning.rounds) + 1, self.settings.rounds + 1):
             # Under secure aggregation nobody sees a norm.
             self.strategy.bounds = usual.tightened(n_lost if self.settings.privacy != "secure-aggregation" else 0)
             state, record = self.play_round(number, state, first)
-            best = best_round(filter(None, (best, record)))
+            rounds.append(record)
+            best = best_round(self.store, rounds)
             self.store.forget_before(number - self.settings.keep_checkpoints + 1, but=best.round if best else 0)
             merged = record.outcome == "merged"
             first, void, n_lost = first and not merged, 0 if merged else void + 1, n_lost + record.is_lost

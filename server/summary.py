@@ -22,8 +22,7 @@ class Summary(BaseModel):
     ends   whether no line of the barrier rises above its worse end: then it is half the difference between the ends
     merge  under which name the network stands that the first merge came to; empty where none merged
     taken  what `mix` took in it; empty where it chose nothing
-    last   the last round that merged; 0 where none did
-    best   the round whose network has least loss, which is kept; 0 where none was measured
+    best   the round whose network has least loss, which is kept; 0 where none was measured; see `best_round`
     """
 
     accuracy: dict[str, float]
@@ -32,7 +31,6 @@ class Summary(BaseModel):
     ends: bool = False
     merge: str = ""
     taken: str = ""
-    last: int = 0
     best: int = 0
     seconds: float = 0.0
     run: str = ""
@@ -80,25 +78,48 @@ def summary_of(store: RunStore, rounds: Sequence[RoundRecord], seconds: float | 
         ends=probed is not None and _stays_below_ends(probed),
         merge=merge,
         taken=taken(merges[0]) if merges else "",
-        last=merges[-1].round if merges else 0,
-        best=best.round if (best := best_round(merges)) is not None else 0,
+        best=best.round if (best := best_round(store, merges)) is not None else 0,
         seconds=sum(sum(record.seconds.values()) for record in rounds) if seconds is None else seconds,
         run=store.directory.name,
         settings=store.read_json("settings.json") or {},
     )
 
 
-def best_round(rounds: Iterable[RoundRecord]) -> RoundRecord | None:
-    """The round whose merge has least loss on its sites' held-out samples, the first of equals; None without any."""
-    losses = [(record.merged.loss, record) for record in rounds if record.outcome == "merged" and record.merged]
-    return min((each for each in losses if isfinite(each[0])), key=itemgetter(0), default=(0.0, None))[1]
+def best_round(store: RunStore, rounds: Iterable[RoundRecord]) -> RoundRecord | None:
+    """Of the merges whose networks are there, the one with least loss on held-out samples, the last of equals.
+
+    Where a site did not answer, the loss is on fewer samples and says nothing beside the others: only those on most
+    samples count. None where nothing was measured.
+    """
+    found = [
+        (record.merged, record)
+        for record in rounds
+        if record.outcome == "merged"
+        and record.merged is not None
+        and isfinite(record.merged.loss)
+        and store.checkpoint_path(record.round).exists()
+    ]
+    most = max((score.count for score, _ in found), default=0)
+    whole = [(score.loss, -record.round, record) for score, record in found if score.count == most]
+    return min(whole, key=itemgetter(0, 1))[2] if whole else None
 
 
-def less_loss(store: RunStore, last: int, best: int) -> str:
-    """Which round's network has less loss than the ``last``, and where it lies; empty where that is the ``best``."""
-    if best in (0, last):
+def better_round(store: RunStore, rounds: Sequence[RoundRecord]) -> RoundRecord | None:
+    """The `best_round`, where it has less loss than the last merge, on as many samples."""
+    last = next((record.merged for record in reversed(rounds) if record.outcome == "merged"), None)
+    best = best_round(store, rounds)
+    if last is None or best is None or best.merged is None or best.merged.count != last.count:
+        return None
+    # A loss that is not finite is more than any.
+    return None if last.loss <= best.merged.loss else best
+
+
+def less_loss(store: RunStore, rounds: Sequence[RoundRecord]) -> str:
+    """Which round's network has less loss than the last, and where it lies; empty where none has."""
+    better = better_round(store, rounds)
+    if better is None:
         return ""
-    return f"round {best} has less loss than the last: its network is {store.checkpoint_path(best)}"
+    return f"round {better.round} has less loss than the last: its network is {store.checkpoint_path(better.round)}"
 
 
 def _scores(merges: list[RoundRecord], merge: str, pooled: Score | None) -> dict[str, Score]:

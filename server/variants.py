@@ -34,7 +34,8 @@ def measure_variants(sites: Sites, model: nn.Module, strategy: FedRebasin, merge
         means[name + RECALIBRATED + COUNTS] = by_counts
         if name in (ALIGNED, WEIGHTS):
             solved = merge_by_least_squares(sites, model, mean, states)
-            means[name + RECALIBRATED + LEAST_SQUARES] = solved
+            if solved is not None:
+                means[name + RECALIBRATED + LEAST_SQUARES] = solved
     networks = recalibrate(sites, model, means)
     others = {name: state for name, state in networks.items() if not name.endswith(COUNTS)}
     heads = solve_heads(sites, model, others)

@@ -192,10 +192,11 @@ class Settings(BaseModel, frozen=True):
     trained, which with `align-at = site` only `baselines` and `variants` ask for; else it has nothing to judge by."""
     mix: Literal["mean", "best", "search"] = "mean"
     """Which network is the merged one: what `merge` made of all (`mean`), or what has least loss on held-out samples.
-    `best` compares that and each site's network. `search` also tries what lies between them: it goes along the lines
-    from network to network, then stage by stage (the network's direct children). Each is judged with its statistics
-    and, with `head` at `ridge` or `logistic`, its last layer (by ridge) from everybody's samples. If in the end a
-    site's network as it is has less loss, that is taken: by this loss never worse than the best site."""
+    `best` compares that and each site's network, and the one that sites were sent where that is the reference, as from
+    round 2 on. `search` also tries what lies between them: it goes along the lines from network to network, then stage
+    by stage (the network's direct children). Each is judged with its statistics and, with `head` at `ridge` or
+    `logistic`, its last layer (by ridge) from everybody's samples. If in the end a site's network as it is has less
+    loss, that is taken: by this loss never worse than the best site."""
     mix_points: Annotated[int, Field(ge=3)] = 9
     """Points on each line of the search."""
     statistics_samples: AllOrSome = 0

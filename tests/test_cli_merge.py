@@ -615,3 +615,11 @@ def test_a_folder_that_lacks_a_class_is_numbered_by_the_names_that_are_given(
     assert (twice.code, "expected different names" in twice.err) == (19, True)
     assert run(capsys, *asked, "--class-names", "0,1,2,3,4,5,6,7,8,9").code == 0
     assert card_of(tmp_path / "out.safetensors")["inputs"][0]["score"]["accuracy"] > 0.8
+
+
+def test_held_out_samples_that_are_those_of_the_data_flatter(
+    tmp_path: Path, pair: tuple[Path, Path], capsys: Capsys
+) -> None:
+    same = (DATA, DATA.replace("--data", "--held-out"), "--method", "activations", "--points", "3")
+    ran = run(capsys, "merge", *pair, MLP, "-o", tmp_path / "out.safetensors", *same)
+    assert "which flatters it" in ran.err

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cli.evidence import Batches
+from client.sources import Samples
 from tests.commands import DATA, MLP, Answering, perceptron, run, some_digits, write
 from tests.deployment.samples import write_images
 
@@ -120,3 +122,13 @@ def test_a_network_that_answers_otherwise_is_to_be_wrapped(
     assert ran.code == 17
     assert words in ran.err
     assert "Wrap it in a module whose forward returns that" in ran.err
+
+
+@pytest.mark.parametrize(("count", "size"), [(1797, 2), (3, 2), (2, 2), (5, 999), (9, 4)])
+def test_no_batch_is_a_lone_sample(count: int, size: int) -> None:
+    samples = Samples(torch.rand(count, 4), torch.zeros(count, dtype=torch.long))
+    batches = Batches("some", samples, torch.arange(count), size)
+    sizes = [len(targets) for _, targets in batches]
+    assert len(sizes) == len(batches)
+    assert sum(sizes) == count
+    assert min(sizes) >= 2

@@ -124,3 +124,16 @@ def test_the_page_has_a_table_for_each_round_in_which_something_was_decided(tmp_
 
 def test_a_run_in_which_nothing_was_decided_says_nothing_of_it(tmp_path: Path) -> None:
     assert HEADING not in page(tmp_path, with_(), VOID)
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("site-us", "the network of site-us"),
+        ("global", "the network that was sent out"),
+        ("given", "the given network"),
+    ],
+)
+def test_a_reference_that_mix_stays_at_is_told_by_what_it_is(reference: str, told: str) -> None:
+    steps = [step("site-eu", "", 0.0, 0.8, 0.8), step("mean", "", 0.0, 0.8, 0.8)]
+    assert taken(with_(mix=steps, reference=reference)) == f"{told}, renewed on all sites' samples"

@@ -7,7 +7,7 @@ import pytest
 from cli.demo import ENDS, show
 from server.records import MixStep, PathRecord, RoundRecord, Score, SitePaths
 from server.store import RunStore
-from server.summary import best_round, summarise
+from server.summary import best_round, less_loss, summarise
 from tests.stores import COMPLETE, FLAT, LINE, write_run
 
 # From a network that knows the samples to one that does not.
@@ -37,23 +37,41 @@ def test_what_mix_took_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "mix took" not in printed(tmp_path, capsys, COMPLETE)
 
 
+def measured(number: int, loss: float, count: int = 100) -> RoundRecord:
+    return COMPLETE.model_copy(update={"round": number, "merged": Score(accuracy=0.9, loss=loss, count=count)})
+
+
+def kept(store: RunStore, *numbers: int) -> RunStore:
+    """The store, with networks of these rounds alone."""
+    store.make()
+    for number in numbers:
+        store.checkpoint_path(number).touch()
+    return store
+
+
 def test_a_round_of_less_loss_than_the_last_is_told_with_its_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    worse = COMPLETE.model_copy(update={"round": 2, "merged": Score(accuracy=0.99, loss=2.3, count=100)})
+    store = kept(RunStore(tmp_path / "run"), 1, 2, 3)
     void = COMPLETE.model_copy(update={"round": 3, "outcome": "void", "merged": None})
-    told = "round 1 has less loss than the last: its network is"
-    assert f"{told} {tmp_path / 'run' / 'checkpoints' / 'round-0001.safetensors'}" in printed(
-        tmp_path, capsys, COMPLETE, worse, void
-    )
-    better = COMPLETE.model_copy(update={"merged": worse.merged})
-    assert "less loss" not in printed(tmp_path, capsys, better, COMPLETE.model_copy(update={"round": 2}), void)
+    told = f"round 1 has less loss than the last: its network is {store.checkpoint_path(1)}"
+    assert told in printed(tmp_path, capsys, measured(1, 0.2), measured(2, 2.3), void)
+    assert told in printed(tmp_path, capsys, measured(1, 0.2), measured(2, float("nan")), void)
+    for better in ([measured(1, 2.3), measured(2, 0.2), void], [measured(1, 0.2), measured(2, 0.2)]):
+        assert "less loss" not in printed(tmp_path, capsys, *better)
 
 
-def test_a_round_without_a_finite_loss_is_not_the_best(tmp_path: Path) -> None:
-    unknown = COMPLETE.model_copy(update={"merged": Score(accuracy=0.1, loss=float("nan"), count=100)})
-    unmeasured = COMPLETE.model_copy(update={"round": 3, "merged": None})
-    second = COMPLETE.model_copy(update={"round": 2})
-    assert best_round([unknown, second, unmeasured]) is second
-    assert best_round([unknown, unmeasured]) is None
-    assert best_round([second, COMPLETE]) is second
+def test_of_an_unmeasured_merge_and_of_one_on_fewer_samples_no_round_is_said_to_be_better(tmp_path: Path) -> None:
+    store = kept(RunStore(tmp_path / "run"), 1, 2)
+    unmeasured = COMPLETE.model_copy(update={"round": 2, "merged": None})
+    assert less_loss(store, [measured(1, 0.2), unmeasured]) == ""
+    assert less_loss(store, [measured(1, 0.2), measured(2, 0.3, count=50)]) == ""
+
+
+def test_the_best_round_has_least_loss_on_most_samples_and_its_network_is_there(tmp_path: Path) -> None:
+    store = kept(RunStore(tmp_path / "run"), 2, 3, 4, 5)
+    first, second, third = measured(1, 0.1), measured(2, 0.4), measured(3, 0.3)
+    fewer, unknown = measured(4, 0.05, count=50), measured(5, float("nan"))
+    assert best_round(store, [first, second, third, fewer, unknown]) is third
+    assert best_round(store, [unknown]) is None
+    assert best_round(store, [fewer, unknown]) is fewer

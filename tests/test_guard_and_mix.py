@@ -15,13 +15,14 @@ from torch import nn
 from client.own import load_own
 from client.site import Site
 from models import Architecture, build
+from server.chosen import chosen
 from server.guard import guard
 from server.mixing import stages
 from server.records import PathRecord, RoundRecord, SitePaths
 from server.store import RunStore
 from server.summary import read_rounds
 from strategies import FedRebasin
-from strategies.protocol import ARRAYS, EVALUATE, MERGED, METRICS, OWN, PROBE, TRAIN, to_state, unpack_sums
+from strategies.protocol import ARRAYS, EVALUATE, FEATURES, MERGED, METRICS, OWN, PROBE, TRAIN, to_state, unpack_sums
 from strategies.rounds import MergedRound
 from strategies.tensor_files import write_tensors
 from tests.inprocess import play_in_process, quick_settings
@@ -425,6 +426,24 @@ def test_the_search_ends_where_a_site_is_lost(tmp_path: Path, number: int, steps
     # Nor is the other one asked any more.
     assert asked.count(0) == number
     assert [note.partition(",")[0] for note in record.notes][:1] == ["the search ends here"]
+
+
+@pytest.mark.parametrize("head", ["ridge", "logistic"])
+def test_a_last_layer_that_the_search_solved_is_not_said_to_be_unsolved(tmp_path: Path, head: str) -> None:
+    asked = list[str]()
+
+    def lose(site: int, reply: Message) -> Message | None:
+        if site == 1 and reply.metadata.message_type == FEATURES:
+            asked.append(reply.metadata.message_type)
+            # Of both lines it tells its sums.
+            return reply if len(asked) < 3 else None
+        return reply
+
+    few: dict[str, object] = {"epochs": 1, "width": 16, "probe_points": 0, "round_deadline_seconds": 1.0}
+    record = one_round(play_in_process(quick_settings(tmp_path, mix="best", head=head, **few), 2, lose))
+    assert len(asked) > 2
+    assert record.notes[0] == "the last layer stays as the search solved it, without an answer of site-eu"
+    assert chosen([record], quick_settings(tmp_path, head=head)).solved
 
 
 def test_lines_that_were_measured_at_different_sites_are_not_compared(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from strategies.protocol import (
     CLASS_COUNTS,
     EVALUATE,
     FEATURES,
+    GRAM,
     LOGISTIC,
     MERGED,
     METRICS,
@@ -135,6 +136,16 @@ def test_feature_sums_that_cannot_be_leave_the_mean(
     spoilt = solved(tmp_path, spoil)
     assert torch.equal(spoilt, silent)
     assert not torch.equal(spoilt, whole)
+
+
+def test_a_variant_that_a_site_does_not_answer_for_is_left_out(tmp_path: Path) -> None:
+    def lose(partition: int, reply: Message) -> Message | None:
+        return None if partition == 1 and reply.metadata.message_type == GRAM else reply
+
+    settings = quick_settings(tmp_path, variants=True, epochs=1, width=16, round_deadline_seconds=1.0)
+    names = one_round(play_in_process(settings, 2, lose)).baselines
+    assert "aligned.recalibrated" in names
+    assert not [name for name in names if "least-squares" in name]
 
 
 def test_variants_are_what_other_settings_would_have_merged(tmp_path: Path) -> None:

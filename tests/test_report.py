@@ -75,12 +75,15 @@ def test_every_round_has_its_accuracy_and_its_loss(tmp_path: Path) -> None:
 
 
 def test_a_round_that_was_better_than_the_last_is_named(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    store.make()
+    for number in (1, 2):
+        store.checkpoint_path(number).touch()
     diverged = Score(accuracy=0.1, loss=2.3, count=100)
     told = "The network of round 1 has less loss than the last"
-    worse = COMPLETE.model_copy(update={"round": 2, "merged": diverged})
-    assert told in page(tmp_path, COMPLETE, worse)
-    better = COMPLETE.model_copy(update={"merged": diverged})
-    assert told not in page(tmp_path / "better", better, COMPLETE.model_copy(update={"round": 2}))
+    second = COMPLETE.model_copy(update={"round": 2})
+    assert told in page(tmp_path, COMPLETE, second.model_copy(update={"merged": diverged}))
+    assert told not in page(tmp_path, COMPLETE.model_copy(update={"merged": diverged}), second)
 
 
 def test_the_seconds_of_a_run_are_those_of_its_rounds_where_nobody_took_the_time(tmp_path: Path) -> None:

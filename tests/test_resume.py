@@ -19,6 +19,8 @@ from tests.stores import COMPLETE, write_run
 
 # Those that ask sites nothing, and lines. That all is well between any two other trips, `test_between_trips` tells.
 PHASES = ("merge", "probe", "keep")
+# Steps of such a length lose what the rounds before have learnt; no site is left out for them.
+FORGETFUL: dict[str, object] = {"keep_checkpoints": 2, "later_learning_rate": 2.0, "max_update_ratio": 0.0}
 
 
 def three_rounds(directory: Path, **changes: object) -> Settings:
@@ -75,7 +77,7 @@ def test_without_any_whole_network_it_says_so_and_loses_nothing(tmp_path: Path) 
     store = play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
     store.checkpoint_path(1).write_bytes(b"nothing")
     before = store.rounds_path.read_bytes()
-    with pytest.raises(StoreError, match=r"none of the networks in .* is whole"):
+    with pytest.raises(StoreError, match=r"none of the newest networks in .* is whole"):
         play_in_process(three_rounds(tmp_path), N_SITES)
     assert store.rounds_path.read_bytes() == before
 
@@ -117,7 +119,7 @@ def test_where_the_first_line_cannot_be_read_it_says_so_and_loses_nothing(tmp_pa
     store = play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
     write_garbage(store, 1)
     before = store.rounds_path.read_bytes()
-    with pytest.raises(StoreError, match=r"line 1 is no record .*none of the networks .* Restore"):
+    with pytest.raises(StoreError, match=r"line 1 is no record .*none of the newest networks .* Restore"):
         play_in_process(three_rounds(tmp_path), N_SITES)
     assert store.rounds_path.read_bytes() == before
 
@@ -173,9 +175,8 @@ def test_only_the_newest_networks_are_kept(tmp_path: Path) -> None:
 
 
 def test_besides_the_newest_networks_that_of_least_loss_is_kept_also_by_a_run_that_goes_on(tmp_path: Path) -> None:
-    # Steps of such a length lose what the rounds before have learnt.
     for rounds in (3, 5):
-        settings = three_rounds(tmp_path, rounds=rounds, keep_checkpoints=2, later_learning_rate=2.0)
+        settings = three_rounds(tmp_path, rounds=rounds, **FORGETFUL)
         store = play_in_process(settings, N_SITES)
     summary = summarise(store)
     assert summary.best < 4
@@ -184,6 +185,28 @@ def test_besides_the_newest_networks_that_of_least_loss_is_kept_also_by_a_run_th
     assert {path.stem for path in (store.directory / "checkpoints").iterdir()} == {
         *(f"round-{number:04d}" for number in (summary.best, 4, 5))
     }
+
+
+def test_a_run_does_not_go_back_to_a_round_of_which_sites_keep_nothing(tmp_path: Path) -> None:
+    store = play_in_process(three_rounds(tmp_path, rounds=5, **FORGETFUL), N_SITES)
+    best = summarise(store).best
+    for number in (4, 5):
+        store.checkpoint_path(number).write_bytes(b"x")
+    before = store.rounds_path.read_bytes()
+    with pytest.raises(StoreError, match=r"none of the newest networks in .* is whole"):
+        play_in_process(three_rounds(tmp_path, rounds=6, **FORGETFUL), N_SITES)
+    assert store.rounds_path.read_bytes() == before
+    assert store.checkpoint_path(best).exists()
+
+
+def test_a_run_of_a_version_that_did_not_know_a_setting_goes_on(tmp_path: Path) -> None:
+    store = play_in_process(three_rounds(tmp_path, rounds=1), N_SITES)
+    told = store.read_json("settings.json")
+    assert told is not None
+    store.write_json("settings.json", {key: value for key, value in told.items() if key != "later-merge"})
+    with pytest.raises(StoreError, match="later-merge was 'same' and is 'mean'"):
+        begin(store, three_rounds(tmp_path, rounds=2, later_merge="mean"))
+    assert len(begin(store, three_rounds(tmp_path, rounds=2)).rounds) == 1
 
 
 def test_from_round_10000_on_the_last_networks_are_kept_still(tmp_path: Path) -> None:

@@ -123,9 +123,12 @@ def test_of_a_run_whose_last_round_is_not_its_best_the_best_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     worse = COMPLETE.model_copy(update={"round": 2, "merged": Score(accuracy=0.9, loss=0.7, count=100)})
-    finished(tmp_path).rounds_path.write_text(line(COMPLETE) + line(worse), encoding="utf-8")
+    store = finished(tmp_path)
+    store.rounds_path.write_text(line(COMPLETE) + line(worse), encoding="utf-8")
+    kept = store.checkpoint_path(1)
+    store.make()
+    kept.touch()
     done = serve(tmp_path, capsys, {"run": "autumn", "rounds": 2})
-    kept = tmp_path / "runs" / "autumn" / "checkpoints" / "round-0001.safetensors"
     told = f"on 100 held-out samples of all sites; round 1 has less loss than the last: its network is {kept}; see"
     assert f"round 2 has accuracy 0.900, loss 0.700 nats, {told}" in done.out
 

@@ -67,7 +67,7 @@ def left(reply: Message) -> None:
 def test_the_text_of_an_error_does_not_break_the_lines_of_the_run_store(text: str) -> None:
     store = attacked(lambda reply: fail_with(reply, Error(2, text)))
     assert [record.round for record in read_rounds(store)] == [1, 2]
-    assert [record.round for record in last_whole(store).rounds] == [1, 2]
+    assert [record.round for record in last_whole(store, 5).rounds] == [1, 2]
 
 
 class Confused(InProcessGrid):
