@@ -8,7 +8,7 @@ from strategies.settings import Settings
 
 JUDGED = ("aligned", "undone")
 # As `server.heads` notes it; who writes reports need not hold torch in memory.
-UNSOLVED = "the last layer is not solved"
+UNSOLVED = "the last layer stays as it was"
 
 
 class Chosen(NamedTuple):
@@ -55,4 +55,5 @@ def _is_guarded(record: RoundRecord) -> bool:
 
 
 def _is_solved(record: RoundRecord) -> bool:
-    return not any(note.startswith(UNSOLVED) for note in record.notes)
+    """Whether the last layer is one that was solved: at the end, or by the search at the point that it took."""
+    return bool(record.mix) or not any(note.startswith(UNSOLVED) for note in record.notes)

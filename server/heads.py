@@ -39,8 +39,6 @@ from strategies.protocol import (
 from strategies.settings import Settings
 from strategies.sums import GRAM_ROUNDING, MOST_SQUARED, check_asked, check_finite_sums, check_gram, check_headers
 
-UNSOLVED = "the last layer is not solved"
-AS_SEARCHED = "the last layer stays as the search solved it"
 # Outputs of a ridge regression lie near 0..1; logits lie some tens apart.
 scales = [2 ** (0.375 * number) for number in range(17)]
 
@@ -115,23 +113,20 @@ def average_by_counts(
     return with_head(mean, head, weight, bias)
 
 
-def solve_heads(
-    sites: Sites, model: nn.Module, states: Mapping[str, State], unsolved: str = UNSOLVED
-) -> dict[str, dict[str, Tensor]]:
+def solve_heads(sites: Sites, model: nn.Module, states: Mapping[str, State]) -> dict[str, dict[str, Tensor]]:
     """``states`` with their last layers solved by ridge regression on all sites' training samples.
 
     One trip for the sums, one for the scale of the logits, chosen by the loss on the sites' held-out samples. Empty
-    where a site of the merge does not answer: a head without its samples would not know its classes. ``unsolved`` is
-    noted then.
+    where a site of the merge does not answer: a head without its samples would not know its classes.
     """
     content = RecordDict({name: to_arrays(state) for name, state in states.items()})
-    solved = solved_layers(sites, model, content, list(states), unsolved)
+    solved = solved_layers(sites, model, content, list(states))
     networks = {name: {**states[name], **layer} for name, layer in solved.items()}
-    return {name: state for name, (state, _) in scaled_heads(sites, model, networks, unsolved).items()}
+    return {name: state for name, (state, _) in scaled_heads(sites, model, networks).items()}
 
 
 def scaled_heads(
-    sites: Sites, model: nn.Module, networks: Mapping[str, State], unsolved: str = UNSOLVED
+    sites: Sites, model: nn.Module, networks: Mapping[str, State]
 ) -> dict[str, tuple[dict[str, Tensor], LossSums]]:
     """``networks`` with their logits times the factor of least loss on held-out samples, and how they do; one trip."""
     if not networks:
@@ -142,23 +137,23 @@ def scaled_heads(
     best = best_scales(pool(answers), list(networks))
     if networks.keys() - best.keys():
         why = "at no scale of it all sites have a finite loss" if answers else "nobody answered which scale suits it"
-        sites.note(f"{unsolved}: {why}")
+        sites.note(f"the last layer stays as it was: {why}")
     head = head_name(model)
     return {name: (scaled_head(networks[name], head, scale), found) for name, (scale, found) in best.items()}
 
 
 def solved_layers(
-    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str], unsolved: str = UNSOLVED
+    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str]
 ) -> dict[str, dict[str, Tensor]]:
     """The last layer, alone, of each network that ``content`` asks about, from all sites' sums.
 
     ``asked`` are the networks' names. Empty where a site of the merge does not answer.
     """
-    return solve_layers(sites, model, pooled_features(sites, model, content, asked, unsolved), unsolved)
+    return solve_layers(sites, model, pooled_features(sites, model, content, asked))
 
 
 def solve_layers(
-    sites: Sites, model: nn.Module, features: Mapping[str, Mapping[str, Tensor]], unsolved: str = UNSOLVED
+    sites: Sites, model: nn.Module, features: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, dict[str, Tensor]]:
     """The last layer, alone, by ridge regression, of each network whose ``features`` give a finite one."""
     head = head_name(model)
@@ -168,17 +163,17 @@ def solve_layers(
     finite = {name: layer for name, layer in solved.items() if not not_finite(layer)}
     if solved.keys() - finite.keys():
         # Asked about weights that are no numbers, sites would answer so, and be blamed for it.
-        sites.note(f"{unsolved}: the sums over features give weights that are not finite")
+        sites.note("the last layer stays as it was: the sums over features give weights that are not finite")
     return finite
 
 
 def pooled_features(
-    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str], unsolved: str = UNSOLVED
+    sites: Sites, model: nn.Module, content: RecordDict, asked: Sequence[str]
 ) -> dict[str, dict[str, Tensor]]:
     """The sums over the features of each network that ``content`` asks about, over all sites; see `solved_layers`."""
     answers = sites.answers(FEATURES, content, _reader(model, sites, asked))
     # Without a site's samples it would not know their classes.
-    if not sites.all_told(answers, sites.merging, unsolved):
+    if not sites.all_told(answers, sites.merging, "the last layer stays as it was"):
         return {}
     pooled: dict[str, dict[str, Tensor]] = {name: {} for name in asked}
     # In the order of the sites' names, and one site's at a time.

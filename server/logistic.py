@@ -14,7 +14,7 @@ from alignment.logistic import GRADIENT, LOSS, Layer, logistic_head
 from alignment.moments import pool_moments
 from models import head_name
 from server.evaluation import evaluate, pool
-from server.heads import UNSOLVED, pooled_features, scaled_heads, solve_layers
+from server.heads import pooled_features, scaled_heads, solve_layers
 from server.records import HeadRecord, Score
 from server.sites import Sites
 from strategies.decoding import read_state
@@ -26,19 +26,17 @@ logger = getLogger("fedrebasin")
 RIDGE, FITTED = "ridge", "logistic"
 
 
-def fit_head(
-    sites: Sites, model: nn.Module, state: State, unsolved: str = UNSOLVED
-) -> tuple[dict[str, Tensor], HeadRecord | None]:
+def fit_head(sites: Sites, model: nn.Module, state: State) -> tuple[dict[str, Tensor], HeadRecord | None]:
     """``state`` with its last layer by ridge regression, or by logistic where that has less loss on held-out samples.
 
     Where a site of the merge does not answer, it goes no further than it came; with no head solved, ``state`` is as it
-    was, there is no record, and ``unsolved`` is noted.
+    was, and there is no record.
     """
     head = head_name(model)
     content = RecordDict({MERGED: to_arrays(state)})
-    features = pooled_features(sites, model, content, [MERGED], unsolved)
-    solved = {name: {**state, **layer} for name, layer in solve_layers(sites, model, features, unsolved).items()}
-    scaled = scaled_heads(sites, model, solved, unsolved)
+    features = pooled_features(sites, model, content, [MERGED])
+    solved = {name: {**state, **layer} for name, layer in solve_layers(sites, model, features).items()}
+    scaled = scaled_heads(sites, model, solved)
     if MERGED not in scaled:
         return dict(state), None
     ridge, sums = scaled[MERGED]

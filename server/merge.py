@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from server.heads import AS_SEARCHED, UNSOLVED, average_by_counts, solve_heads
+from server.heads import average_by_counts, solve_heads
 from server.layers import merge_by_least_squares, merge_in_sequence
 from server.logistic import fit_head
 from server.mixing import Search
@@ -36,8 +36,6 @@ def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stop
     if settings.mix != "mean":
         with watch.phase("search"):
             state = search.run(merged, state)
-    # What a search came to has a solved layer already.
-    unsolved = AS_SEARCHED if search.steps and settings.solves_head else UNSOLVED
     with watch.phase("recalibrate"):
         state = renewed(sites, model, state, watch)
     if settings.repair:
@@ -45,10 +43,10 @@ def merge(strategy: FedRebasin, merged: MergedRound, search: Search, watch: Stop
             state = repair(sites, model, state, merged.aligned, list(merged.weights.values()))
     if settings.head == "ridge":
         with watch.phase("ridge"):
-            state = solve_heads(sites, model, {MERGED: state}, unsolved).get(MERGED, state)
+            state = solve_heads(sites, model, {MERGED: state}).get(MERGED, state)
     if settings.head == "logistic":
         with watch.phase("logistic"):
-            state, watch.head = fit_head(sites, model, state, unsolved)
+            state, watch.head = fit_head(sites, model, state)
     return state
 
 

@@ -64,7 +64,7 @@ def test_of_a_ridge_head_only_the_factor_is_chosen_and_that_changes_no_answer() 
 
 
 def test_a_head_that_was_not_solved_has_no_factor() -> None:
-    note = "the last layer is not solved, without an answer of site-eu"
+    note = "the last layer stays as it was, without an answer of site-eu"
     assert chosen([with_(notes=[note])], head("ridge")).clauses == []
     assert chosen([with_(head=None, notes=[note])], head("logistic")).clauses == []
     assert chosen([with_(notes=[note]), PLAIN], head("ridge")).clauses == [FACTOR]

@@ -442,7 +442,7 @@ def test_a_last_layer_that_the_search_solved_is_not_said_to_be_unsolved(tmp_path
     few: dict[str, object] = {"epochs": 1, "width": 16, "probe_points": 0, "round_deadline_seconds": 1.0}
     record = one_round(play_in_process(quick_settings(tmp_path, mix="best", head=head, **few), 2, lose))
     assert len(asked) > 2
-    assert record.notes[0] == "the last layer stays as the search solved it, without an answer of site-eu"
+    assert record.notes[0] == "the last layer stays as it was, without an answer of site-eu"
     assert chosen([record], quick_settings(tmp_path, head=head)).solved
 
 

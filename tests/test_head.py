@@ -232,7 +232,7 @@ def test_feature_sums_of_the_classes_that_cannot_be_leave_the_mean(tmp_path: Pat
 
     record = one_round(play_in_process(quick_settings(tmp_path, head="ridge", epochs=1), 3, spoil))
     assert [refused.site for refused in record.refused] == ["site-eu"]
-    assert record.notes[0] == "the last layer is not solved, without an answer of site-eu"
+    assert record.notes[0] == "the last layer stays as it was, without an answer of site-eu"
 
 
 def test_sums_that_only_look_like_those_of_samples_leave_the_ridge_head(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_solved_layer_without_a_finite_loss_leaves_the_mean_and_a_note(tmp_pat
     store = play_in_process(quick_settings(tmp_path / head, head=head, probe_points=0), tamper=tamper)
     assert all(torch.equal(store.network(1)[name], tensor) for name, tensor in plain.network(1).items())
     (note,) = one_round(store).notes
-    assert note == "the last layer is not solved: at no scale of it all sites have a finite loss"
+    assert note == "the last layer stays as it was: at no scale of it all sites have a finite loss"
 
 
 def test_logistic_regression_lowers_the_loss_and_both_heads_are_told(tmp_path: Path) -> None:
