@@ -9,8 +9,8 @@ import pytest
 from benchmarks.merging.images import CACHE
 from benchmarks.merging.pages import FOLDER, PARTS, SUMMARY, page, summary
 from benchmarks.merging.quality import POOLED, RECORDS
-from benchmarks.merging.runs import METHODS, all_kept, kept, record, run_config
-from benchmarks.merging.summary import renewed
+from benchmarks.merging.runs import METHODS, ONWARDS, all_kept, kept, record, run_config
+from benchmarks.merging.summary import STARTS, renewed
 from benchmarks.merging.tables import tables
 from benchmarks.merging.tasks import Task, tasks
 from server.store import RunStore
@@ -38,6 +38,19 @@ def test_a_table_that_sums_up_says_of_how_few_seeds_a_number_is_and_leaves_empty
     lines = summary().splitlines()
     assert "| digits, width 16, two sites | 1.7 (1) | 0.0 (1) |  |  |" in lines
     assert "| digits, width 16, five sites |  |  |  |  |" in lines
+
+
+def test_a_start_of_rounds_is_tabulated_by_the_round_in_which_it_passes_the_best_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("joint", "rounds", "rounds-scratch"):
+        name = f"digits-w16-biased-2-s1-{method}"
+        shutil.copytree(RECORDS / "runs" / name, tmp_path / "runs" / name)
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    lines = summary().splitlines()
+    rows = [line for line in lines if "digits, width 16, two sites, biased" in line]
+    assert rows == ["| digits, width 16, two sites, biased | s1 0.978 | 3, 0.986 |  |  | no, 0.958 |  |"]
+    assert set(STARTS) < set(ONWARDS)
 
 
 def test_a_table_that_has_lost_its_place_is_not_left_as_it_was() -> None:

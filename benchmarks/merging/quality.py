@@ -18,7 +18,7 @@ from rich.progress import track
 
 from benchmarks.merging.images import decode
 from benchmarks.merging.pooled import pooled
-from benchmarks.merging.runs import METHODS, Played, all_kept, methods, play, record
+from benchmarks.merging.runs import METHODS, Played, all_kept, play, record
 from benchmarks.merging.tables import tables
 from benchmarks.merging.tasks import Task, tasks
 from cli.interrupts import terminable
@@ -64,7 +64,7 @@ def play_all(wanted: Sequence[Task], by: Sequence[str]) -> None:
     home = short_folder()
     try:
         with terminable(), local_superlink(home, 0) as link:
-            pairs = [(task, method) for task in wanted for method in methods(task) if method in by]
+            pairs = [(task, method) for task in wanted for method in METHODS if method in by]
             for task, method in track(pairs, "playing", console=progress):
                 play(link, task, method)
             for task in wanted if POOLED in by else ():

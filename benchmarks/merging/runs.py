@@ -79,6 +79,8 @@ ONWARDS: dict[str, dict[str, object]] = {
     "rounds-scratch": ROUNDS | {"start": "shared"},
     # And from the best merge: layers in sequence and the logistic head once, then means.
     "rounds-merge": ROUNDS | {"start": "shared", "initial": SEQUENCE},
+    # From there, with a tenth of the step.
+    "rounds-merge-slow": ROUNDS | {"start": "shared", "initial": SEQUENCE, "later-learning-rate": 0.002},
     # The head that pooled data would give, after every round; and the ensemble as a teacher of each site.
     "rounds-ridge": ROUNDS | {"head": "ridge"},
     "rounds-sequential": ROUNDS | {"merge": "sequential", "head": "ridge"},
@@ -105,11 +107,6 @@ class Played:
     def first(self) -> RoundRecord:
         """The round of the merge."""
         return self.rounds[0]
-
-
-def methods(task: Task) -> tuple[str, ...]:
-    """The methods that are played on ``task``."""
-    return (*ONCE, *ONWARDS) if task.plays_rounds else tuple(ONCE)
 
 
 def kept(task: Task, method: str) -> Played | None:

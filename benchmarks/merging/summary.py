@@ -42,6 +42,8 @@ HOLD = {
 }
 FEDERATIONS = {f"{COUNTS[n]} sites, width {width}": (width, n) for n in COUNTS for width in WIDTHS}
 LEVERS_OF = (("digits", 16), ("cifar10", 16), ("cifar10", 32))
+# Where rounds of means start from; the other methods do more than means.
+STARTS = ("rounds", "rounds-none", "rounds-site", "rounds-scratch", "rounds-merge", "rounds-merge-slow")
 # Seeds that lie further apart than this are told one by one.
 APART_POINTS = 4.0
 # The aims: biased labels so near to the ensemble, disjoint ones so far above a site.
@@ -138,22 +140,24 @@ def _added(played: By, before: str, after: str) -> dict[int, float]:
     return points_above(accuracies(played, after), accuracies(played, before))
 
 
-def onwards(rows: Rows) -> str:
+def onwards(starts: Sequence[str], rows: Rows) -> str:
     """In which round each start passes the best corrected site, seed by seed, and its mean accuracy after the last."""
     every = {
-        f"{said}, {'' if n == 2 else f'{COUNTS[n]} sites, '}{SPLITS[split]}": _of(rows, data, 16, split, n)
-        for data, said in DATA.items()
-        for n in COUNTS
+        f"{DATA[data]}, width {width}, {COUNTS[n]} sites, {SPLITS[split]}": _of(rows, data, width, split, n)
+        for data in DATA
+        for width, n in FEDERATIONS.values()
         for split in ORDER
     }
-    columns = {title: played for title, played in every.items() if any(method in played for method in ONWARDS)}
-    starts = [method for method in ONWARDS if any(method in played for played in columns.values())]
-    lines = [[f"`{method}`", *(_onwards(method, played) for played in columns.values())] for method in starts]
-    return _table(["", *columns], [["best corrected site", *map(_beside, columns.values())], *lines])
+    found = {title: played for title, played in every.items() if any(method in played for method in starts)}
+    lines = [
+        [title, _beside(starts, played), *(_onwards(method, played) for method in starts)]
+        for title, played in found.items()
+    ]
+    return _table(["", "best corrected site", *(f"`{method}`" for method in starts)], lines)
 
 
-def _beside(played: By) -> str:
-    seeds = {run.task.seed for method in ONWARDS for run in played.get(method, ())}
+def _beside(starts: Sequence[str], played: By) -> str:
+    seeds = {run.task.seed for method in starts for run in played.get(method, ())}
     best = accuracies(played, CORRECTED)
     return in_order({seed: f"{accuracy:.3f}" for seed, accuracy in best.items() if seed in seeds}, "; ")
 
@@ -211,5 +215,6 @@ TABLES: Mapping[str, Callable[[Rows], str]] = {
     "the merge, digits": partial(the_merge, "digits"),
     "aims": aims,
     "levers": levers,
-    "rounds": onwards,
+    "rounds": partial(onwards, STARTS),
+    "rounds, other ways": partial(onwards, [method for method in ONWARDS if method not in STARTS]),
 }

@@ -50,11 +50,6 @@ class Task:
         return self.data == "digits" or (self.split == "biased" and self.n_sites == 2)
 
     @property
-    def plays_rounds(self) -> bool:
-        """Whether further rounds are played too, from every start that there is."""
-        return self.width == 16
-
-    @property
     def config(self) -> dict[str, object]:
         """The run config of its trainings."""
         varied = {"width": self.width, "split": self.split, "seed": self.seed, "min-sites": self.n_sites}
