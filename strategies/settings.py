@@ -134,8 +134,8 @@ class Settings(BaseModel, frozen=True):
     learning_rate: Positive = 0.1
     """Peak step size in round 1."""
     later_learning_rate: Positive = 0.02
-    """Peak step size in later rounds. After `merge = sequential` and one shot of it, a tenth of this kept what the merge
-    had, and the default mostly lost it: see [rounds after the merge](merge-quality.md#rounds-after-the-merge)."""
+    """Peak step size in later rounds. After one shot of `merge = sequential`, a tenth of the default mostly kept what
+    the merge had, and the default lost it: see [rounds after the merge](merge-quality.md#rounds-after-the-merge)."""
     weight_decay: NotNegative = 3e-3
     """Pull of the weights towards zero."""
     logit_adjustment: NotNegative = 0.0
