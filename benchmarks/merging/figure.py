@@ -114,7 +114,8 @@ def _rounds(rows: Rows) -> Figure:
     for ax, split in zip(axes[0], SPLITS.values(), strict=True):
         ax.set_title(split)
     figure.supxlabel(
-        "accuracy after each round, the mean of the seeds; round 1: what was merged. What is below a panel is cut off",
+        "accuracy after each round, the mean of the seeds that were played (hollow: of fewer than the others); round 1: "
+        "before any training.\nEach panel has its own scale; what is below it is cut off",
         color=GREY,
         fontsize=9,
     )
@@ -133,9 +134,12 @@ def _draw_rounds(ax: Axes, played: Mapping[str, Sequence[Played]]) -> None:
         title: mean(accuracy for seed, accuracy in accuracies(played, title).items() if seed in seeds)
         for title in (CORRECTED, "ensemble")
     }
+    most = max(len(played[start]) for start in by_start)
     for start, means in by_start.items():
         said, colour, line = LINES[start]
-        ax.plot(ROUNDS, means, color=colour, linestyle=line, marker="o", markersize=3, label=said)
+        # The mean of fewer seeds is that of other trainings.
+        filled = colour if len(played[start]) == most else "none"
+        ax.plot(ROUNDS, means, color=colour, linestyle=line, marker="o", markersize=3, mfc=filled, label=said)
     for (title, level), line in zip(levels.items(), ("--", "-."), strict=True):
         ax.axhline(level, color=GREY, linestyle=line, linewidth=0.8, label=title)
     # A random network, and in round 1 a plain mean, would take the room of all others.

@@ -168,7 +168,7 @@ def _onwards(method: str, played: By) -> str:
     known = {seed: found for seed, found in merged.items() if seed in best}
     if not known:
         return ""
-    passes = "/".join(_passes(found, best[seed]) for seed, found in known.items())
+    passes = in_order({seed: _passes(found, best[seed]) for seed, found in known.items()}, "/")
     return f"{passes}, {statistics.mean([*found.values()][-1] for found in known.values()):.3f}"
 
 
