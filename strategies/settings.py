@@ -135,7 +135,8 @@ class Settings(BaseModel, frozen=True):
     """Peak step size in round 1."""
     later_learning_rate: Positive = 0.02
     """Peak step size in later rounds. After one shot of `merge = sequential`, a tenth of the default mostly kept what
-    the merge had, and the default mostly lost some: see [rounds after the merge](merge-quality.md#rounds-after-the-merge)."""
+    the merge had, and the default mostly lost some: see
+    [rounds after the merge](merge-quality.md#rounds-after-the-merge)."""
     weight_decay: NotNegative = 3e-3
     """Pull of the weights towards zero."""
     logit_adjustment: NotNegative = 0.0

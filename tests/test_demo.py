@@ -81,7 +81,7 @@ def test_the_guide_says_in_what_the_demo_differs_from_the_defaults(
 
 def test_a_real_flower_run_ends_with_one_json_document(finished: tuple[Path, str]) -> None:
     document = json.loads(finished[1])
-    assert set(document) == {"accuracy", "loss", "barrier", "ends", "merge", "taken", "seconds", "run"}
+    assert set(document) == {"accuracy", "loss", "barrier", "ends", "merge", "taken", "best", "seconds", "run"}
     assert document["merge"] == "round-1"
     assert set(document["barrier"]) == {"naive", "aligned", "definition"}
     assert list(document["accuracy"]) == list(document["loss"])

@@ -49,7 +49,7 @@ def test_a_start_of_rounds_is_tabulated_by_the_round_in_which_it_passes_the_best
     monkeypatch.setenv(CACHE, str(tmp_path))
     lines = summary().splitlines()
     rows = [line for line in lines if "digits, width 16, two sites, biased" in line]
-    assert rows == ["| digits, width 16, two sites, biased | s1 0.978 | 3, 0.986 |  |  | no, 0.958 |  |"]
+    assert rows == ["| digits, width 16, two sites, biased | s1 0.978 | s1 3, 0.986 |  |  | s1 no, 0.958 |  |  |"]
     assert set(STARTS) < set(ONWARDS)
 
 

@@ -114,8 +114,8 @@ def _rounds(rows: Rows) -> Figure:
     for ax, split in zip(axes[0], SPLITS.values(), strict=True):
         ax.set_title(split)
     figure.supxlabel(
-        "accuracy after each round, the mean of the seeds that were played (hollow: of fewer than the others); round 1: "
-        "before any training.\nEach panel has its own scale; what is below it is cut off",
+        "accuracy after each round, the mean of the seeds that were played (hollow: of fewer than the others); "
+        "round 1: before any training.\nEach panel has its own scale; what is below it is cut off",
         color=GREY,
         fontsize=9,
     )
