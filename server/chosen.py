@@ -7,7 +7,7 @@ from server.records import RoundRecord
 from strategies.settings import Settings
 
 JUDGED = ("aligned", "undone")
-# As `server.heads` notes it; who writes reports need not hold torch in memory.
+# How a note of `server.heads` begins, which holds torch: who writes reports need not.
 UNSOLVED = "the last layer stays as it was"
 
 
@@ -31,9 +31,9 @@ def chosen(rounds: Sequence[RoundRecord], settings: Settings | None) -> Chosen:
     merged = [record for record in rounds if record.outcome == "merged"]
     steps = [step for record in merged for step in record.mix]
     n_lines = sum(not step.as_it_is for step in steps)
-    ours = settings is not None and settings.solves_head and any(map(_is_solved, merged))
+    solves = settings is not None and settings.solves_head
     compared = any(record.head is not None and record.head.logistic is not None for record in merged)
-    solved = ours or any(record.head is not None for record in merged)
+    solved = any(record.head is not None or (solves and _is_solved(record)) for record in merged)
     instead = ", and then a site's own network instead" if len(steps) > n_lines else ""
     lines = "1 line" if n_lines == 1 else f"each of {n_lines} lines"
     clauses = {

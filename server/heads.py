@@ -18,6 +18,7 @@ from alignment.moments import accumulate
 from alignment.validate import not_finite
 from models import head_name
 from models.errors import ModelError
+from server.chosen import UNSOLVED
 from server.evaluation import pool, sums_reader
 from server.recalibration import example_of
 from server.sites import Sites
@@ -137,7 +138,7 @@ def scaled_heads(
     best = best_scales(pool(answers), list(networks))
     if networks.keys() - best.keys():
         why = "at no scale of it all sites have a finite loss" if answers else "nobody answered which scale suits it"
-        sites.note(f"the last layer stays as it was: {why}")
+        sites.note(f"{UNSOLVED}: {why}")
     head = head_name(model)
     return {name: (scaled_head(networks[name], head, scale), found) for name, (scale, found) in best.items()}
 
@@ -163,7 +164,7 @@ def solve_layers(
     finite = {name: layer for name, layer in solved.items() if not not_finite(layer)}
     if solved.keys() - finite.keys():
         # Asked about weights that are no numbers, sites would answer so, and be blamed for it.
-        sites.note("the last layer stays as it was: the sums over features give weights that are not finite")
+        sites.note(f"{UNSOLVED}: the sums over features give weights that are not finite")
     return finite
 
 
@@ -173,7 +174,7 @@ def pooled_features(
     """The sums over the features of each network that ``content`` asks about, over all sites; see `solved_layers`."""
     answers = sites.answers(FEATURES, content, _reader(model, sites, asked))
     # Without a site's samples it would not know their classes.
-    if not sites.all_told(answers, sites.merging, "the last layer stays as it was"):
+    if not sites.all_told(answers, sites.merging, UNSOLVED):
         return {}
     pooled: dict[str, dict[str, Tensor]] = {name: {} for name in asked}
     # In the order of the sites' names, and one site's at a time.

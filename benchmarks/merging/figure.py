@@ -20,7 +20,7 @@ from benchmarks.drawings import PANELS, RED
 from benchmarks.merging.images import CACHE
 from benchmarks.merging.quality import RECORDS
 from benchmarks.merging.runs import Played, all_kept
-from benchmarks.merging.summary import COUNTS, DATA, FEDERATIONS, SPLITS, STARTS
+from benchmarks.merging.summary import COUNTS, DATA, FEDERATIONS, SPLITS, STARTS, By, by_round, played_of
 from benchmarks.merging.tables import CORRECTED, Rows, accuracies, by_row, scores_of
 from benchmarks.merging.tasks import SEEDS, tasks
 from server.drawing import ALIGNED_COLOUR, GREY, NAIVE_COLOUR
@@ -98,9 +98,7 @@ def _draw_merges(ax: Axes, data: str, rows: Rows) -> None:
 def _rounds(rows: Rows) -> Figure:
     """A row of panels for each data, width and number of sites of which rounds were played, a panel for each split."""
     found = {
-        f"{DATA[data]}\n{COUNTS[n]} sites\nwidth {width}": [
-            rows.get(f"{data}-w{width}-{split}-{n}", {}) for split in SPLITS
-        ]
+        f"{DATA[data]}\n{COUNTS[n]} sites\nwidth {width}": [played_of(rows, data, width, split, n) for split in SPLITS]
         for data in DATA
         for width, n in FEDERATIONS.values()
     }
@@ -124,7 +122,7 @@ def _rounds(rows: Rows) -> Figure:
     return figure
 
 
-def _draw_rounds(ax: Axes, played: Mapping[str, Sequence[Played]]) -> None:
+def _draw_rounds(ax: Axes, played: By) -> None:
     by_start = {start: _means(played[start]) for start in STARTS if start in played}
     if not by_start:
         ax.set_axis_off()
@@ -156,8 +154,7 @@ def _draw_rounds(ax: Axes, played: Mapping[str, Sequence[Played]]) -> None:
 
 def _means(runs: Sequence[Played]) -> list[float]:
     """The accuracy after each round, the mean over the seeds."""
-    merged = [[each.merged.accuracy for each in run.rounds if each.merged is not None] for run in runs]
-    return [mean(values) for values in zip(*merged, strict=True)]
+    return [mean(values) for values in zip(*(by_round(run).values() for run in runs), strict=True)]
 
 
 def _grid(ax: Axes) -> None:

@@ -111,7 +111,7 @@ def aims(rows: Rows) -> str:
 
 
 def _aim(data: str, rows: Rows, width: int, n_sites: int) -> list[str]:
-    biased, disjoint = (_of(rows, data, width, split, n_sites) for split in ("biased", "disjoint"))
+    biased, disjoint = (played_of(rows, data, width, split, n_sites) for split in ("biased", "disjoint"))
     found = [_above(biased, alone), _above(biased, ensemble), _above(disjoint, alone)]
     if not all(found):
         return [*map(_mean, found), ""]
@@ -124,7 +124,7 @@ def _aim(data: str, rows: Rows, width: int, n_sites: int) -> list[str]:
 def levers(rows: Rows) -> str:
     """What each lever on the way to the merge adds to the one before it, from the naive mean on."""
     columns = {
-        f"{DATA[data]}, width {width}, {SPLITS[split]}": _of(rows, data, width, split, 2)
+        f"{DATA[data]}, width {width}, {SPLITS[split]}": played_of(rows, data, width, split, 2)
         for data, width in LEVERS_OF
         for split in ("biased", "disjoint")
     }
@@ -143,7 +143,7 @@ def _added(played: By, before: str, after: str) -> dict[int, float]:
 def onwards(starts: Sequence[str], rows: Rows) -> str:
     """In which round each start passes the best corrected site, seed by seed, and its mean accuracy after the last."""
     every = {
-        f"{DATA[data]}, width {width}, {COUNTS[n]} sites, {SPLITS[split]}": _of(rows, data, width, split, n)
+        f"{DATA[data]}, width {width}, {COUNTS[n]} sites, {SPLITS[split]}": played_of(rows, data, width, split, n)
         for data in DATA
         for width, n in FEDERATIONS.values()
         for split in ORDER
@@ -164,7 +164,7 @@ def _beside(starts: Sequence[str], played: By) -> str:
 
 def _onwards(method: str, played: By) -> str:
     best = accuracies(played, CORRECTED)
-    merged = {run.task.seed: _merged(run) for run in played.get(method, ()) if run.rounds[-1].merged}
+    merged = {run.task.seed: by_round(run) for run in played.get(method, ()) if run.rounds[-1].merged}
     known = {seed: found for seed, found in merged.items() if seed in best}
     if not known:
         return ""
@@ -172,7 +172,7 @@ def _onwards(method: str, played: By) -> str:
     return f"{passes}, {statistics.mean([*found.values()][-1] for found in known.values()):.3f}"
 
 
-def _merged(run: Played) -> dict[int, float]:
+def by_round(run: Played) -> dict[int, float]:
     """The accuracy of what was merged, by round."""
     return {number: each.merged.accuracy for number, each in enumerate(run.rounds, 1) if each.merged}
 
@@ -182,10 +182,11 @@ def _passes(merged: Mapping[int, float], best: float) -> str:
 
 
 def _federations(rows: Rows, data: str, split: str) -> list[By]:
-    return [_of(rows, data, width, split, n) for width, n in FEDERATIONS.values()]
+    return [played_of(rows, data, width, split, n) for width, n in FEDERATIONS.values()]
 
 
-def _of(rows: Rows, data: str, width: int, split: str, n_sites: int) -> By:
+def played_of(rows: Rows, data: str, width: int, split: str, n_sites: int) -> By:
+    """The runs of a task's seeds, by method; none where it was not played."""
     return rows.get(f"{data}-w{width}-{split}-{n_sites}", {})
 
 
