@@ -79,7 +79,8 @@ def _solve(layer: str, networks: Iterable[tuple[Tensor, Tensor]], alpha: float) 
             raise StateError(f"Gram matrix of {layer!r}: expected {(size, size)}, got {tuple(gram.shape)}")
         shrunk = alpha * gram + (1 - alpha) * torch.diag(gram.diagonal())
         accumulate(sums, {"gram": shrunk, "across": shrunk @ rows.T, "rows": rows.T, "networks": gram.new_ones(())})
-    # Where no input ever came, every answer is as good: the ridge then gives the mean of the networks.
+    # Where no input ever came, every answer is as good: the ridge then gives the mean of the networks. It is the same
+    # for all inputs, since a share of each diagonal would be 0 just there.
     strength = RIDGE * (sums["gram"].diagonal().mean().item() or 1.0)
     held = sums["gram"] + strength * torch.eye(len(sums["gram"]), dtype=torch.float64)
     return solve(held, sums["across"] + strength * sums["rows"] / sums["networks"]).T

@@ -17,8 +17,9 @@ from alignment.precision import widened
 from alignment.spec import State
 from alignment.tied import untied
 
-MOST_PATCHES = 2**25
-"""Most numbers in the patches that are laid out at once."""
+MOST_PATCHES = 2**21
+"""Most numbers in the patches that are laid out at once: 8 MB, which are had again and again. What has 32 MB or more
+glibc maps anew each time, page by page."""
 
 
 def gram_sizes(model: nn.Module, example: Batch) -> dict[str, int]:

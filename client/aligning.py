@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from alignment import PermutationSpec, derive_spec, match_activations, match_weights, permute
 from alignment.batches import network_with
 from alignment.matching import Matching
+from client.answers import batch_size
 from client.bench import Bench
 from client.sources import Samples
 from models import Architecture, build, example_inputs
@@ -21,7 +22,6 @@ from strategies.alignments import pack_matching, pack_permutation
 from strategies.protocol import ARRAYS, MATCHING, PERMUTATION, State, to_arrays
 
 logger = getLogger("fedrebasin")
-batch_size = 500
 
 
 def aligned_answer(bench: Bench, reference: State, own: State) -> dict[str, object]:

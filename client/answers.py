@@ -41,8 +41,10 @@ from strategies.protocol import (
     to_state,
 )
 
-# Large enough that the statistics of a batch are close to those of the whole.
-batch_size = 512
+# Of more, a layer's activations soon have 32 MB, which glibc maps anew each time, page by page: see decision 0021.
+batch_size = 128
+# Large enough that the statistics of a batch, by which BatchNorm then normalises, are close to those of the whole.
+statistics_batch_size = 512
 
 
 def networks(message: Message) -> Iterator[tuple[str, State]]:
@@ -71,7 +73,7 @@ def moments_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[s
     settled = bool(config.get(SETTLED, False))
     return {
         name: _told(batch_norm_moments(model, batches, settled, until), samples)
-        for name, batches in _loaded(model, message, samples, in_part=until is not None)
+        for name, batches in _loaded(model, message, samples, statistics_batch_size, in_part=until is not None)
     }
 
 
@@ -83,7 +85,7 @@ def repair_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[st
         name: _told(
             unit_moments(model, batches) if goals is None else corrected_moments(model, goals, batches), samples
         )
-        for name, batches in _loaded(model, message, samples)
+        for name, batches in _loaded(model, message, samples, batch_size)
     }
 
 
@@ -91,7 +93,7 @@ def features_answer(model: nn.Module, message: Message, samples: Drawn, classes:
     """The sums over the features of each network on ``samples``, from which its last layer can be solved."""
     return {
         name: _told(feature_sums(model, head_name(model), batches, classes), samples)
-        for name, batches in _loaded(model, message, samples)
+        for name, batches in _loaded(model, message, samples, batch_size)
     }
 
 
@@ -99,7 +101,7 @@ def logistic_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[
     """The loss of each network on ``samples`` and its derivative by the last layer."""
     return {
         name: _told(logistic_sums(model, head_name(model), batches), samples)
-        for name, batches in _loaded(model, message, samples)
+        for name, batches in _loaded(model, message, samples, batch_size)
     }
 
 
@@ -113,7 +115,7 @@ def gram_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[str,
     layers = layers_of(message)
     return {
         name: _told(gram_sums(model, batches, layers), samples, torch.float32)
-        for name, batches in _loaded(model, message, samples)
+        for name, batches in _loaded(model, message, samples, batch_size)
     }
 
 
@@ -133,17 +135,17 @@ def outputs_answer(model: nn.Module, message: Message, samples: Drawn) -> dict[s
 
 
 def _loaded(
-    model: nn.Module, message: Message, samples: Drawn, in_part: bool = False
+    model: nn.Module, message: Message, samples: Drawn, size: int, in_part: bool = False
 ) -> Iterator[tuple[str, Iterator[tuple[Tensor, Tensor]]]]:
     """Each network that a message asks about, by name, as soon as ``model`` holds it, and ``samples`` to run it on.
 
-    These batch after batch: all together they would be in memory as floats, where the data may be bytes. Of networks
+    These ``size`` at a time: all together they would be in memory as floats, where the data may be bytes. Of networks
     that came ``in_part``, the model keeps the rest of its own.
     """
     device = next(model.parameters()).device
     for name, state in networks(message):
         model.load_state_dict(_completed(model, state) if in_part else dict(state))
-        yield name, samples.batches(batch_size, device)
+        yield name, samples.batches(size, device)
 
 
 def _told(sums: Mapping[str, Tensor], samples: Drawn, dtype: torch.dtype = torch.float64) -> ArrayRecord:

@@ -193,6 +193,7 @@ def test_no_answer_has_all_samples_as_floats_in_memory(
 
     monkeypatch.setattr(Samples, "batch", counted)
     monkeypatch.setattr("client.answers.batch_size", 32)
+    monkeypatch.setattr("client.answers.statistics_batch_size", 32)
     settings = quick_settings(tmp_path, **{key: value for key, value in changes.items() if key != "goals"})
     model = build(Architecture(*settings.network), 0)
     network = to_arrays(model.state_dict())
