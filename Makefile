@@ -63,7 +63,9 @@ soak: $(STAMP) ## a thousand sites for ten minutes: is memory flat, is every ref
 
 benchmark-merge: $(STAMP) ## every way of merging, in real Flower runs (hours; with CIFAR10=FOLDER also on CIFAR-10)
 	$(if $(CIFAR10),$(BIN)/python -m benchmarks.merging.trainings --seeds 3 --cifar10 "$(CIFAR10)")
-	$(BIN)/python -m benchmarks.merging.quality --seeds 3 $(if $(CIFAR10),--cifar10 "$(CIFAR10)")
+	$(BIN)/python -m benchmarks.merging.quality --seeds 3 --record $(if $(CIFAR10),--cifar10 "$(CIFAR10)")
+	$(BIN)/python -m benchmarks.merging.pages
+	$(BIN)/python -m benchmarks.merging.figure
 
 lock: ## pin the newest versions that pyproject.toml admits
 	$(PYTHON) scripts/lock.py $(ARGS)

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, Features, Image, Value
+from PIL import Image as Picture
 
-from benchmarks.merging.images import CACHE
+from benchmarks.merging.images import CACHE, cifar10, decode
 from benchmarks.merging.pages import FOLDER, PARTS, SUMMARY, page, summary
 from benchmarks.merging.quality import POOLED, RECORDS
 from benchmarks.merging.runs import METHODS, ONWARDS, all_kept, kept, record, run_config
@@ -17,10 +19,10 @@ from server.store import RunStore
 from strategies.settings import parse_settings
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_the_pages_of_tables_are_those_of_the_records(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE, str(RECORDS))
-    assert (FOLDER / f"{part}.md").read_text(encoding="utf-8") == page(part), "`make pages` renews them"
+@pytest.mark.parametrize("name", PARTS)
+def test_the_pages_of_tables_are_those_of_the_records(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(PARTS[name].records))
+    assert (FOLDER / f"{name}.md").read_text(encoding="utf-8") == page(PARTS[name]), "`make pages` renews them"
 
 
 def test_the_tables_that_sum_them_up_are_those_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,8 +51,28 @@ def test_a_start_of_rounds_is_tabulated_by_the_round_in_which_it_passes_the_best
     monkeypatch.setenv(CACHE, str(tmp_path))
     lines = summary().splitlines()
     rows = [line for line in lines if "digits, width 16, two sites, biased" in line]
-    assert rows == ["| digits, width 16, two sites, biased | s1 0.978 | s1 3, 0.986 |  |  | s1 no, 0.958 |  |  |"]
+    assert rows == ["| digits, width 16, two sites, biased | s1 0.978 | s1 3, 0.986 | s1 no, 0.958 |"]
+    assert "|  | best corrected site | `rounds` | `rounds-scratch` |" in lines
     assert set(STARTS) < set(ONWARDS)
+
+
+def test_images_are_decoded_once_and_those_of_another_folder_are_not_taken_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        images = Dataset.from_dict(
+            {"image": [Picture.new("L", (8, 8))] * 4, "label": [0, 1, 0, 1]},
+            features=Features({"image": Image(), "label": Value("int64")}),
+        )
+        images.to_parquet(tmp_path / name / "train.parquet")
+    path = decode(str(tmp_path / "one"))
+    made = path.stat().st_mtime_ns
+    assert decode(str(tmp_path / "one")).stat().st_mtime_ns == made
+    assert cifar10()[1].tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match=f"expected the images of .*/other, got those of .*/one; .*{CACHE}"):
+        decode(str(tmp_path / "other"))
 
 
 def test_a_table_that_has_lost_its_place_is_not_left_as_it_was() -> None:
@@ -61,7 +83,7 @@ def test_a_table_that_has_lost_its_place_is_not_left_as_it_was() -> None:
 
 def test_a_page_has_a_command_for_each_run_of_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, str(RECORDS))
-    commands = re.findall(r"--seeds (\d) --only (\S+) --methods (.+)", page("digits-w16"))
+    commands = re.findall(r"--seeds (\d) --only (\S+) --methods (.+)", page(PARTS["digits-w16"]))
     named = {
         (task.name, method)
         for seeds, only, by in commands

@@ -5,6 +5,7 @@ python -m benchmarks.merging.quality --cifar10 PATH --seeds 3
 Sites' trainings and finished runs are kept (see `images.cache_folder`) and not made twice. ``--only TEXT`` plays the
 tasks whose name holds TEXT; ``--kept`` tabulates what lies there and plays nothing; ``--record`` copies what the tables
 are made of to `benchmarks/merging/records`, which ``FEDREBASIN_BENCHMARK_CACHE=benchmarks/merging/records`` tabulates.
+On another processor the same seeds train other networks: ``--record benchmarks/merging/records-xeon`` keeps them apart.
 """
 
 import argparse
@@ -27,8 +28,9 @@ from cli.superlink import local_superlink, short_folder
 POOLED = "pooled"
 CHOICES = (*METHODS, POOLED)
 progress = Console(stderr=True)
-# What the pages of `docs/merge-quality/` are made of.
+# What the pages of `docs/merge-quality/` are made of; and one of them, of trainings on another processor.
 RECORDS = Path(__file__).parent / "records"
+ELSEWHERE = Path(__file__).parent / "records-xeon"
 
 
 def main() -> None:
@@ -39,7 +41,14 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="tasks whose name holds this; may be repeated")
     parser.add_argument("--methods", nargs="+", choices=CHOICES, default=CHOICES, help="these alone")
     parser.add_argument("--kept", action="store_true", help="play nothing")
-    parser.add_argument("--record", action="store_true", help="copy what is tabulated to benchmarks/merging/records")
+    parser.add_argument(
+        "--record",
+        nargs="?",
+        const=RECORDS,
+        type=Path,
+        metavar="FOLDER",
+        help="copy what is tabulated to this folder, or to benchmarks/merging/records",
+    )
     parser.add_argument("--format", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
     wanted = list(tasks(arguments.seeds, arguments.only))
@@ -47,11 +56,14 @@ def main() -> None:
         parser.error(f"--only {' '.join(arguments.only)}: no task has such a name; they are called as in {RECORDS}")
     if not arguments.kept:
         if arguments.cifar10:
-            decode(arguments.cifar10)
+            try:
+                decode(arguments.cifar10)
+            except ValueError as error:
+                parser.error(str(error))
         play_all([t for t in wanted if arguments.cifar10 or t.data != "cifar10"], arguments.methods)
     if arguments.record:
         for task in wanted:
-            record(task, RECORDS)
+            record(task, arguments.record)
     found = all_kept(wanted)
     if arguments.format == "json":
         print(json.dumps([_document(each) for each in found], indent=1))

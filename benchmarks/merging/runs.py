@@ -39,10 +39,11 @@ SEQUENTIAL: dict[str, object] = {
 }
 # The aligned mean with its last layer solved.
 PLAIN: dict[str, object] = {"rounds": 1, "align-at": "both", "head": "ridge", "probe-points": 0, "guard": False}
-# Stands for the site whose network is best alone, which a run of `TELL_OF_SITES` tells.
+# In place of a path: the network of the site that is best alone, which a run of `TELL_OF_SITES` tells. Any other word
+# is the method whose merge is meant.
 BEST = "best"
-# Stands for what the run of `sequential-logistic` merged.
-SEQUENCE = "sequence"
+# A tenth of the default step of later rounds.
+SLOW: dict[str, object] = {"later-learning-rate": 0.002}
 ONCE: dict[str, dict[str, object]] = {
     # The variants of this run also tell what weights alone, and weights from the proposal, would have given.
     "activations": ONE_SHOT | {"align-at": "both", "site-matching": "activations"},
@@ -58,7 +59,13 @@ ONCE: dict[str, dict[str, object]] = {
     "sequential-logistic": SEQUENTIAL | {"head": "logistic"},
     # From what it merged, the statistics and the last layer anew, by all samples of the sites.
     "head-all": PLAIN
-    | {"start": "shared", "initial": SEQUENCE, "align-at": "none", "head": "logistic", "statistics-samples": 0},
+    | {
+        "start": "shared",
+        "initial": "sequential-logistic",
+        "align-at": "none",
+        "head": "logistic",
+        "statistics-samples": 0,
+    },
     # The network of one site with both by everybody's samples: what of a merge is its last layer's.
     "site-head": PLAIN | {"start": "shared", "initial": BEST, "align-at": "none", "head": "logistic"},
     "sequential-none": SEQUENTIAL | {"align-at": "none", "head": "ridge"},
@@ -78,9 +85,20 @@ ONWARDS: dict[str, dict[str, object]] = {
     "rounds-site": ROUNDS | {"start": "shared", "initial": BEST},
     "rounds-scratch": ROUNDS | {"start": "shared"},
     # And from the best merge: layers in sequence and the logistic head once, then means.
-    "rounds-merge": ROUNDS | {"start": "shared", "initial": SEQUENCE},
-    # From there, with a tenth of the step.
-    "rounds-merge-slow": ROUNDS | {"start": "shared", "initial": SEQUENCE, "later-learning-rate": 0.002},
+    "rounds-merge": ROUNDS | {"start": "shared", "initial": "sequential-logistic"},
+    # With a tenth of the step, which loses less of what the start knew. `rounds-head-slow` starts where `mix = "best"`
+    # may: with a site's network.
+    "rounds-site-slow": ROUNDS | SLOW | {"start": "shared", "initial": BEST},
+    "rounds-head-slow": ROUNDS | SLOW | {"start": "shared", "initial": "site-head"},
+    "rounds-merge-slow": ROUNDS | SLOW | {"start": "shared", "initial": "sequential-logistic"},
+    # The last, but sites do not learn how frequent classes are at home: where they lack some.
+    "rounds-merge-adjusted": ROUNDS
+    | SLOW
+    | {"start": "shared", "initial": "sequential-logistic", "logit-adjustment": 1.0},
+    # The best network taken and then rounds of it, in one run.
+    "rounds-best-slow": ROUNDS
+    | SLOW
+    | {"merge": "sequential", "head": "logistic", "mix": "best", "later-merge": "mean", "align-at": "both"},
     # The head that pooled data would give, after every round; and the ensemble as a teacher of each site.
     "rounds-ridge": ROUNDS | {"head": "ridge"},
     "rounds-sequential": ROUNDS | {"merge": "sequential", "head": "ridge"},
@@ -90,7 +108,12 @@ ONWARDS: dict[str, dict[str, object]] = {
     "rounds-adjusted-distilled": ROUNDS | {"logit-adjustment": 1.0, "distillation": 1.0},
     "rounds-distilled": ROUNDS | {"distillation": 1.0},
 }
-METHODS = ONCE | ONWARDS
+# What needs no network of anybody's: ordinary FedAvg from one random start, an epoch a round. On CIFAR-10 each site
+# trains for as many epochs as before a merge and in four rounds after it.
+FEDAVG: dict[str, dict[str, object]] = {
+    "fedavg": ROUNDS | {"rounds": 15, "start": "shared", "align-at": "none", "later-learning-rate": 0.1},
+}
+METHODS = ONCE | ONWARDS | FEDAVG
 # Methods whose runs tell what the sites have.
 TELL_OF_SITES = ("joint", "activations", "ridge")
 
@@ -175,8 +198,8 @@ def _initial(link: SuperLink, task: Task, meant: str, store: RunStore) -> Path:
     """The network from which a run starts."""
     if meant == BEST:
         return store.directory / "sites" / best_site(link, task) / CHECKPOINT
-    play(link, task, "sequential-logistic")
-    return _store(task, "sequential-logistic").checkpoint_path(1)
+    play(link, task, meant)
+    return _store(task, meant).checkpoint_path(1)
 
 
 def best_site(link: SuperLink, task: Task) -> str:

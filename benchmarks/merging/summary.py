@@ -44,6 +44,12 @@ FEDERATIONS = {f"{COUNTS[n]} sites, width {width}": (width, n) for n in COUNTS f
 LEVERS_OF = (("digits", 16), ("cifar10", 16), ("cifar10", 32))
 # Where rounds of means start from; the other methods do more than means.
 STARTS = ("rounds", "rounds-none", "rounds-site", "rounds-scratch", "rounds-merge", "rounds-merge-slow")
+# Of each merge that needs no alignment: what it is without and with it.
+WITHOUT = {
+    "the mean": ("naive, recalibrated", "joint"),
+    "that with the last layer solved": ("naive + ridge", "joint + ridge"),
+    "layers in sequence, the last one solved": ("naive + sequential + ridge", "joint + sequential + ridge"),
+}
 # Seeds that lie further apart than this are told one by one.
 APART_POINTS = 4.0
 # The aims: biased labels so near to the ensemble, disjoint ones so far above a site.
@@ -92,6 +98,18 @@ def the_merge(data: str, rows: Rows) -> str:
 
 def _above(played: By, other: Other) -> dict[int, float]:
     return points_above(accuracies(played, MERGE), other(played))
+
+
+def alignment(data: str, rows: Rows) -> str:
+    """On ``data``, what alignment (`joint`) adds to each merge that can be had without it."""
+    found = {split: _federations(rows, data, split) for split in SPLITS}
+    lines = [
+        [to if split == "disjoint" else "", said, *(_cell(_added(each, before, after)) for each in found[split])]
+        for to, (before, after) in WITHOUT.items()
+        for split, said in SPLITS.items()
+        if any(_added(each, before, after) for others in found.values() for each in others)
+    ]
+    return _table(["alignment adds to", "labels", *FEDERATIONS], lines)
 
 
 def aims(rows: Rows) -> str:
@@ -149,6 +167,7 @@ def onwards(starts: Sequence[str], rows: Rows) -> str:
         for split in ORDER
     }
     found = {title: played for title, played in every.items() if any(method in played for method in starts)}
+    starts = [method for method in starts if any(method in played for played in found.values())]
     lines = [
         [title, _beside(starts, played), *(_onwards(method, played) for method in starts)]
         for title, played in found.items()
@@ -214,6 +233,8 @@ TABLES: Mapping[str, Callable[[Rows], str]] = {
     "what to set": what_to_set,
     "the merge": partial(the_merge, "cifar10"),
     "the merge, digits": partial(the_merge, "digits"),
+    "alignment": partial(alignment, "cifar10"),
+    "alignment, digits": partial(alignment, "digits"),
     "aims": aims,
     "levers": levers,
     "rounds": partial(onwards, STARTS),

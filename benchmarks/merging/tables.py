@@ -9,7 +9,7 @@ from benchmarks.merging.pooled import kept_pooled
 from benchmarks.merging.runs import ONCE, ONWARDS, TELL_OF_SITES, Played
 from server.records import Score
 
-# A network of a run's record: the method, and the network's name there; None: the network that was merged.
+# A network of a run's record: the method, and the network's name there; None: the one with which the run ended.
 Place = tuple[str, str | None]
 
 
@@ -33,9 +33,9 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "weights + ridge": (("joint", "weights.recalibrated.ridge"),),
     "activations": (("activations", "aligned.recalibrated"),),
     "then weights": (("activations", "then-weights.recalibrated"),),
-    "joint": (("joint", "aligned.recalibrated"), ("ridge", "aligned.recalibrated")),
+    "joint": (("ridge", "aligned.recalibrated"), ("joint", "aligned.recalibrated")),
     "joint + counts": (("joint", "aligned.recalibrated.counts"),),
-    "joint + ridge": (("joint", "aligned.recalibrated.ridge"), ("ridge", None)),
+    "joint + ridge": (("ridge", None), ("joint", "aligned.recalibrated.ridge")),
     "joint + least squares": (("joint", "aligned.recalibrated.least-squares"),),
     "weights + least squares": (("joint", "weights.recalibrated.least-squares"),),
     "naive + ridge": (("joint", "naive.recalibrated.ridge"),),
@@ -50,6 +50,7 @@ COLUMNS: Mapping[str, tuple[Place, ...]] = {
     "search": (("search", None),),
     "sequential + search": (("sequential-search", None),),
     "sequential + best": (("sequential-best", None),),
+    "FedAvg from scratch, 14 rounds": (("fedavg", None),),
     "pooled training": (),
 }
 # What can be had without a merge, of which the most accurate counts, and of losses the least.
@@ -274,7 +275,7 @@ def _rounds(played: Mapping[str, Sequence[Played]]) -> list[str]:
 
 def _score(run: Played, name: str | None) -> Score | None:
     if name is None:
-        return run.first.merged
+        return run.rounds[-1].merged
     if name.startswith(("best", "worst")):
         return _of_sites(run, name)
     if name == "head.ridge":

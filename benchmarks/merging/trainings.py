@@ -85,7 +85,10 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="tasks whose name holds this; may be repeated")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
     arguments = parser.parse_args()
-    decode(arguments.cifar10)
+    try:
+        decode(arguments.cifar10)
+    except ValueError as error:
+        parser.error(str(error))
     wanted = trainings(arguments.seeds, arguments.only)
     # Forked, a process would inherit torch's threads in an unknown state.
     with terminable(), ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
