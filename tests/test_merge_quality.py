@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from datasets import Dataset, Features, Image, Value
@@ -105,6 +106,22 @@ def test_a_merge_of_sites_that_were_not_measured_alone_is_tabulated_beside_no_si
     printed = tables(all_kept(tasks(3, ["cifar10"])))
     assert "joint + sequential + logistic" in printed
     assert "points above" not in printed
+
+
+def test_each_site_alone_is_tabulated_as_it_is_and_corrected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("digits-w16-biased-2-s0-ridge", "digits-w16-biased-2-s1-joint"):
+        shutil.copytree(RECORDS / "runs" / name, tmp_path / "runs" / name)
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    runs = all_kept(tasks(3, ["digits"]))
+    assert len(runs) == 2
+    table = tables(runs).splitlines()
+    at = table.index("| each site alone; corrected | site-eu | site-us |")
+    scores = [run.first.baselines for run in runs]
+    cells = [
+        "; ".join(f"{mean(each[site + ending].accuracy for each in scores):.3f}" for ending in ("", ".corrected"))
+        for site in ("site-eu", "site-us")
+    ]
+    assert table[at + 2 : at + 4] == [f"| digits-w16-biased-2 | {' | '.join(cells)} |", ""]
 
 
 def test_a_record_of_other_settings_than_todays_is_not_tabulated(

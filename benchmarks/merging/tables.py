@@ -8,6 +8,7 @@ from typing import Literal
 from benchmarks.merging.pooled import kept_pooled
 from benchmarks.merging.runs import ONCE, ONWARDS, TELL_OF_SITES, Played
 from server.records import Score
+from strategies.names import CORRECTED as ENDING
 
 # A network of a run's record: the method, and the network's name there; None: the one with which the run ended.
 Place = tuple[str, str | None]
@@ -87,6 +88,7 @@ def tables(found: Iterable[Played]) -> str:
 def _tables(rows: Rows) -> Iterator[list[str]]:
     for quantity in ("accuracy", "loss"):
         yield _networks(quantity, rows)
+    yield _each_site(rows)
     for head in HEADS:
         merge, others = f"joint + sequential + {head}", (f"best site + {head}", "ensemble")
         titles = [f"{merge}, points above", "best alone", "nats above it", *others]
@@ -171,6 +173,33 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> list[str]:
             values = [[getattr(score, quantity) for score in found] for found in scores]
             lines.append(f"| {title} | " + " | ".join(map(_spread, values, seeds)) + " |")
     return lines
+
+
+def _each_site(rows: Rows) -> list[str]:
+    """The accuracy of each site's network, as it is and corrected, the mean over the seeds."""
+    runs = {row: _tell_of_sites(played) for row, played in rows.items()}
+    names = list(dict.fromkeys(site for found in runs.values() for run in found for site in sorted(run.first.weights)))
+    lines = [
+        f"| {row} | " + " | ".join(_alone_and_corrected(found, site) for site in names) + " |"
+        for row, found in runs.items()
+        if found
+    ]
+    head = ["| each site alone; corrected | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    return [*head, *lines] if lines else []
+
+
+def _tell_of_sites(played: Mapping[str, Sequence[Played]]) -> list[Played]:
+    """Of each seed, one run that tells what its sites have."""
+    found: dict[int, Played] = {}
+    for method in reversed(TELL_OF_SITES):
+        found |= {run.task.seed: run for run in played.get(method, ()) if run.first.baselines}
+    return [found[seed] for seed in sorted(found)]
+
+
+def _alone_and_corrected(runs: Sequence[Played], site: str) -> str:
+    names = (site, site + ENDING)
+    found = [[run.first.baselines[name].accuracy for run in runs if name in run.first.baselines] for name in names]
+    return "; ".join(f"{statistics.mean(each):.3f}" for each in found if each)
 
 
 def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Played]]) -> list[str]:
