@@ -255,6 +255,7 @@ def test_the_search_ends_at_worst_at_the_best_site(tmp_path: Path) -> None:
     (paths,) = record.paths.values()
     ends = min(paths.aligned.losses[0], paths.aligned.losses[-1])
     assert record.merged.loss < 1.02 * ends
+    assert record.merged.loss <= min(record.baselines[site].loss for site in record.weights)
     losses = [step.loss for step in record.mix]
     assert all(step.before is not None and step.loss <= step.before for step in record.mix)
     assert losses == sorted(losses, reverse=True)
