@@ -10,7 +10,6 @@ import argparse
 import resource
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from statistics import median
 
@@ -40,8 +39,8 @@ def main() -> None:
         for size in arguments.sizes:
             # Memory that a process gave back would still be the most that it had.
             with ProcessPoolExecutor(1, get_context("spawn")) as apart:
-                job = partial(cost, name, size, arguments.width, arguments.samples, arguments.repeats)
-                user, system, megabytes = apart.submit(job).result()
+                job = apart.submit(cost, name, size, arguments.width, arguments.samples, arguments.repeats)
+                user, system, megabytes = job.result()
             print(
                 f"| {name} | {size} | {user + system:.2f} | {100 * system / (user + system):.0f} % | {megabytes:,.0f} |"
             )

@@ -87,13 +87,8 @@ def the_merge(data: str, rows: Rows) -> str:
         "the ensemble": ensemble,
         "one site's network with a last layer solved on everybody's samples (`site-head`)": site_head,
     }
-    found = {split: _federations(rows, data, split) for split in SPLITS}
-    lines = [
-        [title if split == "disjoint" else "", said, *(_cell(_above(each, other)) for each in found[split])]
-        for title, other in others.items()
-        for split, said in SPLITS.items()
-    ]
-    return _table(["the merge is above", "labels", *FEDERATIONS], lines)
+    of = {title: partial(_above, other=other) for title, other in others.items()}
+    return _by_labels("the merge is above", of, data, rows)
 
 
 def _above(played: By, other: Other) -> dict[int, float]:
@@ -102,14 +97,20 @@ def _above(played: By, other: Other) -> dict[int, float]:
 
 def alignment(data: str, rows: Rows) -> str:
     """On ``data``, what alignment (`joint`) adds to each merge that can be had without it."""
+    of = {to: partial(_added, before=before, after=after) for to, (before, after) in WITHOUT.items()}
+    return _by_labels("alignment adds to", of, data, rows)
+
+
+def _by_labels(title: str, of: Mapping[str, Other], data: str, rows: Rows) -> str:
+    """What ``of`` says of each federation, a line for each split; without those of which nothing was played."""
     found = {split: _federations(rows, data, split) for split in SPLITS}
     lines = [
-        [to if split == "disjoint" else "", said, *(_cell(_added(each, before, after)) for each in found[split])]
-        for to, (before, after) in WITHOUT.items()
+        [name if split == "disjoint" else "", said, *(_cell(points(each)) for each in found[split])]
+        for name, points in of.items()
         for split, said in SPLITS.items()
-        if any(_added(each, before, after) for others in found.values() for each in others)
+        if any(points(each) for others in found.values() for each in others)
     ]
-    return _table(["alignment adds to", "labels", *FEDERATIONS], lines)
+    return _table([title, "labels", *FEDERATIONS], lines)
 
 
 def aims(rows: Rows) -> str:

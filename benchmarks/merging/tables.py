@@ -125,8 +125,13 @@ def by_seed(played: Mapping[str, Sequence[Played]], title: str) -> dict[int, Sco
     if title == "pooled training":
         tasks = {run.task.seed: run.task for runs in played.values() for run in runs}
         return {seed: score for seed, task in tasks.items() if (score := kept_pooled(task)) is not None}
+    return _found(played, COLUMNS[title])
+
+
+def _found(played: Mapping[str, Sequence[Played]], places: Sequence[Place]) -> dict[int, Score]:
+    """By seed, what lies at the first of these places that has it."""
     found: dict[int, Score] = {}
-    for method, name in reversed(COLUMNS[title]):
+    for method, name in reversed(places):
         found |= {run.task.seed: score for run in played.get(method, ()) if (score := _score(run, name)) is not None}
     return dict(sorted(found.items()))
 
@@ -177,29 +182,18 @@ def _networks(quantity: Literal["accuracy", "loss"], rows: Rows) -> list[str]:
 
 def _each_site(rows: Rows) -> list[str]:
     """The accuracy of each site's network, as it is and corrected, the mean over the seeds."""
-    runs = {row: _tell_of_sites(played) for row, played in rows.items()}
-    names = list(dict.fromkeys(site for found in runs.values() for run in found for site in sorted(run.first.weights)))
-    lines = [
-        f"| {row} | " + " | ".join(_alone_and_corrected(found, site) for site in names) + " |"
-        for row, found in runs.items()
-        if found
-    ]
-    head = ["| each site alone; corrected | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
-    return [*head, *lines] if lines else []
+    runs = (run for played in rows.values() for each in played.values() for run in each)
+    sites = list(dict.fromkeys(site for run in runs for site in sorted(run.first.weights)))
+    return _table(
+        ["each site alone; corrected", *sites],
+        rows,
+        lambda played: [_alone_and_corrected(played, site) for site in sites],
+    )
 
 
-def _tell_of_sites(played: Mapping[str, Sequence[Played]]) -> list[Played]:
-    """Of each seed, one run that tells what its sites have."""
-    found: dict[int, Played] = {}
-    for method in reversed(TELL_OF_SITES):
-        found |= {run.task.seed: run for run in played.get(method, ()) if run.first.baselines}
-    return [found[seed] for seed in sorted(found)]
-
-
-def _alone_and_corrected(runs: Sequence[Played], site: str) -> str:
-    names = (site, site + ENDING)
-    found = [[run.first.baselines[name].accuracy for run in runs if name in run.first.baselines] for name in names]
-    return "; ".join(f"{statistics.mean(each):.3f}" for each in found if each)
+def _alone_and_corrected(played: Mapping[str, Sequence[Played]], site: str) -> str:
+    found = [_found(played, _sites(name)).values() for name in (site, site + ENDING)]
+    return "; ".join(f"{statistics.mean(score.accuracy for score in scores):.3f}" for scores in found if scores)
 
 
 def _above(merge: str, others: Sequence[str], played: Mapping[str, Sequence[Played]]) -> list[str]:
